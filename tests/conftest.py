@@ -1,0 +1,35 @@
+"""Every test runs with checked shapes, strict rank promotion and a cache
+of its own; what needs ../shared skips with a reason where it is absent."""
+
+import os
+import pathlib
+
+import pytest
+
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+
+from jaxtyping import install_import_hook
+
+hook = install_import_hook('lipsync_jax', 'beartype.beartype')
+hook.__enter__()
+
+import jax
+
+jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+SHARED = pathlib.Path(__file__).resolve().parents[2] / 'shared'
+
+
+@pytest.fixture(scope='session')
+def shared() -> pathlib.Path:
+  """The team's folder of media and reference numbers, or a skip."""
+  if not SHARED.is_dir():
+    pytest.skip(f'needs the media and goldens of {SHARED}, which is absent')
+  return SHARED
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+  """No test reads or leaves anything in the user's cache."""
+  folder = tmp_path_factory.getbasetemp() / 'cache'
+  monkeypatch.setenv('LIPSYNC_JAX_CACHE', str(folder))
