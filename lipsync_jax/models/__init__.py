@@ -1,0 +1,59 @@
+"""The networks; `build` is the only dispatch by name.
+
+Read blocks (layers as data), then generator, syncnet, discriminator.
+`folded` runs a trained generator, `openvino` the same on Intel's runtime.
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from lipsync_jax.models import blocks, discriminator, generator, syncnet
+from lipsync_jax.models import syncnet_v2 as v2
+
+NETWORKS = {
+  'generator': generator.Generator,
+  'syncnet': syncnet.SyncNet,
+  'discriminator': discriminator.Discriminator,
+  'syncnet_v2': v2.SyncNetV2,
+}
+
+
+def build(
+  network: str, size: int = 96, width: float = 1.0, dtype: str = 'float32'
+) -> nn.Module:
+  """A Linen module of NETWORKS, `size` pixels, channels times `width`."""
+  if network not in NETWORKS:
+    raise ValueError(
+      f'expected a network of {sorted(NETWORKS)}, found {network!r}'
+    )
+  if network == 'syncnet_v2':
+    return v2.SyncNetV2()
+  return NETWORKS[network](size, width, jnp.dtype(dtype))
+
+
+def layers(
+  network: str, size: int = 96, width: float = 1.0
+) -> tuple[blocks.Layer, ...]:
+  """All rows of a network's tables, in the order they are applied."""
+  if network == 'syncnet_v2':
+    rows = v2.AUDIO + v2.LIP
+    return tuple(row for row in rows if isinstance(row, blocks.Layer))
+  module = {
+    'generator': generator,
+    'syncnet': syncnet,
+    'discriminator': discriminator,
+  }[network]
+  stages = module.tables(size, width).values()
+  return tuple(row for part in stages for stage in part for row in stage)
+
+
+def inputs(network: str, size: int = 96, batch: int = 1) -> tuple:
+  """Zero inputs of the right shapes, to initialise or trace a network."""
+  mel, half = (batch, 80, 16, 1), (batch, size // 2, size, 15)
+  shapes = {
+    'generator': (mel, (batch, size, size, 6)),
+    'syncnet': (mel, half),
+    'discriminator': ((batch, size, size, 3),),
+    'syncnet_v2': ((batch, 13, 20, 1), (batch, 224, 224, 15)),
+  }[network]
+  return tuple(jnp.zeros(shape, jnp.float32) for shape in shapes)

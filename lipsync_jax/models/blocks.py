@@ -1,0 +1,250 @@
+"""Layers as data, and the one convolution block that all networks share.
+
+A network is a table of `Layer` rows plus a wiring function. The same rows
+build the Linen modules (training), the folded network (inference), the
+OpenVINO graph, the names in published checkpoints and the MAC counts.
+
+Alphabet: b batch, h w height and width, c channels (i in, o out).
+Source: the tables of Wav2Lip (Prajwal et al. 2020, sections 3.1-3.3).
+"""
+
+import dataclasses
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+SIZES = (96, 192, 256, 384)  # pixels of the square face crop
+EPSILON = 1e-5  # BatchNorm, as in every published file
+MOMENTUM = 0.9  # of the running statistics; PyTorch calls it 0.1
+
+Float1 = Float[Array, 'c']
+Image = Float[Array, 'b h w c']
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+  """One convolution with what follows it.
+
+  `name` is the published name with dots as underscores, so that
+  `face_encoder_blocks_1_0` is face_encoder_blocks.1.0 of a PyTorch file.
+  Padding is symmetric and explicit: SAME would be shifted at stride 2.
+  """
+
+  name: str
+  cin: int
+  cout: int
+  kernel: tuple[int, int] = (3, 3)
+  stride: tuple[int, int] = (1, 1)
+  pad: tuple[int, int] = (1, 1)
+  up: bool = False  # transposed; its output is stride times as large
+  residual: bool = False  # add the input after the norm, before the act
+  norm: bool = True
+  act: str = 'relu'  # relu | leaky | sigmoid | none
+
+  @property
+  def padding(self) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Padding of the convolution, (before, after) for rows and columns."""
+    if not self.up:
+      return tuple((p, p) for p in self.pad)
+    # A transposed convolution is a plain one over its zero-stuffed input.
+    # At stride 2 the published layers have output_padding 1.
+    return tuple(
+      (k - 1 - p, k - 1 - p + s - 1)
+      for k, p, s in zip(self.kernel, self.pad, self.stride, strict=True)
+    )
+
+  def output(self, height: int, width: int) -> tuple[int, int]:
+    """Height and width of the output for an input of that size."""
+    out = []
+    for n, k, s, (a, z) in zip(
+      (height, width), self.kernel, self.stride, self.padding, strict=True
+    ):
+      if self.up:
+        out.append((n - 1) * s + 1 + a + z - k + 1)
+      else:
+        out.append((n + a + z - k) // s + 1)
+    return tuple(out)
+
+  def macs(self, height: int, width: int) -> int:
+    """Multiply-adds for one example; zeros of an up layer cost nothing."""
+    area = math.prod((height, width) if self.up else self.output(height, width))
+    return area * math.prod(self.kernel) * self.cin * self.cout
+
+
+def scaled(channels: int, width: float) -> int:
+  """Channels of a network `width` times as wide, a multiple of 8."""
+  return max(8, round(channels * width / 8) * 8)
+
+
+def residuals(prefix: str, first: int, channels: int, count: int):
+  """`count` 3x3 residual layers named prefix_first, prefix_first+1, …"""
+  return [
+    Layer(f'{prefix}_{first + i}', channels, channels, residual=True)
+    for i in range(count)
+  ]
+
+
+def audio_tower(width: float, last: int) -> tuple[Layer, ...]:
+  """Mel window [b, 80, 16, 1] to one vector [b, 1, 1, 512 * width].
+
+  The generator's tower has one residual layer at 256 channels, SyncNet's
+  two (`last`); they are otherwise the same.
+  """
+  name = 'audio_encoder'
+  rows = []
+  cin = 1
+  for channels, stride, count in (
+    (32, (1, 1), 2),
+    (64, (3, 1), 2),
+    (128, (3, 3), 2),
+    (256, (3, 2), last),
+  ):
+    c = scaled(channels, width)
+    rows.append(Layer(f'{name}_{len(rows)}', cin, c, stride=stride))
+    rows += residuals(name, len(rows), c, count)
+    cin = c
+  out, n = scaled(512, width), len(rows)
+  rows.append(Layer(f'{name}_{n}', cin, out, pad=(0, 0)))
+  rows.append(Layer(f'{name}_{n + 1}', out, out, (1, 1), pad=(0, 0)))
+  return tuple(rows)
+
+
+def bottleneck(size: int) -> tuple[int, int]:
+  """Halvings from `size` pixels to the last map, and that map's side.
+
+  96, 192 and 384 end at 3 pixels as published, 256 ends at 4.
+  """
+  if size not in SIZES:
+    raise ValueError(f'expected a size in {SIZES}, found {size}')
+  side = 4 if size == 256 else 3
+  return int(math.log2(size // side)), side
+
+
+def activate(act: str, x: Image) -> Image:
+  """Apply a `Layer.act` by name."""
+  if act == 'relu':
+    return nn.relu(x)
+  if act == 'leaky':
+    return nn.leaky_relu(x, 0.01)
+  if act == 'sigmoid':
+    return nn.sigmoid(x.astype(jnp.float32))
+  assert act == 'none', act
+  return x
+
+
+def convolve(layer: Layer, kernel: Float[Array, 'kh kw i o'], x: Image):
+  """The convolution of `layer` without bias.  -> [b, h', w', o]"""
+  if layer.up and layer.stride == (2, 2):
+    return subpixel(layer, kernel, x)
+  return jax.lax.conv_general_dilated(
+    x,
+    kernel,
+    window_strides=(1, 1) if layer.up else layer.stride,
+    padding=layer.padding,
+    lhs_dilation=layer.stride if layer.up else (1, 1),
+    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+  )
+
+
+def phases(kernel: Float[Array, '3 3 i o']) -> Float[Array, '2 2 i o4']:
+  """Fold a 3x3 stride-2 transposed kernel into one 2x2 kernel per phase.
+
+  Along one axis, output 2n sees only x[n] (tap 1); output 2n + 1 sees x[n]
+  (tap 0) and x[n + 1] (tap 2), in the convolution's orientation.
+  """
+  even = jnp.stack([kernel[1], jnp.zeros_like(kernel[1])])
+  odd = jnp.stack([kernel[0], kernel[2]])
+  rows = jnp.stack([even, odd])  # [phase, 2, 3, i, o]
+  even = jnp.stack([rows[:, :, 1], jnp.zeros_like(rows[:, :, 1])], axis=2)
+  odd = jnp.stack([rows[:, :, 0], rows[:, :, 2]], axis=2)
+  both = jnp.stack([even, odd], axis=1)  # [py, px, 2, 2, i, o]
+  i, o = kernel.shape[2:]
+  return both.transpose(2, 3, 4, 0, 1, 5).reshape(2, 2, i, 4 * o)
+
+
+def subpixel(layer: Layer, kernel: Float[Array, '3 3 i o'], x: Image):
+  """A stride-2 transposed 3x3 convolution as 2x2 convolution and shuffle.
+
+  Equal to the zero-stuffed form to rounding, and several times as fast in
+  XLA on CPU, which multiplies the stuffed zeros.  -> [b, 2h, 2w, o]
+  """
+  assert layer.kernel == (3, 3) and layer.pad == (1, 1), layer
+  y = jax.lax.conv_general_dilated(
+    x,
+    phases(kernel),
+    window_strides=(1, 1),
+    padding=((0, 1), (0, 1)),
+    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+  )  # [b, h, w, 4o]
+  b, h, w, _ = y.shape
+  y = y.reshape(b, h, w, 2, 2, layer.cout)
+  y = y.transpose(0, 1, 3, 2, 4, 5)  # [b, h, 2, w, 2, o]
+  return y.reshape(b, 2 * h, 2 * w, layer.cout)
+
+
+class Norm(nn.Module):
+  """BatchNorm whose running variance is unbiased, as PyTorch stores it.
+
+  nn.BatchNorm stores the biased one, 1.3 % less at the 1x1 layers of a
+  batch of 80. Statistics and arithmetic are float32. Under `jit` with a
+  sharded batch they are those of the global batch.
+  """
+
+  @nn.compact
+  def __call__(self, x: Image, *, train: bool) -> Image:
+    c = x.shape[-1]
+    mean = self.variable('batch_stats', 'mean', jnp.zeros, c, jnp.float32)
+    var = self.variable('batch_stats', 'var', jnp.ones, c, jnp.float32)
+    scale = self.param('scale', nn.initializers.ones, (c,), jnp.float32)
+    bias = self.param('bias', nn.initializers.zeros, (c,), jnp.float32)
+    y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    m, v = mean.value, var.value
+    if train:
+      m = y.mean((0, 1, 2))
+      v = jnp.square(y - m.reshape(1, 1, 1, c)).mean((0, 1, 2))
+      if not self.is_initializing():
+        n = y.size // c
+        keep = MOMENTUM
+        mean.value = keep * mean.value + (1 - keep) * m
+        var.value = keep * var.value + (1 - keep) * v * n / max(n - 1, 1)
+    gain = scale * jax.lax.rsqrt(v + EPSILON)
+    shift = bias - m * gain
+    y = y * gain.reshape(1, 1, 1, c) + shift.reshape(1, 1, 1, c)
+    return y.astype(x.dtype)
+
+
+class Block(nn.Module):
+  """Convolution, BatchNorm, residual, activation: one row of a table.
+
+  Parameters are float32, the convolution runs in `dtype`. The bias before
+  the norm is redundant; published files have it, so it is kept.
+  """
+
+  layer: Layer
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Image, *, train: bool) -> Image:
+    layer = self.layer
+    fan_in = math.prod(layer.kernel) * (layer.cout if layer.up else layer.cin)
+    init = uniform(1 / math.sqrt(fan_in))  # PyTorch's default
+    shape = (*layer.kernel, layer.cin, layer.cout)
+    kernel = self.param('kernel', init, shape, jnp.float32)
+    bias = self.param('bias', init, (layer.cout,), jnp.float32)
+    kernel, bias, x = (a.astype(self.dtype) for a in (kernel, bias, x))
+    y = convolve(layer, kernel, x) + bias.reshape(1, 1, 1, -1)
+    if layer.norm:
+      y = Norm(name='norm')(y, train=train)
+    return activate(layer.act, y + x if layer.residual else y)
+
+
+def uniform(bound: float):
+  """Initialiser: uniform in [-bound, bound)."""
+
+  def init(key, shape, dtype=jnp.float32):
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+  return init

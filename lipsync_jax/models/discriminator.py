@@ -1,0 +1,69 @@
+"""The visual-quality discriminator: is this lower half a photograph?
+
+No normalisation, LeakyReLU 0.01. At 96 pixels and width 1 it is the
+published network (14.1 M parameters, 1.26 GMAC a frame).
+
+Differs from Wav2Lip: returns the logit, not its sigmoid, so that losses
+do not saturate.
+"""
+
+import functools
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from lipsync_jax.models import blocks
+from lipsync_jax.models.blocks import Layer, scaled
+
+
+@functools.cache
+def tables(size: int = 96, width: float = 1.0):
+  """Stages of layers from [h/2, w, 3] to one logit."""
+  halvings, side = blocks.bottleneck(size)
+  plain = functools.partial(Layer, norm=False, act='leaky')
+  name, cin = 'face_encoder_blocks', scaled(32, width)
+  stages = [(plain(f'{name}_0_0', 3, cin, (7, 7), pad=(3, 3)),)]
+  plan = [(64, 5, (1, 2)), (128, 5, (2, 2)), (256, 5, (2, 2))]
+  plan += [(512, 3, (2, 2))] * (halvings - 3)
+  for channels, k, stride in plan:
+    prefix, c = f'{name}_{len(stages)}', scaled(channels, width)
+    pad = (k // 2, k // 2)
+    stages.append(
+      (
+        plain(f'{prefix}_0', cin, c, (k, k), stride, pad),
+        plain(f'{prefix}_1', c, c, (k, k), pad=pad),
+      )
+    )
+    cin = c
+  prefix = f'{name}_{len(stages)}'
+  stages.append(
+    (
+      plain(f'{prefix}_0', cin, cin, (side, side), pad=(0, 0)),
+      plain(f'{prefix}_1', cin, cin, (1, 1), pad=(0, 0)),
+    )
+  )
+  last = Layer(
+    'binary_pred_0', cin, 1, (1, 1), pad=(0, 0), norm=False, act='none'
+  )
+  return {'encoder': tuple(stages), 'output': ((last,),)}
+
+
+class Discriminator(nn.Module):
+  """Quality discriminator (Prajwal et al. 2020, section 3.3)."""
+
+  size: int = 96
+  width: float = 1.0
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self, face: Float[Array, 'b h w 3'], *, train: bool
+  ) -> Float[Array, 'b']:
+    """Logit of "real" for each face; only rows h/2 … h are looked at."""
+    x = face[:, face.shape[1] // 2 :]
+    for stages in tables(self.size, self.width).values():
+      for stage in stages:
+        for layer in stage:
+          x = blocks.Block(layer, self.dtype, name=layer.name)(x, train=train)
+    return x.reshape(x.shape[0]).astype(jnp.promote_types(x.dtype, jnp.float32))

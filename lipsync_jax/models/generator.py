@@ -1,0 +1,136 @@
+"""The generator: a mel window and a face in, the same face speaking out.
+
+A U-Net over the face whose bottleneck is replaced by the audio vector:
+the face reaches the decoder only through skips. At 96 pixels and width 1
+it is the published network (36.3 M parameters, 3.97 GMAC a frame); larger
+sizes add thin stages outside it.
+
+Differs from Wav2Lip: RGB, not BGR (the importer swaps the kernels of the
+first and the last layer once); NHWC.
+"""
+
+import functools
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from lipsync_jax.models import blocks
+from lipsync_jax.models.blocks import Layer, residuals, scaled
+
+Tables = dict[str, tuple[tuple[Layer, ...], ...]]
+
+
+@functools.cache
+def tables(size: int = 96, width: float = 1.0) -> Tables:
+  """Stages of layers: 'audio' (one stage), 'encoder', 'decoder', 'output'."""
+  halvings, side = blocks.bottleneck(size)
+  extra = halvings - 5
+  audio = blocks.audio_tower(width, last=1)
+  encoder = encoder_stages(extra, side, width)
+  skips = [stage[-1].cout for stage in encoder]
+  decoder = decoder_stages(extra, side, width, skips)
+  last = decoder[-1][-1].cout + skips[0]
+  thick = scaled(32, width)
+  output = (
+    Layer('output_block_0', last, thick),
+    Layer(
+      'output_block_1', thick, 3, (1, 1), pad=(0, 0), norm=False, act='sigmoid'
+    ),
+  )
+  return {
+    'audio': (audio,),
+    'encoder': encoder,
+    'decoder': decoder,
+    'output': (output,),
+  }
+
+
+def encoder_stages(extra: int, side: int, width: float):
+  """Face [h, w, 6] to [1, 1, 512]; every stage's output is a skip."""
+  first = Layer(
+    'face_encoder_blocks_0_0', 6, scaled(16, width), (7, 7), pad=(3, 3)
+  )
+  stages = [(first,)]
+  plan = [(16, 1)] * extra
+  plan += [(32, 2), (64, 3), (128, 2), (256, 2), (512, 1)]
+  cin = first.cout
+  for channels, count in plan:
+    name, c = f'face_encoder_blocks_{len(stages)}', scaled(channels, width)
+    down = Layer(f'{name}_0', cin, c, stride=(2, 2))
+    stages.append((down, *residuals(name, 1, c, count)))
+    cin = c
+  name = f'face_encoder_blocks_{len(stages)}'
+  stages.append(
+    (
+      Layer(f'{name}_0', cin, cin, (side, side), pad=(0, 0)),
+      Layer(f'{name}_1', cin, cin, (1, 1), pad=(0, 0)),
+    )
+  )
+  return tuple(stages)
+
+
+def decoder_stages(extra: int, side: int, width: float, skips: list[int]):
+  """[1, 1, 512] back to [h, w, 64]; a stage reads the one before + a skip."""
+  c = scaled(512, width)
+  stages = [(Layer('face_decoder_blocks_0_0', c, c, (1, 1), pad=(0, 0)),)]
+  plan = [(512, 1), (512, 2), (384, 2), (256, 2), (128, 2), (64, 2)]
+  plan += [(32, 2), (16, 2)][:extra]
+  for j, (channels, count) in enumerate(plan, 1):
+    name, c = f'face_decoder_blocks_{j}', scaled(channels, width)
+    cin = stages[-1][-1].cout + skips[-j]
+    if j == 1:
+      up = Layer(f'{name}_0', cin, c, (side, side), pad=(0, 0), up=True)
+    else:
+      up = Layer(f'{name}_0', cin, c, stride=(2, 2), up=True)
+    stages.append((up, *residuals(name, 1, c, count)))
+  return tuple(stages)
+
+
+def wire(stages: Tables, run, concat, mel, face):
+  """Connect the stages; the one place that knows how.
+
+  `run(layer, x)` and `concat([x, y])` (over channels) are whatever builds
+  the network: Linen, folded jax or an OpenVINO graph.
+  """
+  skips, x = [], face
+  for stage in stages['encoder']:
+    for layer in stage:
+      x = run(layer, x)
+    skips.append(x)
+  x = mel
+  for layer in stages['audio'][0]:
+    x = run(layer, x)
+  for stage in stages['decoder']:
+    for layer in stage:
+      x = run(layer, x)
+    x = concat([x, skips.pop()])  # decoder first, skip second
+  for layer in stages['output'][0]:
+    x = run(layer, x)
+  return x
+
+
+class Generator(nn.Module):
+  """Wav2Lip's generator (Prajwal et al. 2020, section 3.2).
+
+  Rows h/2 … h of the first three channels of `face` are zero (the part to
+  fill in); channels 3-5 are a reference frame of the same person.
+  """
+
+  size: int = 96
+  width: float = 1.0
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self,
+    mel: Float[Array, 'b 80 16 1'],
+    face: Float[Array, 'b h w 6'],
+    *,
+    train: bool,
+  ) -> Float[Array, 'b h w 3']:
+    def run(layer, x):
+      return blocks.Block(layer, self.dtype, name=layer.name)(x, train=train)
+
+    concat = functools.partial(jnp.concatenate, axis=-1)
+    return wire(tables(self.size, self.width), run, concat, mel, face)
