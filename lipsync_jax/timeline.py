@@ -1,0 +1,99 @@
+"""Which source frame is shown when: the time line of the output.
+
+Pure. Times are exact seconds (`Fraction`) from the first frame. The
+output keeps the source's own time stamps, variable rate included, and is
+as long as the sound to within half a frame.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+
+# What to do when the sound outlasts the video, and the other way round.
+AUDIO_LONGER = ('bounce', 'loop', 'hold', 'cut')
+VIDEO_LONGER = ('cut', 'keep')
+
+
+class TimelineError(ValueError):
+  """Nothing to show; the message says why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Show:
+  """Source frame `index` is shown from `time` for `length` seconds.
+
+  `spoken` is false where the sound has ended and the source goes on.
+  """
+
+  time: Fraction
+  length: Fraction
+  index: int
+  spoken: bool = True
+
+
+def lengths(times: Sequence[Fraction], rate: Fraction) -> list[Fraction]:
+  """How long each frame is shown; the last one as long as `rate` says."""
+  gaps = [b - a for a, b in itertools.pairwise(times)]
+  return [*gaps, 1 / rate]
+
+
+def order(count: int, mode: str) -> Iterator[int]:
+  """Frame indices in the order played once the sound is that long.
+
+  `bounce` walks back and forth without doubling the end frames, so that
+  nothing jumps; `loop` jumps back to the start, as Wav2Lip does.
+  """
+  yield from range(count)
+  if mode == 'cut':
+    return
+  if mode == 'hold' or count == 1:
+    yield from itertools.repeat(count - 1)
+  there_and_back = [*range(count - 2, 0, -1), *range(count)]
+  yield from itertools.cycle(range(count) if mode == 'loop' else there_and_back)
+
+
+def shows(
+  times: Sequence[Fraction],
+  rate: Fraction,
+  duration: Fraction,
+  audio_longer: str = 'bounce',
+  video_longer: str = 'cut',
+) -> Iterator[Show]:
+  """The output's frames for `duration` seconds of sound.
+
+  Ends at the frame boundary nearest to the end of the sound: at a constant
+  rate that is round(duration * rate) frames.
+  """
+  assert audio_longer in AUDIO_LONGER, audio_longer
+  assert video_longer in VIDEO_LONGER, video_longer
+  if not times:
+    raise TimelineError('expected video frames, found none: check the file')
+  lasting, time = lengths(times, rate), Fraction(0)
+  for position, index in enumerate(order(len(times), audio_longer)):
+    length = lasting[index]
+    spoken = time + length / 2 <= duration
+    # A sound shorter than half a frame still gets its one frame.
+    over = video_longer == 'cut' or position >= len(times)
+    if over and not spoken and position:
+      return
+    yield Show(time, length, index, spoken or not position)
+    time += length
+
+
+def runs(indices: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+  """Split play order into (first position, length, step) of steady runs.
+
+  `step` is 1 (forwards), -1 (backwards) or 0 (one frame held), so that the
+  reader can stream each run.
+  """
+  start = 0
+  while start < len(indices):
+    end, step = start + 1, None
+    while end < len(indices):
+      move = indices[end] - indices[end - 1]
+      if move not in (-1, 0, 1) or step not in (None, move):
+        break
+      step, end = move, end + 1
+    yield start, end - start, 1 if step is None else step
+    start = end

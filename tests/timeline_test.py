@@ -1,0 +1,90 @@
+"""timeline: lengths to the frame, order without jumps, exact time stamps."""
+
+import itertools
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lipsync_jax import timeline
+
+RATES = [Fraction(24000, 1001), 25, Fraction(30000, 1001), 50, 60, Fraction(22)]
+
+
+def steady(count, rate):
+  return [i / Fraction(rate) for i in range(count)]
+
+
+@pytest.mark.parametrize('rate', RATES)
+@pytest.mark.parametrize('mode', ['bounce', 'loop', 'hold'])
+def test_length_is_the_sounds(rate, mode):
+  duration = Fraction(7019, 1000)
+  got = list(timeline.shows(steady(40, rate), Fraction(rate), duration, mode))
+  assert len(got) == round(duration * Fraction(rate))
+  assert [s.time for s in got] == steady(len(got), rate)
+
+
+def test_cut_ends_with_the_video():
+  times = steady(40, 25)
+  got = list(timeline.shows(times, Fraction(25), Fraction(9), 'cut'))
+  assert [s.index for s in got] == list(range(40))
+
+
+def test_keep_plays_the_rest_unspoken():
+  times = steady(40, 25)
+  got = list(timeline.shows(times, Fraction(25), Fraction(1), 'bounce', 'keep'))
+  assert [s.index for s in got] == list(range(40))
+  assert [s.spoken for s in got] == [True] * 25 + [False] * 15
+
+
+def test_keep_does_not_go_on_for_ever_when_sound_is_longer():
+  times = steady(10, 25)
+  got = list(timeline.shows(times, Fraction(25), Fraction(2), 'loop', 'keep'))
+  assert len(got) == 50
+
+
+def test_bounce_never_jumps_and_never_doubles():
+  indices = list(itertools.islice(timeline.order(5, 'bounce'), 20))
+  assert indices[:12] == [0, 1, 2, 3, 4, 3, 2, 1, 0, 1, 2, 3]
+  assert all(abs(a - b) == 1 for a, b in itertools.pairwise(indices))
+
+
+def test_two_frames_and_one_frame_bounce():
+  assert list(itertools.islice(timeline.order(2, 'bounce'), 6)) == [0, 1] * 3
+  assert list(itertools.islice(timeline.order(1, 'bounce'), 4)) == [0] * 4
+
+
+def test_variable_rate_keeps_its_stamps_and_bounces_in_step():
+  times = [Fraction(0), Fraction(1, 10), Fraction(1, 2)]
+  got = list(timeline.shows(times, Fraction(10), Fraction(13, 10)))
+  assert [s.index for s in got] == [0, 1, 2, 1, 0, 1]
+  assert [s.time for s in got] == [
+    Fraction(t, 10) for t in (0, 1, 5, 6, 10, 11)
+  ]
+  assert got[1].length == got[3].length == Fraction(4, 10)
+
+
+def test_a_click_still_gets_a_frame():
+  got = list(timeline.shows(steady(9, 25), Fraction(25), Fraction(1, 1000)))
+  assert len(got) == 1
+
+
+def test_no_frames_is_an_error():
+  with pytest.raises(timeline.TimelineError, match='found none'):
+    list(timeline.shows([], Fraction(25), Fraction(1)))
+
+
+@given(
+  st.integers(1, 30),
+  st.integers(1, 120),
+  st.sampled_from(['bounce', 'loop', 'hold']),
+)
+def test_runs_cover_the_order_exactly(count, total, mode):
+  indices = list(itertools.islice(timeline.order(count, mode), total))
+  rebuilt = []
+  for start, length, step in timeline.runs(indices):
+    assert start == len(rebuilt)
+    first = indices[start]
+    rebuilt += [first + step * i for i in range(length)]
+  assert rebuilt == indices
