@@ -1,0 +1,319 @@
+"""A picture as the Y, U and V planes its file holds: colour, turning, paste.
+
+Frames are edited in the source's own planes and never travel through RGB as
+a whole, so that every pixel outside a pasted patch keeps its exact value.
+All functions are pure; `media.py` reads planes and `encode.py` writes them.
+
+Alphabet: h w rows and columns of a picture or patch, y x rows and columns of
+a plane, c channels (RGB). Planes are 4:2:0: U and V have half the rows and
+columns of Y. Code values are those of the file: 0..255, or 0..1023 in 10 bit.
+"""
+
+import dataclasses
+import fractions
+
+import numpy as np
+from jaxtyping import Float, Float32, Integer, UInt8
+
+Fraction = fractions.Fraction
+Plane = Integer[np.ndarray, 'y x']
+
+# ITU-T H.273 table 4: matrix coefficients -> (kr, kb).
+WEIGHTS = {
+  1: (0.2126, 0.0722),  # BT.709
+  4: (0.30, 0.11),  # FCC
+  5: (0.299, 0.114),  # BT.601, 625 lines
+  6: (0.299, 0.114),  # BT.601, 525 lines
+  7: (0.212, 0.087),  # SMPTE 240M
+  9: (0.2627, 0.0593),  # BT.2020
+  10: (0.2627, 0.0593),  # BT.2020 constant luminance, treated as 9
+}
+UNSPECIFIED = 2
+FULL_RANGE = 2
+SQUARE = Fraction(1)
+TICK = Fraction(1, 90000)  # s, the unit of time of MPEG
+
+
+@dataclasses.dataclass(frozen=True)
+class Colour:
+  """How code values mean colours; the integers are those of ITU-T H.273.
+
+  Attributes:
+    matrix: matrix coefficients as tagged, 2 where the file does not say.
+    range: 0 unknown, 1 limited (16..235), 2 full (0..255).
+    primaries: colour primaries as tagged.
+    transfer: transfer characteristic as tagged.
+    depth: bits of a code value, 8 or 10.
+    assumed: matrix used for arithmetic where `matrix` has no known weights.
+  """
+
+  matrix: int = UNSPECIFIED
+  range: int = 0
+  primaries: int = UNSPECIFIED
+  transfer: int = UNSPECIFIED
+  depth: int = 8
+  assumed: int = 1
+
+  @property
+  def weights(self) -> tuple[float, float]:
+    """Share of red and of blue in luma: (kr, kb)."""
+    return WEIGHTS.get(self.matrix) or WEIGHTS[self.assumed]
+
+  @property
+  def full(self) -> bool:
+    """Whether black is 0 (full range); untagged video is limited range."""
+    return self.range == FULL_RANGE
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+  """What is done to every decoded frame: resize, then rotate, then crop.
+
+  The order and meaning are Wav2Lip's flags (spec 7.1). Differs from Wav2Lip:
+  sizes and crop corners are rounded down to even pixels, as 4:2:0 needs.
+
+  Attributes:
+    resize_factor: width and height are divided by it.
+    rotate: turn by 90 degrees clockwise.
+    crop: (top, bottom, left, right) pixels; -1 is the full extent.
+  """
+
+  resize_factor: int = 1
+  rotate: bool = False
+  crop: tuple[int, int, int, int] = (0, -1, 0, -1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Video:
+  """A video or photo as `media.read_frames` will deliver it.
+
+  Attributes:
+    path: the file.
+    width: of the delivered frames in pixels, even.
+    height: likewise.
+    rate: nominal frames per second, 1..240; 25 where nothing can be known.
+    duration: seconds by the file's header, 0 if unknown or a photo.
+    start: file time of the first frame in seconds; frames count from here.
+    pix_fmt: 'yuv420p' or 'yuv420p10le'.
+    colour: meaning of the code values.
+    sar: shape of a pixel, width / height.
+    still: only one picture is in the file.
+    tick: the file's unit of time in seconds.
+    view: resize, rotate and crop, already counted in `width` and `height`.
+    stored: size (w, h) to which pictures are scaled before they are turned.
+    turn: (transpose, flip_y, flip_x) that shows the stored picture upright.
+    stream: index of the stream in the file.
+  """
+
+  path: str
+  width: int
+  height: int
+  rate: Fraction
+  duration: Fraction
+  start: Fraction
+  pix_fmt: str
+  colour: Colour
+  sar: Fraction = SQUARE
+  still: bool = False
+  tick: Fraction = TICK
+  view: View = View()
+  stored: tuple[int, int] = (0, 0)
+  turn: tuple[bool, bool, bool] = (False, False, False)
+  stream: int = 0
+
+
+@dataclasses.dataclass
+class Frame:
+  """One picture. Its planes may be read-only views of the decoder's memory.
+
+  Attributes:
+    index: place in presentation order, from 0.
+    time: seconds after the video's first frame.
+    planes: Y [h w], U and V [h/2 w/2], uint8, or uint16 in 10 bit.
+  """
+
+  index: int
+  time: Fraction
+  planes: tuple[
+    Integer[np.ndarray, 'h w'],
+    Integer[np.ndarray, 'h2 w2'],
+    Integer[np.ndarray, 'h2 w2'],
+  ]
+
+
+def to_rgb_matrix(colour: Colour) -> Float[np.ndarray, '3 4']:
+  """Affine map from (Y, U, V, 1) in code values to RGB in 0..255."""
+  kr, kb = colour.weights
+  kg = 1 - kr - kb
+  if colour.full:
+    gain = 255 / (2**colour.depth - 1)
+    luma, black, chroma = gain, 0, gain
+  else:
+    unit = 2 ** (colour.depth - 8)
+    luma, black, chroma = 255 / (219 * unit), 16 * unit, 255 / (224 * unit)
+  blue, red = 2 * (1 - kb) * chroma, 2 * (1 - kr) * chroma
+  linear = np.array(
+    [
+      [luma, 0, red],
+      [luma, -blue * kb / kg, -red * kr / kg],
+      [luma, blue, 0],
+    ]
+  )
+  zero = np.array([black, 2 ** (colour.depth - 1), 2 ** (colour.depth - 1)])
+  return np.concatenate([linear, -(linear @ zero)[:, None]], axis=1)  # [3 4]
+
+
+def rgb(
+  video: Video,
+  frame: Frame,
+  box: tuple[int, int, int, int] | None = None,
+  size: tuple[int, int] | None = None,
+) -> UInt8[np.ndarray, 'h w 3']:
+  """Convert a rectangle of a frame, or all of it, to RGB.
+
+  Args:
+    box: (x0, y0, x1, y1) pixels, half-open, clipped to the frame.
+    size: (w, h) to scale to. Shrinking averages, planes are scaled before
+      they are converted, so a small picture of a large frame costs little.
+  """
+  import cv2
+
+  height, width = frame.planes[0].shape
+  x0, y0, x1, y1 = clip_box(box or (0, 0, width, height), width, height)
+  left, top, right, bottom = _even(x0, y0, x1, y1)
+  y, u, v = (
+    plane[top // s : bottom // s, left // s : right // s]
+    for plane, s in zip(frame.planes, (1, 2, 2), strict=True)
+  )
+  y = y[y0 - top : y1 - top, x0 - left : x1 - left]
+  if y.size == 0:
+    return np.zeros((*(size or (0, 0))[::-1], 3), np.uint8)
+  if size is None:
+    # Chroma is repeated, not interpolated: `paste` averages 2 x 2 pixels, and
+    # so a patch that nobody changed comes back to the code values it had.
+    u, v = (np.repeat(np.repeat(p, 2, 0), 2, 1) for p in (u, v))
+    u, v = (
+      p[y0 - top : y1 - top, x0 - left : x1 - left] for p in (u, v)
+    )  # [h w]
+  else:
+    y, u, v = (_scale(plane, size) for plane in (y, u, v))
+  matrix = to_rgb_matrix(video.colour).astype(np.float32)
+  if y.dtype == np.uint8:
+    return cv2.transform(cv2.merge((y, u, v)), matrix)
+  image = cv2.merge([p.astype(np.float32) for p in (y, u, v)])
+  image = cv2.transform(image, matrix)
+  return np.clip(np.rint(image), 0, 255).astype(np.uint8)
+
+
+def yuv(
+  video: Video, patch: Float[np.ndarray, 'h w 3']
+) -> tuple[
+  Float32[np.ndarray, 'h w'],
+  Float32[np.ndarray, 'h w'],
+  Float32[np.ndarray, 'h w'],
+]:
+  """Convert RGB in 0..255 to unrounded Y, U, V code values of the video."""
+  matrix = to_rgb_matrix(video.colour)
+  inverse = np.linalg.inv(matrix[:, :3])
+  offset = (-inverse @ matrix[:, 3]).astype(np.float32)
+  flat = patch.reshape(-1, 3).astype(np.float32) @ inverse.T.astype(np.float32)
+  planes = (flat + offset).reshape(patch.shape)  # [h w 3]
+  return planes[..., 0], planes[..., 1], planes[..., 2]
+
+
+def paste(
+  video: Video,
+  frame: Frame,
+  patch: Float[np.ndarray, 'h w 3'],
+  alpha: Float[np.ndarray, 'h w'],
+  corner: tuple[int, int],
+) -> Frame:
+  """Blend a patch into a copy of a frame, in the frame's own planes.
+
+  Code values change only where alpha > 0 (chroma: where any of its 2 x 2
+  pixels has alpha > 0); everywhere else the planes stay bit-identical.
+
+  Args:
+    patch: RGB in 0..255.
+    alpha: share of the patch, 0..1.
+    corner: (x, y) of the patch's top left pixel; parts of the patch outside
+      the frame are ignored.
+  """
+  height, width = frame.planes[0].shape
+  x, y = corner
+  box = (x, y, x + patch.shape[1], y + patch.shape[0])
+  x0, y0, x1, y1 = clip_box(box, width, height)
+  if x0 >= x1 or y0 >= y1:
+    return frame
+  part = np.s_[y0 - y : y1 - y, x0 - x : x1 - x]
+  alpha = alpha[part].astype(np.float32)
+  left, top, right, bottom = _even(x0, y0, x1, y1)
+  # The rectangle grows to the even grid by pixels that have alpha 0.
+  margin = ((y0 - top, bottom - y1), (x0 - left, right - x1))
+  alpha = np.pad(alpha, margin)
+  planes = []
+  sources = zip(frame.planes, yuv(video, patch[part]), (1, 2, 2), strict=True)
+  for plane, new, step in sources:
+    where = np.s_[top // step : bottom // step, left // step : right // step]
+    old = plane[where].astype(np.float32)
+    if step == 1:
+      change = alpha * (np.pad(new, margin) - old)
+    else:
+      # Mean over 2 x 2 pixels of alpha * (new - old), old being constant.
+      change = _halve(alpha * np.pad(new, margin)) - _halve(alpha) * old
+    plane = plane.copy()
+    top_code = 2**video.colour.depth - 1
+    plane[where] = np.clip(np.rint(old + change), 0, top_code)
+    planes.append(plane)
+  return dataclasses.replace(frame, planes=tuple(planes))
+
+
+def turned(plane: Plane, turn: tuple[bool, bool, bool]) -> Plane:
+  """Transpose and mirror a plane: `turn` is (transpose, flip_y, flip_x)."""
+  transpose, flip_y, flip_x = turn
+  plane = plane.T if transpose else plane
+  return plane[:: -1 if flip_y else 1, :: -1 if flip_x else 1]
+
+
+def turn_of(matrix: Integer[np.ndarray, '9']) -> tuple[bool, bool, bool]:
+  """Read a display matrix (ISO 14496-12, 6.2.2) as transpose and mirrors.
+
+  Angles that are no multiple of 90 degrees go to the nearest one that is.
+  """
+  a, b, c, d = (int(matrix[i]) for i in (0, 1, 3, 4))
+  if abs(b) + abs(c) > abs(a) + abs(d):  # x' = c y, y' = b x
+    return True, b < 0, c < 0
+  return False, d < 0, a < 0
+
+
+def clip_box(
+  box: tuple[int, int, int, int], width: int, height: int
+) -> tuple[int, int, int, int]:
+  """Cut a half-open box (x0, y0, x1, y1) to a picture; it may end empty."""
+  x0, x1 = (min(max(int(x), 0), width) for x in (box[0], box[2]))
+  y0, y1 = (min(max(int(y), 0), height) for y in (box[1], box[3]))
+  return x0, y0, x1, y1
+
+
+def _even(x0: int, y0: int, x1: int, y1: int) -> tuple[int, int, int, int]:
+  """Grow a box to the grid of chroma samples."""
+  return x0 // 2 * 2, y0 // 2 * 2, (x1 + 1) // 2 * 2, (y1 + 1) // 2 * 2
+
+
+def _halve(
+  plane: Float32[np.ndarray, 'y x'],
+) -> Float32[np.ndarray, 'y//2 x//2']:
+  """Average 2 x 2 pixels."""
+  rows = plane[::2] + plane[1::2]
+  return (rows[:, ::2] + rows[:, 1::2]) * np.float32(0.25)
+
+
+def _scale(plane: Plane, size: tuple[int, int]) -> Plane:
+  """Scale a plane to (w, h): average when shrinking, else interpolate."""
+  import cv2
+
+  if plane.shape == size[::-1]:
+    return plane
+  shrinks = plane.shape[1] >= size[0] and plane.shape[0] >= size[1]
+  how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+  return cv2.resize(plane, size, interpolation=how)
