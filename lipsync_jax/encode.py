@@ -1,0 +1,396 @@
+"""Files out: encode frames and mux them with sound, in one pass.
+
+The video is encoded once, from planes; the sound is copied packet by packet
+where the container can carry it and encoded elsewhere. Nothing appears under
+the output's name before the whole file is on disk.
+"""
+
+import dataclasses
+import fractions
+import math
+import os
+import pathlib
+import secrets
+from collections.abc import Iterator
+
+import numpy as np
+
+from lipsync_jax.media import MediaError, one_line, open_media, seconds, shown
+from lipsync_jax.planes import Frame, Video
+from lipsync_jax.sound import Audio, read_audio
+
+Fraction = fractions.Fraction
+
+WRITING = 'writing stopped'
+FINEST = 1_000_000  # ticks/s; beyond it, a time base of 1/90000 s is used
+COARSE = Fraction(1, 2000)  # s; time stamps as rough as this are put on a grid
+SHIFT = Fraction(1, 50)  # s; copied sound may be off by no more
+PRIMING = Fraction(1, 10)  # s; what a codec may need ahead of the first sample
+AAC_RATES = (
+  *(7350, 8000, 11025, 12000, 16000, 22050, 24000),
+  *(32000, 44100, 48000, 64000, 88200, 96000),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Container:
+  """What goes into files of one suffix.
+
+  Attributes:
+    muxer: FFmpeg's name of the format.
+    video: encoder of the pictures.
+    copied: codecs of sound that are copied as they are.
+    audio: encoder of all other sound.
+    edits: a first time stamp below 0 is allowed, players skip what it covers.
+  """
+
+  muxer: str
+  video: str
+  copied: frozenset[str]
+  audio: str
+  edits: bool = False
+
+
+# Conservative: what common players and editors open, not all a muxer takes.
+MP4 = frozenset({'aac', 'mp3', 'ac3', 'eac3', 'alac', 'opus'})
+MOV = frozenset({'aac', 'mp3', 'ac3', 'alac', 'pcm_s16le', 'pcm_s24le'})
+MKV = MP4 | MOV | {'vorbis', 'flac', 'dts', 'mp2', 'pcm_f32le'}
+AVI = frozenset({'mp3', 'ac3', 'mp2', 'pcm_s16le'})
+CONTAINERS = {
+  '.mp4': Container('mp4', 'libx264', MP4, 'aac', edits=True),
+  '.m4v': Container('mp4', 'libx264', MP4, 'aac', edits=True),
+  '.mov': Container('mov', 'libx264', MOV, 'aac', edits=True),
+  '.mkv': Container('matroska', 'libx264', MKV, 'aac'),
+  '.avi': Container('avi', 'mpeg4', AVI, 'pcm_s16le'),
+  '.webm': Container(
+    'webm', 'libvpx-vp9', frozenset({'opus', 'vorbis'}), 'libopus'
+  ),
+}
+
+
+class Writer:
+  """An output file being written; use it in a `with` statement.
+
+  On leaving the block the file is completed and takes its name; after an
+  exception, Ctrl-C included, it is removed and an older file of that name
+  stays as it was.
+  """
+
+  def __init__(
+    self,
+    outfile: str | os.PathLike,
+    video: Video,
+    rate: Fraction | None = None,
+    audio: Audio | None = None,
+    *,
+    origin: Fraction | None = None,
+    crf: int = 16,
+    preset: str = 'veryfast',
+    duration: Fraction | None = None,
+  ):
+    """Open the output.
+
+    Args:
+      outfile: its suffix chooses the container; missing folders are made.
+      video: size, colour and time base of what will be written.
+      rate: nominal frames per second; default `video.rate`.
+      audio: sound to mux.
+      origin: file time of the sound that is played with time 0; default its
+        beginning.
+      crf: quality of H.264, 0 (lossless) to 51.
+      preset: speed of x264.
+      duration: seconds after which the sound is cut; default the end of the
+        last frame.
+
+    Raises:
+      MediaError: unknown suffix, wrong crf, or the folder is not writable.
+    """
+    self.outfile = pathlib.Path(outfile)
+    self.kind = _container(self.outfile)
+    if not 0 <= crf <= 51:
+      raise MediaError(f'crf is a quality from 0 to 51, got {crf}; try 16')
+    if video.colour.depth > 8 and self.kind.video == 'mpeg4':
+      raise MediaError(
+        f'{shown(outfile)}: .avi holds 8 bits, this video has 10; use .mkv'
+      )
+    self.video, self.rate = video, _exact(rate or video.rate, self.kind)
+    self.unit = _time_base(video, self.rate, self.kind)
+    self.duration = duration
+    self.pending, self.last = None, -1
+    self.file = self.sound = None
+    self.part = _reserve(self.outfile)
+    try:
+      with one_line(outfile, WRITING):
+        self._open(crf, preset, audio, origin)
+    except BaseException:
+      self._discard()
+      raise
+
+  def write(self, frame: Frame, time: Fraction | None = None) -> None:
+    """Append a frame at `time` seconds (default: its own), increasing."""
+    time = frame.time if time is None else time
+    if self.pending is not None:
+      if time <= self.pending[1]:
+        raise MediaError(
+          f'{shown(self.outfile)}: frames must follow each other in time, '
+          f'got {float(time):.6f} s after {float(self.pending[1]):.6f} s'
+        )
+      self._encode(*self.pending, end=time)
+    self.pending = (frame, time)
+
+  def close(self) -> None:
+    """Complete the file and give it its name."""
+    if self.pending is None:
+      raise MediaError(f'{shown(self.outfile)}: no frame was written')
+    time = self.pending[1]
+    end = time + 1 / self.rate
+    if self.duration is not None and 0 < self.duration - time < 2 / self.rate:
+      end = self.duration
+    self._encode(*self.pending, end=end)
+    with one_line(self.outfile, WRITING):
+      self._mux(self.stream.encode(None))
+      self._pump(end if self.duration is None else self.duration)
+      if self.sound is not None:
+        self.sound.close()
+      self.file.close()
+      with open(self.part, 'rb') as file:
+        os.fsync(file.fileno())
+      os.replace(self.part, self.outfile)
+
+  def __enter__(self) -> 'Writer':
+    return self
+
+  def __exit__(self, kind, error, trace) -> None:
+    try:
+      if kind is None:
+        self.close()
+    finally:
+      self._discard()
+
+  def _open(self, crf, preset, audio, origin) -> None:
+    """Open container, encoder and sound."""
+    import av
+
+    self.file = av.open(
+      f'file:{self.part.absolute()}',
+      'w',
+      format=self.kind.muxer,
+      container_options={'movflags': '+faststart'} if self.kind.edits else {},
+    )
+    self.stream = self.file.add_stream(
+      self.kind.video,
+      rate=self.rate,
+      options=_quality(self.kind.video, crf, preset),
+    )
+    context, colour = self.stream.codec_context, self.video.colour
+    context.width, context.height = self.video.width, self.video.height
+    context.pix_fmt = self.video.pix_fmt
+    context.time_base = self.unit
+    context.sample_aspect_ratio = self.video.sar
+    context.colorspace, context.color_range = colour.matrix, colour.range
+    context.color_primaries, context.color_trc = (
+      colour.primaries,
+      colour.transfer,
+    )
+    context.flags |= av.codec.context.Flags.frame_duration
+    if audio is not None:
+      self.sound = _sound(self.file, self.kind, audio, origin)
+      self.waiting = next(self.sound, None)
+
+  def _encode(self, frame: Frame, time: Fraction, end: Fraction) -> None:
+    """Encode a frame shown from `time` to `end`, and the sound until then."""
+    stamp = self._stamp(time)
+    if stamp <= self.last:  # AVI holds one picture for each 1 / rate
+      return
+    self.last = stamp
+    with one_line(self.outfile, WRITING):
+      picture = _picture(self.video, frame)
+      picture.pts, picture.time_base = stamp, self.unit
+      picture.duration = max(1, self._stamp(end) - stamp)
+      self._mux(self.stream.encode(picture))
+      self._pump(time if self.duration is None else min(time, self.duration))
+
+  def _stamp(self, time: Fraction) -> int:
+    """Turn seconds into ticks of the encoder."""
+    if self.video.tick >= COARSE:
+      # Matroska counts in milliseconds: undo its rounding at constant rate.
+      grid = round(time * self.rate) / self.rate
+      time = grid if abs(grid - time) <= self.video.tick else time
+    return round(time / self.unit)
+
+  def _pump(self, until: Fraction) -> None:
+    """Mux the sound that begins before `until` seconds."""
+    while self.sound is not None and self.waiting is not None:
+      time, packet = self.waiting
+      if time >= until:
+        return
+      self.file.mux(packet)
+      self.waiting = next(self.sound, None)
+
+  def _mux(self, packets) -> None:
+    for packet in packets:
+      self.file.mux(packet)
+
+  def _discard(self) -> None:
+    """Drop the unfinished file; harmless after `close`."""
+    try:
+      if self.sound is not None:
+        self.sound.close()
+      if self.file is not None:
+        self.file.close()
+    except Exception:  # noqa: S110  (what it says about a dropped file is moot)
+      pass
+    finally:
+      self.part.unlink(missing_ok=True)
+
+
+def _container(outfile: pathlib.Path) -> Container:
+  """Choose the container by suffix."""
+  import av
+
+  kind = CONTAINERS.get(outfile.suffix.lower())
+  if kind is None or kind.video not in av.codecs_available:
+    usable = [
+      s for s, k in CONTAINERS.items() if k.video in av.codecs_available
+    ]
+    raise MediaError(
+      f'{shown(outfile)}: the output needs one of the suffixes '
+      f'{" ".join(usable)}, got {outfile.suffix or "none"!r}'
+    )
+  return kind
+
+
+def _reserve(outfile: pathlib.Path) -> pathlib.Path:
+  """Create the file that is written, beside the output."""
+  name = f'{outfile.name[:48]}.{secrets.token_hex(4)}.part'
+  part = outfile.parent / name
+  if outfile.is_dir():
+    raise MediaError(f'{shown(outfile)}: the output is a folder, name a file')
+  with one_line(outfile, 'the output cannot be written'):
+    outfile.parent.mkdir(parents=True, exist_ok=True)
+    part.touch(exist_ok=False)
+  return part
+
+
+def _time_base(video: Video, rate: Fraction, kind: Container) -> Fraction:
+  """Choose ticks that hit both the frame rate and the source's own stamps."""
+  if kind.muxer == 'avi':
+    return 1 / rate
+  ticks = math.lcm(rate.numerator, video.tick.denominator)
+  return Fraction(1, ticks if ticks <= FINEST else 90_000)
+
+
+def _exact(rate: Fraction, kind: Container) -> Fraction:
+  """Bring a frame rate into what the encoder can state."""
+  most = 65_535 if kind.video == 'mpeg4' else FINEST
+  if rate.numerator <= most:
+    return rate
+  return rate.limit_denominator(most // math.ceil(rate))
+
+
+def _quality(encoder: str, crf: int, preset: str) -> dict[str, str]:
+  """Options of an encoder for the quality that x264 calls `crf`."""
+  if encoder == 'libx264':
+    return {'crf': str(crf), 'preset': preset}
+  if encoder == 'mpeg4':
+    # H.264 in AVI has no time stamps of pictures: readers are a frame late.
+    step = max(1, round(crf / 8))
+    return {'flags': '+qscale', 'global_quality': str(118 * step)}
+  speed = {'deadline': 'realtime', 'cpu-used': '6', 'row-mt': '1'}
+  return {'crf': str(crf), 'b': '0', **speed}
+
+
+def _picture(video: Video, frame: Frame):
+  """Copy planes into a picture for the encoder."""
+  import av
+
+  height, width = frame.planes[0].shape
+  picture = av.VideoFrame(width, height, video.pix_fmt)
+  for target, plane in zip(picture.planes, frame.planes, strict=True):
+    rows = np.frombuffer(target, plane.dtype)
+    rows = rows.reshape(target.height, -1)
+    rows[:, : plane.shape[1]] = plane
+  picture.colorspace = video.colour.matrix
+  picture.color_range = video.colour.range
+  return picture
+
+
+def _sound(
+  file, kind: Container, audio: Audio, origin: Fraction | None
+) -> Iterator:
+  """Add a stream for the sound; yield its packets as (seconds, packet)."""
+  zero = audio.origin if origin is None else origin
+  if _can_copy(kind, audio, zero):
+    return _copied(file, kind, audio, zero)
+  return _encoded(file, kind, audio, zero)
+
+
+def _can_copy(kind: Container, audio: Audio, zero: Fraction) -> bool:
+  """Whether packets can be muxed as they are, in time with the pictures."""
+  if audio.codec not in kind.copied or audio.start - zero > SHIFT:
+    return False
+  with open_media(audio.path) as source:
+    stream = source.streams[audio.stream]
+    context = stream.codec_context
+    # Raw AAC has its header in every packet and none for the container.
+    if audio.codec == 'aac' and not context.extradata:
+      return False
+    packet = next(source.demux(stream), None)
+    return None not in (packet, packet.pts, packet.dts, packet.duration)
+
+
+def _copied(
+  file, kind: Container, audio: Audio, zero: Fraction
+) -> Iterator[tuple[Fraction, object]]:
+  """Yield the packets of the sound as they are, from file time `zero` on."""
+  with one_line(audio.path, WRITING), open_media(audio.path) as source:
+    stream = source.streams[audio.stream]
+    target = file.add_stream_from_template(stream)
+    shift = last = None
+    for packet in source.demux(stream):
+      if packet.pts is None or packet.dts is None:
+        continue
+      time = seconds(packet.pts, packet.time_base) - zero
+      length = (packet.duration or 0) * packet.time_base
+      if time < -(PRIMING if kind.edits else length / 2):
+        continue
+      if shift is None:
+        # Without edit lists a first stamp below 0 would move the pictures.
+        at_zero = time < 0 and not kind.edits
+        shift = packet.pts if at_zero else round(zero / packet.time_base)
+      packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
+      if last is not None and packet.dts <= last:
+        continue
+      last = packet.dts
+      packet.stream = target
+      yield seconds(packet.pts, packet.time_base), packet
+
+
+def _encoded(
+  file, kind: Container, audio: Audio, zero: Fraction
+) -> Iterator[tuple[Fraction, object]]:
+  """Encode the sound at its own rate and channels; yield the packets."""
+  import av
+
+  rate = audio.rate
+  if kind.audio == 'aac':
+    rate = min(AAC_RATES, key=lambda known: abs(known - rate))
+  elif kind.audio == 'libopus':
+    rate = 48_000
+  # Other counts of channels have no layout that every player knows.
+  layout = {1: 'mono', 2: 'stereo', 6: '5.1'}.get(audio.channels)
+  stream = file.add_stream(kind.audio, rate=rate, layout=layout or 'mono')
+  stream.codec_context.bit_rate = max(128_000, 96_000 * audio.channels)
+  count = 0
+  for samples in read_audio(audio, zero):
+    if layout is None:
+      samples = samples.mean(axis=0, keepdims=True)
+    samples = np.ascontiguousarray(samples)
+    frame = av.AudioFrame.from_ndarray(samples, 'fltp', layout or 'mono')
+    frame.sample_rate, frame.pts = audio.rate, count
+    frame.time_base = Fraction(1, audio.rate)
+    count += samples.shape[1]
+    for packet in stream.encode(frame):
+      yield seconds(packet.pts, packet.time_base), packet
+  for packet in stream.encode(None):
+    yield seconds(packet.pts, packet.time_base), packet
