@@ -1,0 +1,202 @@
+"""Files of tensors: PyTorch's two containers, Paddle's pickle, safetensors.
+
+`read` finds out from the content what a file is and returns nested
+dictionaries of arrays; nothing in it is executed (`pickles`). `exports`
+writes the same containers.
+
+  zip     PyTorch >= 1.6: stored entries data.pkl, data/0, data/1 …
+  legacy  PyTorch < 1.6: five pickles, then (int64 count, bytes) per storage
+  paddle  one pickle of NumPy arrays (spec 6.4)
+"""
+
+import contextlib
+import io
+import os
+import pathlib
+import struct
+import zipfile
+from collections.abc import Iterator
+
+import numpy as np
+
+from lipsync_jax import pickles
+from lipsync_jax.standins import DTYPES, Storage, UnsafeFile, array, refuse
+
+MAGIC = 0x1950A86A20F9469CFC6C  # first object of a legacy file
+VERSION = 1001
+# Adam's moments, two thirds of a published file, are never read.
+SKIPPED = 'optimizer'
+# What people save under the name of a checkpoint by mistake.
+MISTAKEN = (
+  (b'', 'an empty file'),
+  (b'version https://git-lfs', 'a Git LFS pointer, not the file itself'),
+  (b'<', 'a web page or XML, not a file of weights'),
+  (b'{', 'JSON text, perhaps the error message of a server'),
+  (b'\x1f\x8b', 'a gzip archive; unpack it first'),
+  (b'7z\xbc\xaf', 'a 7z archive; unpack it first'),
+  (b'Rar!', 'a rar archive; unpack it first'),
+  (b'\x89HDF', 'an HDF5 file, a format that is not read'),
+  (b'\x08', 'an ONNX file, a format that is not read'),
+)
+
+
+def sniff(head: bytes) -> str:
+  """'safetensors', 'zip' or 'pickle', from the first bytes of a file."""
+  if head[:1] == b'\x80' and b'\x02' <= head[1:2] <= b'\x05':
+    return 'pickle'
+  if head[:4] == b'PK\x03\x04':
+    return 'zip'
+  if head[8:9] == b'{' and int.from_bytes(head[:8], 'little') < 100 << 20:
+    return 'safetensors'
+  text = head.lstrip(b'\xef\xbb\xbf \t\r\n')
+  for prefix, what in MISTAKEN:
+    if text.startswith(prefix) and (prefix or not text):
+      raise UnsafeFile(f'{what}; download the weights again')
+  raise UnsafeFile('of no known format; expected .pth, .pdparams, .safetensors')
+
+
+@contextlib.contextmanager
+def one_line(path: pathlib.Path) -> Iterator[None]:
+  """Turn whatever a file raises inside into one UnsafeFile."""
+  try:
+    yield
+  except UnsafeFile as error:
+    raise UnsafeFile(f'{path}: {error}') from None
+  except OSError as error:
+    raise UnsafeFile(f'{path}: cannot be read: {error.strerror}') from None
+  except Exception as error:
+    # Damage shows itself anywhere: an index, a decoder, a zip directory.
+    what = f'{type(error).__name__}: {" ".join(str(error).split())[:80]}'
+    raise UnsafeFile(
+      f'{path}: damaged or cut short; download it again ({what})'
+    ) from None
+
+
+def kind(path: str | os.PathLike) -> str:
+  """What `sniff` says of a file."""
+  path = pathlib.Path(path)
+  with one_line(path):
+    if path.is_dir():
+      refuse('expected a file of weights, found a folder')
+    if not path.exists():
+      refuse('no file of that name')
+    if not path.is_file():
+      refuse('expected a file of weights, found a pipe or a device')
+    with open(path, 'rb') as file:
+      return sniff(file.read(64))
+
+
+def read(path: str | os.PathLike) -> dict:
+  """Nested dictionaries of arrays, without what an optimiser left.
+
+  Arrays are views of bytes in memory, in the file's dtype (bfloat16 as
+  float32). Raises UnsafeFile, whatever is wrong.
+  """
+  path = pathlib.Path(path)
+  readers = {
+    'safetensors': read_safetensors,
+    'zip': read_zip,
+    'pickle': read_pickle,
+  }
+  reader = readers[kind(path)]
+  with one_line(path):
+    tree = reader(path)
+    return tree if type(tree) is dict else refuse('no dictionary of tensors')
+
+
+def read_safetensors(path: pathlib.Path) -> dict:
+  from safetensors import numpy as safetensors
+
+  return safetensors.load_file(path)
+
+
+def without_optimizer(raw):
+  if type(raw) is not dict:
+    return raw
+  return {k: v for k, v in raw.items() if not str(k).startswith(SKIPPED)}
+
+
+def read_zip(path: pathlib.Path) -> dict:
+  """Entries must be stored, unique, and together no larger than the file."""
+  size = path.stat().st_size
+  with zipfile.ZipFile(path) as archive:
+    entries = {e.filename: e for e in archive.infolist()}
+    if len(entries) != len(archive.infolist()):
+      refuse('a zip with two entries of one name')
+    if any(e.compress_type != zipfile.ZIP_STORED for e in entries.values()):
+      refuse('a compressed zip, which PyTorch never writes; unpack it first')
+    if sum(e.file_size for e in entries.values()) > size:
+      refuse('a zip whose entries overlap')
+    roots = [n[:-8] for n in entries if n.endswith('/data.pkl')]
+    if len(roots) != 1:
+      refuse('a zip archive, but not of PyTorch; unpack it first')
+    if roots[0] + 'constants.pkl' in entries:
+      refuse('a TorchScript program; expected a state dict')
+    order = entries.get(roots[0] + 'byteorder')
+    if order and archive.read(order) != b'little':
+      refuse('a big-endian file')
+    stream = io.BytesIO(archive.read(roots[0] + 'data.pkl'))
+    tape, flat = pickles.Tape(stream, size), {}
+
+    def fetch(storage: Storage) -> np.ndarray:
+      if storage.key not in flat:
+        data = archive.read(f'{roots[0]}data/{storage.key}')
+        flat[storage.key] = array(
+          tape.spend, storage.code, (storage.count,), data
+        )
+      return flat[storage.key]
+
+    raw = without_optimizer(pickles.parse(tape))
+    return pickles.settle(tape, raw, fetch)
+
+
+def read_pickle(path: pathlib.Path) -> dict:
+  """A legacy PyTorch file or a Paddle one, by the first object in it."""
+  with open(path, 'rb') as file:
+    tape = pickles.Tape(file, path.stat().st_size)
+    raw = pickles.parse(tape)
+    if type(raw) is int and raw == MAGIC:
+      return read_legacy(tape)
+    tree = pickles.settle(tape, without_optimizer(raw), no_storage)
+  return paddle_values(tape, tree)
+
+
+def no_storage(storage: Storage):
+  return refuse('a PyTorch tensor outside a PyTorch file')
+
+
+def read_legacy(tape: pickles.Tape) -> dict:
+  """What follows the magic number."""
+  version, system = pickles.parse(tape), pickles.parse(tape)
+  if version != VERSION or system.get('little_endian') is not True:
+    refuse('a PyTorch file of an unknown version or a big-endian one')
+  raw, keys = without_optimizer(pickles.parse(tape)), pickles.parse(tape)
+  places = {}
+  for key in keys:
+    storage = tape.storages[key] if type(key) is str else refuse('odd keys')
+    if struct.unpack('<q', tape.read(8))[0] != storage.count:
+      refuse('a storage of unexpected length; download it again')
+    places[key] = tape.tell()
+    tape.skip(storage.count * DTYPES[storage.code].itemsize)
+  flat = {}
+
+  def fetch(storage: Storage) -> np.ndarray:
+    if storage.key not in flat:
+      tape.file.seek(places[storage.key])
+      data = tape.file.read(storage.count * DTYPES[storage.code].itemsize)
+      shape = (storage.count,)
+      flat[storage.key] = array(tape.spend, storage.code, shape, data)
+    return flat[storage.key]
+
+  return pickles.settle(tape, raw, fetch)
+
+
+def paddle_values(tape: pickles.Tape, x):
+  """A nested tensor is (its name, the array); uint16 means bfloat16."""
+  if type(x) is dict:
+    return {key: paddle_values(tape, value) for key, value in x.items()}
+  if type(x) is tuple and len(x) == 2 and isinstance(x[1], np.ndarray):
+    x = x[1]
+  if isinstance(x, np.ndarray) and x.dtype == np.uint16:
+    return array(tape.spend, 'bf16', x.shape, x.tobytes())
+  return x

@@ -1,0 +1,189 @@
+"""Write the files of weights that PyTorch and Paddle load.
+
+The pickles inside are put together from the few instructions they need,
+so that neither framework has to be installed, and the bytes depend on
+nothing but the tensors.
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import math
+import os
+import pathlib
+import secrets
+import struct
+import zipfile
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import numpy as np
+
+from lipsync_jax.containers import MAGIC, VERSION
+
+STORAGE = {
+  'f4': 'FloatStorage',
+  'f2': 'HalfStorage',
+  'f8': 'DoubleStorage',
+  'i8': 'LongStorage',
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Global:
+  """A name that the reader's pickle module imports."""
+
+  module: str
+  name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+  """A function called with arguments, then optionally given a state."""
+
+  function: Global
+  args: tuple
+  state: tuple | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Persistent:
+  """Something that the reader fetches from elsewhere by this tuple."""
+
+  pid: tuple
+
+
+@contextlib.contextmanager
+def whole(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+  """A temporary name beside `path`, which becomes `path` on success."""
+  path = pathlib.Path(path)
+  part = path.with_name(f'.{secrets.token_hex(8)}.part')
+  try:
+    yield part
+    os.replace(part, path)
+  finally:
+    part.unlink(missing_ok=True)
+
+
+def emit(x) -> Iterator[bytes]:
+  """Pickle instructions that push `x`."""
+  match x:
+    case None:
+      yield b'N'
+    case bool():
+      yield b'\x88' if x else b'\x89'
+    case int():
+      size = (8 + (x + (x < 0)).bit_length()) // 8
+      yield b'\x8a' + bytes([size]) + x.to_bytes(size, 'little', signed=True)
+    case str():
+      data = x.encode()
+      yield b'X' + struct.pack('<I', len(data)) + data
+    case bytes() | memoryview():
+      yield b'B' + struct.pack('<I', len(x))
+      yield x
+    case dict():
+      yield b'}('
+      for item in itertools.chain.from_iterable(x.items()):
+        yield from emit(item)
+      yield b'u'
+    case tuple() | list():
+      yield b'(' if isinstance(x, tuple) else b']('
+      for item in x:
+        yield from emit(item)
+      yield b't' if isinstance(x, tuple) else b'e'
+    case Global():
+      yield f'c{x.module}\n{x.name}\n'.encode()
+    case Call():
+      yield from itertools.chain(emit(x.function), emit(x.args), (b'R',))
+      if x.state is not None:
+        yield from itertools.chain(emit(x.state), (b'b',))
+    case Persistent():
+      yield from itertools.chain(emit(x.pid), (b'Q',))
+    case _:
+      raise TypeError(f'expected plain values, found {type(x).__name__}')
+
+
+def dump(file: BinaryIO, x, protocol: int = 2):
+  """One pickle of `x`."""
+  for piece in itertools.chain((bytes([0x80, protocol]),), emit(x), (b'.',)):
+    file.write(piece)
+
+
+def code(array: np.ndarray) -> str:
+  return array.dtype.newbyteorder('=').str[1:]
+
+
+def torch_tree(x, storages: list[np.ndarray]):
+  """Arrays to PyTorch's spelling of them; their bytes go to `storages`."""
+  if isinstance(x, dict):
+    return {key: torch_tree(value, storages) for key, value in x.items()}
+  if not isinstance(x, np.ndarray):
+    return x
+  stride = tuple(math.prod(x.shape[i + 1 :]) for i in range(x.ndim))
+  key = str(len(storages))
+  storages.append(x)
+  kind = Global('torch', STORAGE[code(x)])
+  pid = Persistent(('storage', kind, key, 'cpu', x.size))
+  rebuild = Global('torch._utils', '_rebuild_tensor_v2')
+  hooks = Call(Global('collections', 'OrderedDict'), ())
+  return Call(rebuild, (pid, 0, x.shape, stride, False, hooks))
+
+
+def write_pth(path: str | os.PathLike, tree: dict):
+  """PyTorch's zip container of nested dictionaries of arrays."""
+  storages: list[np.ndarray] = []
+  tree = torch_tree(tree, storages)
+  with whole(path) as part, zipfile.ZipFile(part, 'w') as archive:
+
+    def entry(name: str):
+      return archive.open(zipfile.ZipInfo(f'archive/{name}'), 'w')
+
+    with entry('data.pkl') as file:
+      dump(file, tree)
+    for name, text in (('byteorder', b'little'), ('version', b'3\n')):
+      with entry(name) as file:
+        file.write(text)
+    for i, array in enumerate(storages):
+      with entry(f'data/{i}') as file:
+        file.write(array.tobytes())
+
+
+def write_legacy(path: str | os.PathLike, tree: dict):
+  """PyTorch's container before 1.6, as the published files probably are."""
+  storages: list[np.ndarray] = []
+  tree = torch_tree(tree, storages)
+  sizes = {'short': 2, 'int': 4, 'long': 4}
+  system = {'protocol_version': VERSION, 'little_endian': True}
+  with whole(path) as part, open(part, 'wb') as file:
+    dump(file, MAGIC)
+    dump(file, VERSION)
+    dump(file, system | {'type_sizes': sizes})
+    dump(file, tree)
+    dump(file, [str(i) for i in range(len(storages))])
+    for array in storages:
+      file.write(struct.pack('<q', array.size))
+      file.write(array.tobytes())
+
+
+def paddle_array(x: np.ndarray) -> Call:
+  """An array as NumPy 1 pickles it; NumPy 2 reads it too."""
+  kind = Call(Global('numpy', 'dtype'), (code(x), False, True))
+  order = (3, '<', None, None, None, -1, -1, 0)
+  dtype = dataclasses.replace(kind, state=order)
+  multiarray = Global('numpy.core.multiarray', '_reconstruct')
+  empty = (Global('numpy', 'ndarray'), (0,), b'b')
+  return Call(multiarray, empty, (1, x.shape, dtype, False, x.tobytes()))
+
+
+def write_pdparams(
+  path: str | os.PathLike,
+  tensors: dict[str, np.ndarray],
+  internal: dict[str, str],
+):
+  """Paddle's flat state dict; `internal` are its names for parameters.
+
+  paddle.load turns into tensors what that table lists.
+  """
+  tree = {name: paddle_array(x) for name, x in tensors.items()}
+  with whole(path) as part, open(part, 'wb') as file:
+    dump(file, tree | {'StructuredToParameterName@@': internal}, protocol=4)

@@ -1,0 +1,200 @@
+"""A machine for pickles that can build tensors and do nothing else.
+
+A pickle is a program for a small stack machine that can call any function
+by name. This machine knows only the instructions that files of tensors
+use, and only the names in `standins`: no INST, OBJ, NEWOBJ, EXT or POP.
+Depth, steps and copied bytes are bounded, and no length is believed before
+it is compared with what is left of the file.
+
+`containers` reads whole files with it. The instructions: pickletools.
+"""
+
+import pickletools
+from collections.abc import Callable
+from typing import BinaryIO
+
+import numpy as np
+
+from lipsync_jax import standins
+from lipsync_jax.standins import UnsafeFile, refuse
+
+__all__ = ['Tape', 'UnsafeFile', 'parse', 'settle']
+
+MAX_STEPS = 1_000_000  # instructions in a pickle; wav2lip.pth has 60,000
+MAX_DEPTH = 32
+# Instructions that push their own argument, or push a constant.
+VALUES = frozenset(
+  """
+  BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE SHORT_BINUNICODE
+  BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 BINSTRING SHORT_BINSTRING
+  """.split()  # noqa: SIM905
+)
+CONSTANTS = {
+  'NONE': None,
+  'NEWTRUE': True,
+  'NEWFALSE': False,
+  'EMPTY_TUPLE': (),
+}
+
+
+class Tape:
+  """An open file that refuses to read past its end and meters copies."""
+
+  def __init__(self, file: BinaryIO, whole: int):
+    """From where `file` stands; `whole` is the size of the file on disk."""
+    self.file = file
+    start = file.tell()
+    self.left = file.seek(0, 2) - start
+    file.seek(start)
+    self.allowance = 4 * whole + (1 << 20)  # bytes that may be copied
+    self.storages: dict[str, standins.Storage] = {}
+
+  def tell(self) -> int:
+    return self.file.tell()
+
+  def read(self, n: int) -> bytes:
+    if not 0 <= n <= self.left:
+      refuse('it ends in the middle of an object; download it again')
+    self.left -= n
+    return self.file.read(n)
+
+  def skip(self, n: int):
+    if not 0 <= n <= self.left:
+      refuse('it ends before its last tensor; download it again')
+    self.left -= n
+    self.file.seek(n, 1)
+
+  def readline(self) -> bytes:
+    line = self.file.readline(min(self.left, 4096))
+    self.left -= len(line)
+    return line
+
+  def spend(self, n: int):
+    """Account for `n` bytes that an instruction copies."""
+    self.allowance -= n
+    if self.allowance < 0:
+      refuse('it unpacks to much more than its own size')
+
+
+def contain(name: str, stack: list, since_mark: Callable) -> bool:
+  """Instructions on containers; False if `name` is none of them."""
+  match name:
+    case 'EMPTY_DICT':
+      stack.append({})
+    case 'EMPTY_LIST':
+      stack.append([])
+    case 'TUPLE':
+      items = since_mark()
+      stack.append(tuple(items))
+    case 'TUPLE1' | 'TUPLE2' | 'TUPLE3':
+      items = [stack.pop() for _ in range(int(name[-1]))]
+      stack.append(tuple(reversed(items)))
+    case 'APPEND' | 'APPENDS':
+      items = since_mark() if name == 'APPENDS' else [stack.pop()]
+      if type(stack[-1]) is not list:
+        refuse('it appends to something that is no list')
+      stack[-1].extend(items)
+    case 'SETITEM' | 'SETITEMS':
+      items = (
+        since_mark() if name == 'SETITEMS' else [stack.pop(-2), stack.pop()]
+      )
+      for key, value in zip(items[::2], items[1::2], strict=True):
+        standins.put(stack[-1], key, value)
+    case _:
+      return False
+  return True
+
+
+def call(name: str, arg, stack: list, tape: Tape) -> bool:
+  """Instructions on named things; False if `name` is none of them."""
+  match name:
+    case 'GLOBAL':
+      stack.append(standins.named(arg.replace(' ', '.', 1)))
+    case 'STACK_GLOBAL':
+      last, module = stack.pop(), stack.pop()
+      if not (isinstance(last, str) and isinstance(module, str)):
+        refuse('a malformed name')
+      stack.append(standins.named(f'{module}.{last}'))
+    case 'REDUCE':
+      args, function = stack.pop(), stack.pop()
+      if not (
+        isinstance(function, standins.Name) and function.path in standins.CALLS
+      ):
+        refuse('it calls something that is no function')
+      if type(args) is not tuple:
+        refuse('it calls a function with malformed arguments')
+      stack.append(standins.CALLS[function.path](tape.spend, *args))
+    case 'BUILD':
+      state = stack.pop()
+      standins.build(stack[-1], state)
+    case 'BINPERSID':
+      stack.append(standins.persistent(tape.storages, stack.pop()))
+    case _:
+      return False
+  return True
+
+
+def parse(tape: Tape):
+  """Run one pickle; return containers, plain values and stand-ins."""
+  stack, marks, memo = [], [], {}
+
+  def since_mark() -> list:
+    start = marks.pop()
+    items = stack[start:]
+    del stack[start:]
+    return items
+
+  for step, (op, arg, where) in enumerate(pickletools.genops(tape)):
+    if step > MAX_STEPS:
+      refuse('it has too many instructions')
+    name = op.name
+    if name in VALUES:
+      stack.append(arg)
+    elif name in CONSTANTS:
+      stack.append(CONSTANTS[name])
+    elif name == 'MARK':
+      marks.append(len(stack))
+    elif name in ('BINGET', 'LONG_BINGET'):
+      stack.append(memo[arg])
+    elif name in ('BINPUT', 'LONG_BINPUT'):
+      memo[arg] = stack[-1]
+    elif name == 'MEMOIZE':
+      memo[len(memo)] = stack[-1]
+    elif name in ('PROTO', 'FRAME', 'STOP'):
+      continue
+    elif not (contain(name, stack, since_mark) or call(name, arg, stack, tape)):
+      refuse(f'instruction {name} at byte {where} belongs to no tensor file')
+  return stack.pop()
+
+
+def settle(tape: Tape, raw, fetch: Callable[[standins.Storage], np.ndarray]):
+  """Stand-ins to arrays; containers copied, bounded in depth and number.
+
+  `fetch` returns the flat array of a PyTorch storage.
+  """
+  count, above = 0, set()
+
+  def walk(x, depth: int):
+    nonlocal count
+    count += 1
+    if depth > MAX_DEPTH or count > MAX_STEPS:
+      refuse('it is nested too deeply')
+    if isinstance(x, standins.Array):
+      return standins.array(
+        tape.spend, *(x.facts or refuse('an array without data'))
+      )
+    if isinstance(x, standins.Tensor):
+      return standins.view(fetch(x.storage), x)
+    if type(x) in (str, int, float, bool, bytes, type(None)):
+      return x
+    if type(x) not in (dict, list, tuple) or id(x) in above:
+      refuse('it holds more than tensors, numbers and text')
+    above.add(id(x))
+    if type(x) is dict:
+      result = {key: walk(value, depth + 1) for key, value in x.items()}
+    else:
+      result = type(x)([walk(value, depth + 1) for value in x])
+    above.discard(id(x))
+    return result
+
+  return walk(raw, 0)

@@ -1,0 +1,250 @@
+"""Published files against our variables: names, layouts and channel order.
+
+A published file is a flat dictionary of PyTorch's tensors (Paddle's have
+the same names and layouts but for two suffixes). Our variables are Linen's
+{'params': …, 'batch_stats': …}. `slots` lists, from the layer tables, every
+tensor of a network in both worlds; `read` and `write` convert, bit-exactly,
+in opposite directions. Spec 6.4, 6.5, 8.1 and 12.
+
+Alphabet: i input channels, o output channels, h w kernel rows and columns.
+Differs from Wav2Lip: published networks take BGR, ours RGB, so kernels that
+touch pixels are stored with their channel triples reversed. SyncNet v2 is
+defined on BGR and stays so.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterator
+
+import numpy as np
+
+# Layers outside a conv_block: their convolution carries their own name.
+PLAIN = ('output_block_1', 'binary_pred_0')
+# (network, layer, leaf): the axis whose triples are BGR in published files.
+BGR = {
+  ('generator', 'face_encoder_blocks_0_0', 'kernel'): 2,
+  ('generator', 'output_block_1', 'kernel'): 3,
+  ('generator', 'output_block_1', 'bias'): 0,
+  ('syncnet', 'face_encoder_0', 'kernel'): 2,
+  ('discriminator', 'face_encoder_blocks_0_0', 'kernel'): 2,
+}
+# Ours, and the published name for the same part of a BatchNorm.
+NORM = (
+  ('params', 'scale', 'weight'),
+  ('params', 'bias', 'bias'),
+  ('batch_stats', 'mean', 'running_mean'),
+  ('batch_stats', 'var', 'running_var'),
+)
+COUNTER = 'num_batches_tracked'  # absent in Paddle and old PyTorch files
+PADDLE = {'running_mean': '_mean', 'running_var': '_variance'}
+TRAINER = ('netG', 'netDS', 'netDH', 'netD')  # PaddleGAN's names
+
+
+@dataclasses.dataclass(frozen=True)
+class Slot:
+  """One tensor: its name and shape in a published file, its path in ours."""
+
+  name: str
+  shape: tuple[int, ...]
+  path: tuple[str, ...]  # ('params', 'face_encoder_0', 'norm', 'scale')
+  up: bool = False  # a transposed convolution
+
+  @property
+  def counter(self) -> str | None:
+    """Name of the step counter that goes with a running variance."""
+    stem, _, leaf = self.name.rpartition('.')
+    return f'{stem}.{COUNTER}' if leaf == 'running_var' else None
+
+
+def slots(network: str, size: int = 96, width: float = 1.0) -> tuple[Slot, ...]:
+  """Every tensor of a network but the counters, in the tables' order."""
+  from lipsync_jax import models
+
+  return tuple(
+    slot
+    for layer in models.layers(network, size, width)
+    for slot in layer_slots(network, layer)
+  )
+
+
+def layer_slots(network: str, layer) -> Iterator[Slot]:
+  """The two tensors of a convolution and the four of its norm."""
+  conv = re.sub(r'_(\d+)', r'.\1', layer.name)
+  stem, _, number = conv.rpartition('.')
+  norm = f'{conv}.conv_block.1'
+  if network == 'syncnet_v2':
+    norm = f'{stem}.{int(number) + 1}'
+  elif layer.name not in PLAIN:
+    conv = f'{conv}.conv_block.0'
+  shape = kernel_shape(layer)
+  yield Slot(
+    f'{conv}.weight', shape, ('params', layer.name, 'kernel'), layer.up
+  )
+  yield Slot(f'{conv}.bias', (layer.cout,), ('params', layer.name, 'bias'))
+  if layer.norm:
+    for group, ours, theirs in NORM:
+      path = (group, layer.name, 'norm', ours)
+      yield Slot(f'{norm}.{theirs}', (layer.cout,), path)
+
+
+def kernel_shape(layer) -> tuple[int, ...]:
+  """Shape of a convolution's weight in a published file."""
+  if layer.up:
+    return layer.cin, layer.cout, *layer.kernel
+  if layer.name.startswith('netfc'):  # a fully connected layer
+    return layer.cout, layer.cin
+  if layer.name == 'netcnnlip_0':  # five frames deep
+    return layer.cout, 3, 5, *layer.kernel
+  if layer.name.startswith('netcnnlip'):
+    return layer.cout, layer.cin, 1, *layer.kernel
+  return layer.cout, layer.cin, *layer.kernel
+
+
+def kernel_in(slot: Slot, x: np.ndarray) -> np.ndarray:
+  """A published weight as a kernel [h, w, i, o]."""
+  if slot.up:  # [i, o, h, w], and turned by half a turn
+    return x.transpose(2, 3, 0, 1)[::-1, ::-1]  # [h, w, i, o]
+  if x.ndim == 2:
+    x = x[:, :, None, None]  # [o, i, 1, 1]
+  if x.ndim == 5:
+    o, i, t, h, w = x.shape
+    x = x.transpose(0, 2, 1, 3, 4).reshape(o, t * i, h, w)  # frame-major
+  return x.transpose(2, 3, 1, 0)  # [h, w, i, o]
+
+
+def kernel_out(slot: Slot, x: np.ndarray) -> np.ndarray:
+  """Undo `kernel_in`."""
+  if slot.up:
+    return x[::-1, ::-1].transpose(2, 3, 0, 1)  # [i, o, h, w]
+  x = x.transpose(3, 2, 0, 1)  # [o, i, h, w]
+  if len(slot.shape) == 5:
+    o, i, t, h, w = slot.shape
+    x = x.reshape(o, t, i, h, w).transpose(0, 2, 1, 3, 4)  # [o, i, t, h, w]
+  return x.reshape(slot.shape)
+
+
+def swap(network: str, slot: Slot, x: np.ndarray) -> np.ndarray:
+  """Reverse the channel triples of a tensor that touches pixels."""
+  axis = BGR.get((network, slot.path[1], slot.path[-1]))
+  if axis is None:
+    return x
+  order = np.arange(x.shape[axis]).reshape(-1, 3)[:, ::-1].ravel()
+  return np.take(x, order, axis)
+
+
+def read(network: str, tensors: dict[str, np.ndarray]) -> dict:
+  """A published file's tensors as our variables, float32."""
+  variables: dict = {}
+  for slot in slots(network):
+    x = tensors[slot.name]
+    if slot.path[-1] == 'kernel':
+      x = kernel_in(slot, x)
+    x = swap(network, slot, x)
+    *parents, leaf = slot.path
+    place = variables
+    for name in parents:
+      place = place.setdefault(name, {})
+    place[leaf] = np.ascontiguousarray(x, np.float32)
+  return variables
+
+
+def write(
+  network: str, size: int, width: float, variables: dict
+) -> dict[str, np.ndarray]:
+  """Our variables as a published file's tensors, without counters."""
+  tensors = {}
+  for slot in slots(network, size, width):
+    x = variables
+    for name in slot.path:
+      x = x[name]
+    x = swap(network, slot, np.asarray(x))
+    if slot.path[-1] == 'kernel':
+      x = kernel_out(slot, x)
+    tensors[slot.name] = np.ascontiguousarray(x)
+  return tensors
+
+
+def with_counters(
+  network: str, size: int, width: float, tensors: dict, counters: dict
+) -> dict[str, np.ndarray]:
+  """Add BatchNorm's step counters after each running variance."""
+  full = {}
+  for slot in slots(network, size, width):
+    full[slot.name] = tensors[slot.name]
+    if slot.counter:
+      count = counters.get(slot.counter, 0)
+      full[slot.counter] = np.array(count, np.int64)
+  return full
+
+
+def paddle(
+  network: str, size: int, width: float, tensors: dict
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+  """Tensors under Paddle's names, and its internal names for them."""
+  renamed, internal = {}, {}
+  for i, slot in enumerate(slots(network, size, width)):
+    stem, _, leaf = slot.name.rpartition('.')
+    name = f'{stem}.{PADDLE.get(leaf, leaf)}'
+    renamed[name] = tensors[slot.name]
+    internal[name] = f'parameter_{i}'
+  return renamed, internal
+
+
+def clean(name: str) -> str:
+  """A key without wrappers' prefixes and with PyTorch's suffixes."""
+  name = name.replace('module.', '').replace('_layers.', '')
+  stem, _, leaf = name.rpartition('.')
+  for ours, theirs in PADDLE.items():
+    if leaf == theirs:
+      return f'{stem}.{ours}'
+  return name
+
+
+def candidates(tree: dict, depth: int = 3) -> Iterator[dict[str, np.ndarray]]:
+  """Every flat dictionary of tensors in a file, PaddleGAN's netG first."""
+  flat: dict[str, np.ndarray] = {}
+  for key, value in tree.items():
+    if isinstance(value, np.ndarray):
+      name = clean(str(key))
+      flat[str(key) if name in flat else name] = value
+  if flat:
+    yield flat
+  inner = {k: v for k, v in tree.items() if isinstance(v, dict)}
+  rank = {name: i for i, name in enumerate(TRAINER)}
+  for key in sorted(inner, key=lambda k: rank.get(k, len(rank))):
+    if depth:
+      yield from candidates(inner[key], depth - 1)
+
+
+def likeness(network: str, tensors: dict[str, np.ndarray]) -> float:
+  """Share of names in common with a network, 0 to 1."""
+  names = {slot.name for slot in slots(network)}
+  found = {name for name in tensors if not name.endswith(COUNTER)}
+  return len(names & found) / len(names | found)
+
+
+def problems(network: str, tensors: dict[str, np.ndarray]) -> dict[str, list]:
+  """What keeps tensors from being the published network, by kind."""
+  wanted = {slot.name: slot.shape for slot in slots(network)}
+  known = set(wanted) | {s.counter for s in slots(network) if s.counter}
+  both = [name for name in wanted if name in tensors]
+  return {
+    'missing': [name for name in wanted if name not in tensors],
+    'unexpected': [name for name in tensors if name not in known],
+    'mis-shaped': [
+      f'{name} {tensors[name].shape} for {wanted[name]}'
+      for name in both
+      if tensors[name].shape != wanted[name]
+    ],
+    'of odd type': [
+      f'{name} {tensors[name].dtype}'
+      for name in both
+      if tensors[name].dtype.kind != 'f'
+    ],
+    'not finite': [
+      name
+      for name in both
+      if tensors[name].dtype.kind == 'f'
+      and not np.isfinite(tensors[name]).all()
+    ],
+  }

@@ -1,0 +1,189 @@
+"""Our own file of weights: safetensors that say what they are.
+
+Metadata carry the architecture, the mel and crop constants of training,
+the source, and a SHA-256 of the tensors that is checked on loading
+(safetensors has no check of its own). `weights` is the door to this room.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Iterator
+from fractions import Fraction
+
+import numpy as np
+
+from lipsync_jax import exports, published
+
+FORMAT = 'lipsync_jax weights 1'
+# What a network was trained on; other constants need another network.
+MEL = (
+  '16000 Hz, hop 200, window 800, 80 mels 55-7600 Hz, pre-emphasis 0.97, '
+  '16 columns, range -4 to 4'
+)
+MFCC = '16000 Hz, 13 coefficients, 100 a second, 20 columns'
+CROP = 'RGB in [0, 1], lower half masked, reference second'
+PIXELS = 'BGR in 0-255, five frames'
+# Seconds by which the mel window starts before the frame (spec 1.7): the
+# published training code says one frame of 25 a second, ours centres it.
+LEAD_PUBLISHED = Fraction(1, 25)
+LEAD = Fraction(2, 25)
+
+
+class WeightsError(ValueError):
+  """One line; `problems` is the complete list of tensors at fault."""
+
+  def __init__(self, message: str, problems: tuple[str, ...] = ()):
+    super().__init__(message)
+    self.problems = problems
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+  """A trained network.
+
+  `variables` are Linen's {'params', 'batch_stats'} of float32 (or float16,
+  to store them so) NumPy arrays; `sha256` is that of the stored tensors,
+  empty before they are stored. `meta` holds anything that JSON can.
+  """
+
+  network: str
+  size: int
+  width: float
+  variables: dict
+  source: str
+  mel_lead: Fraction = LEAD  # seconds; 0 where a window starts at its frame
+  sha256: str = ''
+  meta: dict = dataclasses.field(default_factory=dict)
+
+
+def flatten(tree: dict, prefix: str = '') -> Iterator[tuple[str, np.ndarray]]:
+  """('params/output_block_1/kernel', array) and so on."""
+  for key, value in tree.items():
+    if isinstance(value, dict):
+      yield from flatten(value, f'{prefix}{key}/')
+    else:
+      yield f'{prefix}{key}', np.ascontiguousarray(value)
+
+
+def unflatten(flat: dict[str, np.ndarray]) -> dict:
+  tree: dict = {}
+  for name, value in flat.items():
+    *parents, leaf = name.split('/')
+    place = tree
+    for key in parents:
+      place = place.setdefault(key, {})
+    place[leaf] = value
+  return tree
+
+
+def digest(flat: dict[str, np.ndarray]) -> str:
+  """SHA-256 over names, types, shapes and bytes, in order of name."""
+  total = hashlib.sha256()
+  for name in sorted(flat):
+    x = flat[name]
+    total.update(f'{name} {x.dtype.str} {x.shape}\n'.encode())
+    total.update(x.reshape(-1).view(np.uint8))
+  return total.hexdigest()
+
+
+def seal(facts: dict[str, str]) -> str:
+  """SHA-256 of the metadata, so that damage there shows too."""
+  facts = {k: v for k, v in facts.items() if k != 'seal'}
+  return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def constants(network: str) -> dict[str, str]:
+  if network == 'syncnet_v2':
+    return {'mel': MFCC, 'crop': PIXELS}
+  return {'mel': MEL, 'crop': CROP}
+
+
+def expected(network: str, size: int, width: float) -> set[str]:
+  slots = published.slots(network, size, width)
+  return {'/'.join(slot.path) for slot in slots}
+
+
+def save(path: str | os.PathLike, weights: Weights) -> None:
+  """Write a safetensors file; it appears under its name only when whole."""
+  from safetensors import numpy as safetensors
+
+  flat = dict(flatten(weights.variables))
+  names = expected(weights.network, weights.size, weights.width)
+  assert flat.keys() == names, flat.keys() ^ names
+  facts = constants(weights.network) | {
+    'format': FORMAT,
+    'network': weights.network,
+    'size': str(weights.size),
+    'width': str(weights.width),
+    'mel_lead': str(weights.mel_lead),
+    'source': weights.source,
+    'sha256': digest(flat),
+    'meta': json.dumps(weights.meta, sort_keys=True),
+  }
+  facts['seal'] = seal(facts)
+  with exports.whole(path) as part:
+    safetensors.save_file(flat, part, facts)
+
+
+def load(path: str | os.PathLike) -> Weights:
+  """Read one of our files, as float32, and check that it is undamaged."""
+  flat, facts = open_safetensors(path)
+  if facts.get('format') != FORMAT:
+    raise WeightsError(
+      f'{path}: expected a file of {FORMAT!r}, found '
+      f'{facts.get("format", "none of ours")!r}; import it first'
+    )
+  if facts.get('seal') != seal(facts) or facts.get('sha256') != digest(flat):
+    raise WeightsError(f'{path}: damaged (its SHA-256 differs); copy it again')
+  try:
+    return described(path, flat, facts)
+  except (KeyError, ValueError) as error:
+    raise WeightsError(f'{path}: not a file of ours: {error}') from None
+
+
+def described(path, flat: dict, facts: dict[str, str]) -> Weights:
+  """Weights from tensors and metadata that were found undamaged."""
+  network, size = facts['network'], int(facts['size'])
+  width = float(facts['width'])
+  for key, value in constants(network).items():
+    if facts[key] != value:
+      raise ValueError(f'trained on {facts[key]!r}, expected {value!r}')
+  if flat.keys() != expected(network, size, width):
+    raise ValueError(f'not the tensors of a {network} of {size} pixels')
+  flat = {name: x.astype(np.float32, copy=False) for name, x in flat.items()}
+  return Weights(
+    network,
+    size,
+    width,
+    unflatten(flat),
+    facts['source'],
+    Fraction(facts['mel_lead']),
+    facts['sha256'],
+    json.loads(facts['meta']),
+  )
+
+
+def metadata(path: str | os.PathLike) -> dict[str, str]:
+  """Metadata of any safetensors file; 'format' is there in ours only."""
+  return open_safetensors(path, names=())[1]
+
+
+def open_safetensors(
+  path: str | os.PathLike, names: tuple[str, ...] | None = None
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+  """Tensors (all, or those named) and metadata of a safetensors file."""
+  from safetensors import safe_open
+
+  if not pathlib.Path(path).is_file():
+    raise WeightsError(f'{path}: no file of that name')
+  try:
+    with safe_open(path, framework='numpy') as file:
+      names = file.keys() if names is None else names
+      return {k: file.get_tensor(k) for k in names}, file.metadata() or {}
+  except Exception as error:
+    raise WeightsError(
+      f'{path}: not a whole safetensors file; copy it again ({error})'
+    ) from None
