@@ -15,7 +15,7 @@ import secrets
 import struct
 import zipfile
 from collections.abc import Iterator
-from typing import BinaryIO
+from io import BufferedIOBase
 
 import numpy as np
 
@@ -103,7 +103,7 @@ def emit(x) -> Iterator[bytes]:
       raise TypeError(f'expected plain values, found {type(x).__name__}')
 
 
-def dump(file: BinaryIO, x, protocol: int = 2):
+def dump(file: BufferedIOBase, x, protocol: int = 2):
   """One pickle of `x`."""
   for piece in itertools.chain((bytes([0x80, protocol]),), emit(x), (b'.',)):
     file.write(piece)
@@ -113,17 +113,20 @@ def code(array: np.ndarray) -> str:
   return array.dtype.newbyteorder('=').str[1:]
 
 
-def torch_tree(x, storages: list[np.ndarray]):
-  """Arrays to PyTorch's spelling of them; their bytes go to `storages`."""
+def torch_tree(x, storages: list[np.ndarray], tail: tuple = ()):
+  """Arrays to PyTorch's spelling of them; their bytes go to `storages`.
+
+  `tail` ends the address of a storage: nothing, or None in legacy files.
+  """
   if isinstance(x, dict):
-    return {key: torch_tree(value, storages) for key, value in x.items()}
+    return {key: torch_tree(value, storages, tail) for key, value in x.items()}
   if not isinstance(x, np.ndarray):
     return x
   stride = tuple(math.prod(x.shape[i + 1 :]) for i in range(x.ndim))
   key = str(len(storages))
   storages.append(x)
   kind = Global('torch', STORAGE[code(x)])
-  pid = Persistent(('storage', kind, key, 'cpu', x.size))
+  pid = Persistent(('storage', kind, key, 'cpu', x.size, *tail))
   rebuild = Global('torch._utils', '_rebuild_tensor_v2')
   hooks = Call(Global('collections', 'OrderedDict'), ())
   return Call(rebuild, (pid, 0, x.shape, stride, False, hooks))
@@ -151,7 +154,7 @@ def write_pth(path: str | os.PathLike, tree: dict):
 def write_legacy(path: str | os.PathLike, tree: dict):
   """PyTorch's container before 1.6, as the published files probably are."""
   storages: list[np.ndarray] = []
-  tree = torch_tree(tree, storages)
+  tree = torch_tree(tree, storages, tail=(None,))
   sizes = {'short': 2, 'int': 4, 'long': 4}
   system = {'protocol_version': VERSION, 'little_endian': True}
   with whole(path) as part, open(part, 'wb') as file:
