@@ -11,7 +11,7 @@ it is compared with what is left of the file.
 
 import pickletools
 from collections.abc import Callable
-from typing import BinaryIO
+from io import BufferedIOBase
 
 import numpy as np
 
@@ -40,7 +40,7 @@ CONSTANTS = {
 class Tape:
   """An open file that refuses to read past its end and meters copies."""
 
-  def __init__(self, file: BinaryIO, whole: int):
+  def __init__(self, file: BufferedIOBase, whole: int):
     """From where `file` stands; `whole` is the size of the file on disk."""
     self.file = file
     start = file.tell()
