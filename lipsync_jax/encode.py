@@ -11,29 +11,22 @@ import math
 import os
 import pathlib
 import secrets
-from collections.abc import Iterator
 
 import numpy as np
 
-from lipsync_jax.media import MediaError, one_line, open_media, seconds, shown
+from lipsync_jax import sound
+from lipsync_jax.container import MediaError, one_line, shown
 from lipsync_jax.planes import Frame, Video
-from lipsync_jax.sound import Audio, read_audio
 
 Fraction = fractions.Fraction
 
 WRITING = 'writing stopped'
 FINEST = 1_000_000  # ticks/s; beyond it, a time base of 1/90000 s is used
 COARSE = Fraction(1, 2000)  # s; time stamps as rough as this are put on a grid
-SHIFT = Fraction(1, 50)  # s; copied sound may be off by no more
-PRIMING = Fraction(1, 10)  # s; what a codec may need ahead of the first sample
-AAC_RATES = (
-  *(7350, 8000, 11025, 12000, 16000, 22050, 24000),
-  *(32000, 44100, 48000, 64000, 88200, 96000),
-)
 
 
 @dataclasses.dataclass(frozen=True)
-class Container:
+class Format:
   """What goes into files of one suffix.
 
   Attributes:
@@ -56,13 +49,13 @@ MP4 = frozenset({'aac', 'mp3', 'ac3', 'eac3', 'alac', 'opus'})
 MOV = frozenset({'aac', 'mp3', 'ac3', 'alac', 'pcm_s16le', 'pcm_s24le'})
 MKV = MP4 | MOV | {'vorbis', 'flac', 'dts', 'mp2', 'pcm_f32le'}
 AVI = frozenset({'mp3', 'ac3', 'mp2', 'pcm_s16le'})
-CONTAINERS = {
-  '.mp4': Container('mp4', 'libx264', MP4, 'aac', edits=True),
-  '.m4v': Container('mp4', 'libx264', MP4, 'aac', edits=True),
-  '.mov': Container('mov', 'libx264', MOV, 'aac', edits=True),
-  '.mkv': Container('matroska', 'libx264', MKV, 'aac'),
-  '.avi': Container('avi', 'mpeg4', AVI, 'pcm_s16le'),
-  '.webm': Container(
+FORMATS = {
+  '.mp4': Format('mp4', 'libx264', MP4, 'aac', edits=True),
+  '.m4v': Format('mp4', 'libx264', MP4, 'aac', edits=True),
+  '.mov': Format('mov', 'libx264', MOV, 'aac', edits=True),
+  '.mkv': Format('matroska', 'libx264', MKV, 'aac'),
+  '.avi': Format('avi', 'mpeg4', AVI, 'pcm_s16le'),
+  '.webm': Format(
     'webm', 'libvpx-vp9', frozenset({'opus', 'vorbis'}), 'libopus'
   ),
 }
@@ -81,7 +74,7 @@ class Writer:
     outfile: str | os.PathLike,
     video: Video,
     rate: Fraction | None = None,
-    audio: Audio | None = None,
+    audio: sound.Audio | None = None,
     *,
     origin: Fraction | None = None,
     crf: int = 16,
@@ -106,7 +99,7 @@ class Writer:
       MediaError: unknown suffix, wrong crf, or the folder is not writable.
     """
     self.outfile = pathlib.Path(outfile)
-    self.kind = _container(self.outfile)
+    self.kind = _format(self.outfile)
     if not 0 <= crf <= 51:
       raise MediaError(f'crf is a quality from 0 to 51, got {crf}; try 16')
     if video.colour.depth > 8 and self.kind.video == 'mpeg4':
@@ -194,7 +187,11 @@ class Writer:
     )
     context.flags |= av.codec.context.Flags.frame_duration
     if audio is not None:
-      self.sound = _sound(self.file, self.kind, audio, origin)
+      zero = audio.origin if origin is None else origin
+      if audio.codec in self.kind.copied and sound.can_copy(audio, zero):
+        self.sound = sound.copied(self.file, audio, zero, self.kind.edits)
+      else:
+        self.sound = sound.encoded(self.file, audio, zero, self.kind.audio)
       self.waiting = next(self.sound, None)
 
   def _encode(self, frame: Frame, time: Fraction, end: Fraction) -> None:
@@ -244,15 +241,13 @@ class Writer:
       self.part.unlink(missing_ok=True)
 
 
-def _container(outfile: pathlib.Path) -> Container:
+def _format(outfile: pathlib.Path) -> Format:
   """Choose the container by suffix."""
   import av
 
-  kind = CONTAINERS.get(outfile.suffix.lower())
+  kind = FORMATS.get(outfile.suffix.lower())
   if kind is None or kind.video not in av.codecs_available:
-    usable = [
-      s for s, k in CONTAINERS.items() if k.video in av.codecs_available
-    ]
+    usable = [s for s, k in FORMATS.items() if k.video in av.codecs_available]
     raise MediaError(
       f'{shown(outfile)}: the output needs one of the suffixes '
       f'{" ".join(usable)}, got {outfile.suffix or "none"!r}'
@@ -272,7 +267,7 @@ def _reserve(outfile: pathlib.Path) -> pathlib.Path:
   return part
 
 
-def _time_base(video: Video, rate: Fraction, kind: Container) -> Fraction:
+def _time_base(video: Video, rate: Fraction, kind: Format) -> Fraction:
   """Choose ticks that hit both the frame rate and the source's own stamps."""
   if kind.muxer == 'avi':
     return 1 / rate
@@ -280,7 +275,7 @@ def _time_base(video: Video, rate: Fraction, kind: Container) -> Fraction:
   return Fraction(1, ticks if ticks <= FINEST else 90_000)
 
 
-def _exact(rate: Fraction, kind: Container) -> Fraction:
+def _exact(rate: Fraction, kind: Format) -> Fraction:
   """Bring a frame rate into what the encoder can state."""
   most = 65_535 if kind.video == 'mpeg4' else FINEST
   if rate.numerator <= most:
@@ -291,7 +286,8 @@ def _exact(rate: Fraction, kind: Container) -> Fraction:
 def _quality(encoder: str, crf: int, preset: str) -> dict[str, str]:
   """Options of an encoder for the quality that x264 calls `crf`."""
   if encoder == 'libx264':
-    return {'crf': str(crf), 'preset': preset}
+    # At 10 bits crf 0 is not yet lossless, quantiser 0 is.
+    return {'crf' if crf else 'qp': str(crf), 'preset': preset}
   if encoder == 'mpeg4':
     # H.264 in AVI has no time stamps of pictures: readers are a frame late.
     step = max(1, round(crf / 8))
@@ -313,84 +309,3 @@ def _picture(video: Video, frame: Frame):
   picture.colorspace = video.colour.matrix
   picture.color_range = video.colour.range
   return picture
-
-
-def _sound(
-  file, kind: Container, audio: Audio, origin: Fraction | None
-) -> Iterator:
-  """Add a stream for the sound; yield its packets as (seconds, packet)."""
-  zero = audio.origin if origin is None else origin
-  if _can_copy(kind, audio, zero):
-    return _copied(file, kind, audio, zero)
-  return _encoded(file, kind, audio, zero)
-
-
-def _can_copy(kind: Container, audio: Audio, zero: Fraction) -> bool:
-  """Whether packets can be muxed as they are, in time with the pictures."""
-  if audio.codec not in kind.copied or audio.start - zero > SHIFT:
-    return False
-  with open_media(audio.path) as source:
-    stream = source.streams[audio.stream]
-    context = stream.codec_context
-    # Raw AAC has its header in every packet and none for the container.
-    if audio.codec == 'aac' and not context.extradata:
-      return False
-    packet = next(source.demux(stream), None)
-    return None not in (packet, packet.pts, packet.dts, packet.duration)
-
-
-def _copied(
-  file, kind: Container, audio: Audio, zero: Fraction
-) -> Iterator[tuple[Fraction, object]]:
-  """Yield the packets of the sound as they are, from file time `zero` on."""
-  with one_line(audio.path, WRITING), open_media(audio.path) as source:
-    stream = source.streams[audio.stream]
-    target = file.add_stream_from_template(stream)
-    shift = last = None
-    for packet in source.demux(stream):
-      if packet.pts is None or packet.dts is None:
-        continue
-      time = seconds(packet.pts, packet.time_base) - zero
-      length = (packet.duration or 0) * packet.time_base
-      if time < -(PRIMING if kind.edits else length / 2):
-        continue
-      if shift is None:
-        # Without edit lists a first stamp below 0 would move the pictures.
-        at_zero = time < 0 and not kind.edits
-        shift = packet.pts if at_zero else round(zero / packet.time_base)
-      packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
-      if last is not None and packet.dts <= last:
-        continue
-      last = packet.dts
-      packet.stream = target
-      yield seconds(packet.pts, packet.time_base), packet
-
-
-def _encoded(
-  file, kind: Container, audio: Audio, zero: Fraction
-) -> Iterator[tuple[Fraction, object]]:
-  """Encode the sound at its own rate and channels; yield the packets."""
-  import av
-
-  rate = audio.rate
-  if kind.audio == 'aac':
-    rate = min(AAC_RATES, key=lambda known: abs(known - rate))
-  elif kind.audio == 'libopus':
-    rate = 48_000
-  # Other counts of channels have no layout that every player knows.
-  layout = {1: 'mono', 2: 'stereo', 6: '5.1'}.get(audio.channels)
-  stream = file.add_stream(kind.audio, rate=rate, layout=layout or 'mono')
-  stream.codec_context.bit_rate = max(128_000, 96_000 * audio.channels)
-  count = 0
-  for samples in read_audio(audio, zero):
-    if layout is None:
-      samples = samples.mean(axis=0, keepdims=True)
-    samples = np.ascontiguousarray(samples)
-    frame = av.AudioFrame.from_ndarray(samples, 'fltp', layout or 'mono')
-    frame.sample_rate, frame.pts = audio.rate, count
-    frame.time_base = Fraction(1, audio.rate)
-    count += samples.shape[1]
-    for packet in stream.encode(frame):
-      yield seconds(packet.pts, packet.time_base), packet
-  for packet in stream.encode(None):
-    yield seconds(packet.pts, packet.time_base), packet

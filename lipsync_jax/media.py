@@ -11,13 +11,25 @@ the video, which is `Video.start` in file time.
 import contextlib
 import fractions
 import itertools
-import logging
 import os
-import stat
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from lipsync_jax.container import (
+  ATTACHED_PICTURE,
+  DEPENDENT,
+  LEAP,
+  MAX_PIXELS,
+  STOPPED,
+  MediaError,
+  decoded,
+  duration_of,
+  one_line,
+  open_media,
+  seconds,
+  shown,
+)
 from lipsync_jax.planes import (
   UNSPECIFIED,
   Colour,
@@ -29,15 +41,11 @@ from lipsync_jax.planes import (
 )
 
 Fraction = fractions.Fraction
-log = logging.getLogger(__name__)
 
-MAX_PIXELS = 120_000_000  # a larger picture is refused before it is decoded
 BUDGET = 256 * 2**20  # bytes of frames held by read_backwards
 SCANNED = 240  # packets read for the frame rate: about 8 s of video
 RATES = (1, 240)  # frames/s; a rate outside is a lie of the header
 STEP_BACK = 1  # s; a smaller step back is a doubled frame, a larger one a cut
-LEAP = 60  # s beyond the file's length; a larger step ahead is damage
-ATTACHED_PICTURE, DEPENDENT = 0x400, 0x80000  # AV_DISPOSITION_...
 # (transpose, flip_y, flip_x) for 0 to 3 quarter turns counter-clockwise
 ROTATIONS = (
   (False, False, False),
@@ -45,46 +53,6 @@ ROTATIONS = (
   (False, True, True),
   (True, False, True),
 )
-STOPPED = 'reading stopped'
-
-
-class MediaError(ValueError):
-  """A file cannot be read or written; one line says why and what to do."""
-
-
-@contextlib.contextmanager
-def one_line(path: str | os.PathLike, what: str) -> Iterator[None]:
-  """Turn any failure within into one line about `path`.
-
-  Damaged files make PyAV raise more than its own errors: IndexError,
-  PermissionError, UnicodeDecodeError and others have been seen.
-  """
-  try:
-    yield
-  except MediaError:
-    raise
-  except Exception as error:
-    reason = getattr(error, 'strerror', None) or str(error) or repr(error)
-    raise MediaError(f'{shown(path)}: {what}: {shown(reason)}') from error
-
-
-@contextlib.contextmanager
-def open_media(path: str | os.PathLike) -> Iterator:
-  """Open a regular file for reading, as a PyAV container.
-
-  PyAV gets an open file and not a name, so that no name and no playlist can
-  make it open a device, a protocol or another file.
-  """
-  import av
-
-  if not os.path.exists(path):
-    raise MediaError(f'{shown(path)}: no such file')
-  if not stat.S_ISREG(os.stat(path).st_mode):
-    raise MediaError(f'{shown(path)}: a media file is needed, not a folder')
-  with open(path, 'rb') as file:
-    options = {'max_pixels': str(MAX_PIXELS)}
-    with av.open(file, options=options, metadata_errors='ignore') as container:
-      yield container
 
 
 def probe_video(path: str | os.PathLike, view: View | None = None) -> Video:
@@ -147,16 +115,6 @@ def read_backwards(
       frames = _counted(video, begin, end)
     while frames:
       yield frames.pop()
-
-
-def shown(text: str | os.PathLike) -> str:
-  """Print a name or reason on one line, without control characters."""
-  text = os.fsdecode(text) if not isinstance(text, str) else text
-  return ''.join(c if c.isprintable() else '?' for c in ' '.join(text.split()))
-
-
-def seconds(stamp: int | None, unit: Fraction | None) -> Fraction | None:
-  return None if stamp is None or not unit else stamp * unit
 
 
 def _picture_stream(path, container):
@@ -299,36 +257,6 @@ def _rate(stream, stamps: Sequence[int]) -> Fraction:
   if seen and RATES[0] <= seen <= RATES[1]:
     return Fraction(seen).limit_denominator(1001)
   return Fraction(25)
-
-
-def duration_of(container, stream) -> Fraction:
-  """Length in seconds by the header, 0 if it does not say."""
-  length = seconds(stream.duration, stream.time_base)
-  if length is None and container.duration:
-    length = Fraction(container.duration, 1_000_000)
-  return max(length or Fraction(0), Fraction(0))
-
-
-def decoded(path, container, stream) -> Iterator:
-  """Decode a stream; count what is damaged and go on behind it."""
-  import av
-
-  damaged = 0
-  packets = container.demux(stream)
-  while True:
-    try:
-      packet = next(packets, None)
-      if packet is None:
-        break
-      frames = packet.decode()
-    except av.error.FFmpegError:
-      damaged += 1
-      frames = []
-    yield from frames
-  with contextlib.suppress(av.error.FFmpegError):  # EOF, unless it broke off
-    yield from stream.decode(None)
-  if damaged:
-    log.warning('%s: %d damaged packets skipped', shown(path), damaged)
 
 
 def _numbered(video: Video, pictures: Iterable, start: int) -> Iterator[Frame]:

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Integer, UInt8
 
 Fraction = fractions.Fraction
-Plane = Integer[np.ndarray, 'y x']
+Plane = Integer[np.ndarray, '_ _']
 
 # ITU-T H.273 table 4: matrix coefficients -> (kr, kb).
 WEIGHTS = {

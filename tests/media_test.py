@@ -1,0 +1,472 @@
+"""media.py, sound.py and encode.py on files made here, byte for byte."""
+
+import dataclasses
+import fractions
+import itertools
+import math
+import os
+
+import av
+import numpy as np
+import pytest
+
+from lipsync_jax import encode, media, planes, sound
+
+Fraction = fractions.Fraction
+
+
+def picture(i, width=96, height=64, pix_fmt='yuv420p'):
+  """A frame with its number in its brightness and a white corner."""
+  image = np.zeros((height, width, 3), np.uint8)
+  image[..., 0] = np.linspace(0, 200, width)
+  image[..., 1] = (i * 7) % 200
+  image[..., 2] = np.linspace(0, 200, height)[:, None]
+  image[: height // 4, : width // 4] = 255
+  frame = av.VideoFrame.from_ndarray(image, 'rgb24')
+  return frame.reformat(format=pix_fmt, dst_colorspace=1, dst_color_range=1)
+
+
+def film(path, times, size=(96, 64), rate=25, pix_fmt='yuv420p', **more):
+  """Write a lossless video with pictures at `times` (seconds)."""
+  codec = more.pop('codec', 'libx264')
+  options = more.pop('options', {'crf': '0', 'bf': '2'})
+  rotation = more.pop('rotation', None)
+  with av.open(str(path), 'w') as file:
+    stream = file.add_stream(codec, rate=rate, options=options)
+    stream.width, stream.height = size
+    stream.pix_fmt = pix_fmt
+    if rotation is not None:
+      stream.set_display_rotation(rotation, **more)
+    unit = Fraction(1, 720_000 if codec == 'libx264' else rate)
+    stream.codec_context.time_base = unit
+    for i, time in enumerate(times):
+      frame = picture(i, *size, pix_fmt)
+      frame.pts, frame.time_base = round(time / unit), unit
+      for packet in stream.encode(frame):
+        file.mux(packet)
+    for packet in stream.encode(None):
+      file.mux(packet)
+  return path
+
+
+def tone(path, seconds, rate=16_000, channels=1, codec=None, start=0):
+  """Write a sine that begins with a click at 0.5 s."""
+  codec = codec or {'.wav': 'pcm_s16le', '.mp3': 'libmp3lame'}.get(
+    os.path.splitext(path)[1], 'aac'
+  )
+  time = np.arange(int(seconds * rate)) / rate
+  wave = np.where(time >= 0.5, 0.5 * np.sin(2 * np.pi * 440 * time), 0)
+  wave = np.tile(wave.astype(np.float32), (channels, 1))
+  layout = {1: 'mono', 2: 'stereo', 6: '5.1'}[channels]
+  with av.open(str(path), 'w') as file:
+    stream = file.add_stream(codec, rate=rate, layout=layout)
+    for i in range(0, wave.shape[1], 1000):
+      block = np.ascontiguousarray(wave[:, i : i + 1000])
+      frame = av.AudioFrame.from_ndarray(block, 'fltp', layout)
+      frame.sample_rate, frame.pts = rate, i + round(start * rate)
+      frame.time_base = Fraction(1, rate)
+      file.mux(stream.encode(frame))
+    file.mux(stream.encode(None))
+  return path
+
+
+def onset(path, origin=None):
+  """Seconds at which the sine of `tone` is first heard."""
+  audio = sound.probe_audio(path)
+  heard = np.concatenate(list(sound.read_audio(audio, origin)), axis=1)
+  assert np.isfinite(heard).all()
+  return np.argmax(np.abs(heard[0]) > 0.1) / audio.rate, heard.shape[1]
+
+
+def even(count, rate=25):
+  return [Fraction(i) / rate for i in range(count)]
+
+
+def same(frames, others):
+  frames, others = list(frames), list(others)
+  assert len(frames) == len(others)
+  for one, other in zip(frames, others, strict=True):
+    assert one.index == other.index and one.time == other.time
+    for a, b in zip(one.planes, other.planes, strict=True):
+      assert np.array_equal(a, b)
+
+
+def copy(source, out, **options):
+  video = media.probe_video(source)
+  with encode.Writer(out, video, **options) as writer:
+    for frame in media.read_frames(video):
+      writer.write(frame)
+  return video, media.probe_video(out)
+
+
+@pytest.mark.parametrize(
+  'times',
+  [
+    even(30),
+    even(30, Fraction(30000, 1001)),
+    even(30, Fraction(24000, 1001)),
+    [Fraction(n, 90_000) for n in (0, 3000, 3600, 9001, 12000, 90_000, 93_007)],
+  ],
+  ids=['25', '29.97', '23.976', 'vfr'],
+)
+def test_written_frames_come_back_bit_by_bit_at_their_time(tmp_path, times):
+  rate = Fraction(1 / times[1])
+  first = film(tmp_path / 'a.mp4', times, rate=rate)
+  video, again = copy(first, tmp_path / 'b.mp4', crf=0, rate=rate)
+  frames = list(media.read_frames(again))
+  assert [frame.time for frame in frames] == times
+  same(media.read_frames(video), frames)
+  if len(times) == 30:
+    assert video.rate == again.rate == rate
+    with av.open(str(tmp_path / 'b.mp4')) as file:
+      assert file.streams.video[0].average_rate == rate
+
+
+def test_times_of_matroska_return_to_their_grid(tmp_path):
+  rate = Fraction(30000, 1001)
+  copy(film(tmp_path / 'a.mkv', even(60, rate), rate=rate), tmp_path / 'b.mp4')
+  again = media.probe_video(tmp_path / 'b.mp4')
+  assert [f.time for f in media.read_frames(again)] == even(60, rate)
+
+
+def test_lossless_copy_with_paste_differs_only_inside(tmp_path):
+  video = media.probe_video(film(tmp_path / 'a.mp4', even(5)))
+  alpha = np.zeros((20, 30))
+  alpha[5:15, 5:25] = 1
+  patch = np.full((20, 30, 3), 250.0)
+  out = tmp_path / 'b.mp4'
+  with encode.Writer(out, video, crf=0) as writer:
+    for frame in media.read_frames(video):
+      writer.write(planes.paste(video, frame, patch, alpha, (40, 21)))
+  again = media.probe_video(out)
+  inside = np.zeros((64, 96), bool)
+  inside[26:36, 45:65] = True
+  pairs = zip(media.read_frames(video), media.read_frames(again), strict=True)
+  for old, new in pairs:
+    differs = old.planes[0] != new.planes[0]
+    assert not differs[~inside].any() and differs[inside].mean() > 0.9
+    chroma = inside.reshape(32, 2, 48, 2).any((1, 3))
+    assert not (old.planes[1] != new.planes[1])[~chroma].any()
+
+
+@pytest.mark.parametrize('rotation', [0, 90, 180, 270])
+@pytest.mark.parametrize('hflip', [False, True])
+def test_rotated_video_stands_upright(tmp_path, rotation, hflip):
+  path = tmp_path / 'a.mp4'
+  film(path, even(2), size=(96, 64), rotation=-rotation, hflip=hflip)
+  video = media.probe_video(path)
+  size = (96, 64) if rotation % 180 == 0 else (64, 96)
+  assert (video.width, video.height) == size
+  frame = next(media.read_frames(video))
+  assert frame.planes[0].shape == size[::-1]
+  plain = media.probe_video(film(tmp_path / 'b.mp4', even(2)))
+  want = planes.rgb(plain, next(media.read_frames(plain)))
+  want = np.rot90(want, -rotation // 90)
+  want = want[:, ::-1] if hflip else want
+  assert np.array_equal(planes.rgb(video, frame), want)
+
+
+def test_view_resizes_then_rotates_then_crops(tmp_path):
+  path = film(tmp_path / 'a.mp4', even(2), size=(192, 128))
+  view = planes.View(resize_factor=2, rotate=True, crop=(10, -1, 0, 41))
+  video = media.probe_video(path, view)
+  assert (video.width, video.height) == (40, 86)
+  got = planes.rgb(video, next(media.read_frames(video))).astype(int)
+  plain = media.probe_video(path)
+  whole = planes.rgb(plain, next(media.read_frames(plain)), size=(96, 64))
+  want = np.rot90(whole, -1)[10:, :40].astype(int)
+  assert np.abs(got - want).mean() < 2
+  with pytest.raises(media.MediaError, match='nothing is left'):
+    media.probe_video(path, planes.View(crop=(10, 10, 0, -1)))
+
+
+def test_odd_sizes_lose_a_row_and_a_column(tmp_path):
+  path = film(
+    tmp_path / 'a.mkv', even(3), size=(97, 65), codec='ffv1', options={}
+  )
+  video = media.probe_video(path)
+  assert (video.width, video.height) == (96, 64)
+  video, again = copy(path, tmp_path / 'b.mp4', crf=0)
+  same(media.read_frames(video), media.read_frames(again))
+
+
+def test_ten_bits_stay_ten_bits_with_their_tags(tmp_path):
+  path = tmp_path / 'a.mp4'
+  tags = 'colorprim=bt2020:transfer=smpte2084:colormatrix=bt2020nc'
+  options = {'crf': '0', 'x264-params': tags}
+  film(path, even(3), pix_fmt='yuv420p10le', options=options)
+  video, again = copy(path, tmp_path / 'b.mp4', crf=0)
+  assert again.pix_fmt == 'yuv420p10le' and again.colour.depth == 10
+  colour = again.colour
+  assert (colour.matrix, colour.primaries, colour.transfer) == (9, 9, 16)
+  same(media.read_frames(video), media.read_frames(again))
+
+
+@pytest.mark.parametrize('pix_fmt', ['yuv444p', 'yuv422p10le', 'bgr24'])
+def test_other_pixel_formats_keep_their_colours(tmp_path, pix_fmt):
+  codec = 'rawvideo' if pix_fmt == 'bgr24' else 'ffv1'
+  path = tmp_path / 'a.avi'  # raw pictures are stored bottom up in it
+  film(path, even(2), pix_fmt=pix_fmt, codec=codec, options={})
+  video = media.probe_video(path)
+  assert video.pix_fmt == ('yuv420p10le' if '10' in pix_fmt else 'yuv420p')
+  got = planes.rgb(video, next(media.read_frames(video))).astype(int)
+  want = picture(0, pix_fmt='rgb24').to_ndarray().astype(int)
+  if video.colour.matrix == 2:  # small and untagged: taken for BT.601
+    assert video.colour.assumed == 6
+    right = dataclasses.replace(video.colour, matrix=1)
+    video = dataclasses.replace(video, colour=right)
+    got = planes.rgb(video, next(media.read_frames(video))).astype(int)
+  assert np.abs(got - want)[20:, 30:].max() <= 4
+
+
+@pytest.mark.parametrize('suffix', ['png', 'jpg', 'webp', 'bmp'])
+def test_a_photo_is_a_still_in_right_colours(tmp_path, suffix):
+  import cv2
+
+  image = np.zeros((50, 70, 3), np.uint8)
+  image[:24, :40], image[24:, :40], image[:, 40:] = (
+    (220, 30, 40),
+    (30, 200, 60),
+    (20, 60, 210),
+  )
+  named = tmp_path / f'a.{suffix}'
+  cv2.imwrite(str(named), image[..., ::-1])
+  path = named.rename(tmp_path / 'photo.mp4')  # the content counts
+  video = media.probe_video(path)
+  frames = list(media.read_frames(video))
+  assert video.still and len(frames) == 1
+  assert (video.colour.matrix, video.colour.range) == (1, 1)
+  got = planes.rgb(video, frames[0]).astype(int)
+  for y, x in [(10, 10), (40, 10), (25, 60)]:
+    assert np.abs(got[y, x] - image[y, x]).max() <= 4
+
+
+@pytest.mark.parametrize('budget', [1, 7, 1000])
+@pytest.mark.parametrize('suffix', ['mp4', 'ts', 'avi'])
+def test_backwards_is_forwards_reversed(tmp_path, monkeypatch, budget, suffix):
+  path = tmp_path / f'a.{suffix}'
+  if suffix == 'avi':
+    film(path, even(40), codec='mpeg4', options={'g': '30', 'bf': '2'})
+  else:
+    film(path, even(80), options={'g': '60', 'bf': '3', 'crf': '20'})
+  video = media.probe_video(path)
+  frames = list(media.read_frames(video))
+  times = [frame.time for frame in frames]
+  monkeypatch.setattr(media, 'BUDGET', budget * 96 * 64 * 3 // 2)
+  same(media.read_backwards(video, 37, times), frames[37::-1])
+  same(media.read_frames(video, start=30), frames[30:])
+
+
+@pytest.mark.parametrize('suffix', ['mp4', 'mkv', 'ts'])
+def test_start_offset_keeps_sound_and_picture_together(tmp_path, suffix):
+  path = tmp_path / f'a.{suffix}'
+  with av.open(str(path), 'w') as file:
+    pictures = file.add_stream('libx264', rate=25)
+    pictures.width, pictures.height, pictures.pix_fmt = 96, 64, 'yuv420p'
+    sounds = file.add_stream('aac', rate=48_000, layout='mono')
+    wave = np.zeros((1, 96_000), np.float32)
+    wave[0, 24_000:] = 0.5 * np.sin(np.arange(72_000) / 10)
+    frame = av.AudioFrame.from_ndarray(wave, 'fltp', 'mono')
+    # Sound begins at 5.3 s, pictures at 5 s of the file's time.
+    frame.sample_rate, frame.pts = 48_000, int(5.3 * 48_000)
+    frame.time_base = Fraction(1, 48_000)
+    file.mux(sounds.encode(frame))
+    for i in range(50):
+      frame = picture(i)
+      frame.pts, frame.time_base = 125 + i, Fraction(1, 25)
+      file.mux(pictures.encode(frame))
+    file.mux(pictures.encode(None))
+    file.mux(sounds.encode(None))
+  video = media.probe_video(path)
+  assert next(media.read_frames(video)).time == 0
+  heard, _ = onset(path, origin=video.start)
+  assert heard == pytest.approx(0.8, abs=0.02)
+  audio = sound.probe_audio(path)
+  for out in ('b.mp4', 'b.mkv', 'b.avi'):
+    _, again = copy(path, tmp_path / out, audio=audio, origin=video.start)
+    heard, _ = onset(tmp_path / out, origin=again.start)
+    assert heard == pytest.approx(0.8, abs=0.02), out
+
+
+def packets(path):
+  with av.open(str(path)) as file:
+    return [bytes(p) for p in file.demux(audio=0) if p.size]
+
+
+@pytest.mark.parametrize(
+  ('source', 'out', 'copied'),
+  [
+    *[('s.m4a', 'o.mp4', True), ('s.mp3', 'o.mp4', True)],
+    *[('s.m4a', 'o.mkv', True), ('s.wav', 'o.mp4', False)],
+    *[('s.m4a', 'o.mov', True), ('s.mp3', 'o.mkv', True)],
+    *[('s.wav', 'o.mkv', True), ('s.m4a', 'o.avi', False)],
+    *[('s.wav', 'o.mov', True), ('s.wav', 'o.webm', False)],
+  ],
+)
+@pytest.mark.parametrize('channels', [1, 2])
+def test_sound_is_copied_or_encoded_in_time(
+  tmp_path, source, out, copied, channels
+):
+  track = tone(tmp_path / source, 2.2, 44_100, channels)
+  clip, out = film(tmp_path / 'a.mp4', even(50)), tmp_path / out
+  audio = sound.probe_audio(track)
+  _, again = copy(clip, out, audio=audio)
+  heard, length = onset(out, origin=again.start)
+  assert heard == pytest.approx(onset(track)[0], abs=0.02)
+  result = sound.probe_audio(out)
+  assert result.channels == channels
+  assert length / result.rate == pytest.approx(2, abs=0.06)  # the video's end
+  assert again.start == 0
+  if copied:
+    given, written = packets(track), packets(out)
+    if source == 's.wav':  # containers cut PCM into packets of their own
+      assert b''.join(given).startswith(b''.join(written))
+    else:
+      skipped = given.index(written[0])
+      assert skipped <= 2 and len(written) > 70
+      assert written == given[skipped : skipped + len(written)]
+
+
+def test_odd_rates_and_many_channels_are_encoded(tmp_path):
+  clip = film(tmp_path / 'a.mp4', even(25))
+  for rate, channels in [(9_000, 1), (192_000, 2), (48_000, 6)]:
+    track = tone(tmp_path / 't.wav', 1.5, rate, channels)
+    audio = sound.probe_audio(track)
+    copy(clip, tmp_path / 'b.mp4', audio=audio, duration=Fraction(1))
+    heard, _ = onset(tmp_path / 'b.mp4')
+    assert heard == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize('codec', ['pcm_u8', 'pcm_s24le', 'pcm_f64le'])
+def test_every_sample_format_means_the_same(tmp_path, codec):
+  path = tone(tmp_path / 'a.wav', 1, codec=codec)
+  blocks = list(sound.read_audio(sound.probe_audio(path)))
+  assert np.abs(np.concatenate(blocks, 1)).max() == pytest.approx(0.5, abs=0.02)
+
+
+def test_not_a_number_becomes_silence(tmp_path):
+  import wave as _  # noqa: F401
+
+  path = tone(tmp_path / 'a.wav', 1, codec='pcm_f32le')
+  data = bytearray(path.read_bytes())
+  data[-400:-392] = np.array([np.nan, np.inf], '<f4').tobytes()
+  path.write_bytes(data)
+  onset(path)  # asserts finite
+
+
+def test_vertical_pixels_and_tags_reach_the_output(tmp_path):
+  path = tmp_path / 'a.mkv'
+  options = {'crf': '0', 'x264-params': 'sar=4/3:colormatrix=smpte170m'}
+  film(path, even(3), options=options)
+  video, again = copy(path, tmp_path / 'b.mp4')
+  assert video.sar == again.sar == Fraction(4, 3)
+  assert video.colour == again.colour
+  assert video.colour.matrix == 6
+  turned = media.probe_video(path, planes.View(rotate=True))
+  assert turned.sar == Fraction(3, 4)
+
+
+def test_an_interrupted_writer_leaves_nothing(tmp_path):
+  video = media.probe_video(film(tmp_path / 'a.mp4', even(10)))
+  out = tmp_path / 'new' / 'b.mp4'
+  out.parent.mkdir()
+  out.write_bytes(b'older')
+  for error in (KeyboardInterrupt, RuntimeError):
+    with pytest.raises(error), encode.Writer(out, video) as writer:
+      for frame in media.read_frames(video):
+        writer.write(frame)
+        if frame.index == 5:
+          raise error
+    assert os.listdir(out.parent) == ['b.mp4']
+    assert out.read_bytes() == b'older'
+  with pytest.raises(media.MediaError), encode.Writer(out, video):
+    pass
+  assert os.listdir(out.parent) == ['b.mp4']
+
+
+def one_line(caught):
+  text = str(caught.value)
+  assert text and '\n' not in text and len(text) < 400
+  return text
+
+
+def test_bad_outputs_are_one_line(tmp_path):
+  video = media.probe_video(film(tmp_path / 'a.mp4', even(2)))
+  (tmp_path / 'file').write_text('')
+  for name in ('b', 'b.txt', 'file/b.mp4', '.mp4'):
+    with pytest.raises(media.MediaError) as caught:
+      encode.Writer(tmp_path / name, video)
+    one_line(caught)
+  with pytest.raises(media.MediaError, match='crf'):
+    encode.Writer(tmp_path / 'b.mp4', video, crf=99)
+  (tmp_path / 'c.mp4').mkdir()
+  with pytest.raises(media.MediaError, match='folder'):
+    encode.Writer(tmp_path / 'c.mp4', video)
+  assert not list(tmp_path.glob('*.part'))
+
+
+def test_bad_inputs_are_one_line(tmp_path):
+  good = film(tmp_path / 'a.mp4', even(30)).read_bytes()
+  (tmp_path / 'empty').write_bytes(b'')
+  (tmp_path / 'text.mp4').write_text('not a video\n' * 99)
+  (tmp_path / 'no_index.mp4').write_bytes(good[: len(good) // 2])
+  (tmp_path / 'list.m3u8').write_text('#EXTM3U\n#EXTINF:1,\na.mp4\n')
+  (tmp_path / 'folder').mkdir()
+  names = 'empty', 'text.mp4', 'no_index.mp4', 'list.m3u8', 'folder', 'gone'
+  for name in names:
+    for probe in (media.probe_video, sound.probe_audio):
+      with pytest.raises(media.MediaError) as caught:
+        probe(tmp_path / name)
+      assert name in one_line(caught)
+  with pytest.raises(media.MediaError, match='no audio stream'):
+    sound.probe_audio(tmp_path / 'a.mp4')
+  with pytest.raises(media.MediaError, match='no video stream'):
+    media.probe_video(tone(tmp_path / 't.wav', 0.5))
+  with pytest.raises(media.MediaError):
+    sound.probe_audio(tone(tmp_path / 'none.wav', 0))
+
+
+def test_damage_costs_frames_not_the_run(tmp_path, caplog):
+  path = film(tmp_path / 'a.mkv', even(60), options={'g': '10'})
+  data = bytearray(path.read_bytes())
+  rng = np.random.default_rng(0)
+  for at in rng.integers(len(data) // 4, len(data), 12):
+    data[at] ^= 1 << rng.integers(8)
+  path.write_bytes(data)
+  video = media.probe_video(path)
+  times = [frame.time for frame in media.read_frames(video)]
+  assert 5 < len(times) <= 60
+  assert all(a < b for a, b in itertools.pairwise(times))
+
+
+def test_a_rate_that_cannot_be_is_replaced(tmp_path):
+  path = tmp_path / 'a.mkv'
+  film(path, [Fraction(n, 1000) for n in range(0, 4000, 83)], rate=1000)
+  assert media.probe_video(path).rate == pytest.approx(12, abs=0.1)
+
+
+def test_frames_of_another_size_are_scaled_to_the_first(tmp_path):
+  first = film(tmp_path / 'a.ts', even(5)).read_bytes()
+  later = [Fraction(5 + i, 25) for i in range(5)]
+  second = film(tmp_path / 'b.ts', later, size=(160, 120)).read_bytes()
+  (tmp_path / 'c.ts').write_bytes(first + second)
+  video = media.probe_video(tmp_path / 'c.ts')
+  shapes = {f.planes[0].shape for f in media.read_frames(video)}
+  assert shapes == {(64, 96)}
+
+
+def test_cover_art_is_no_video(tmp_path, shared):
+  path = shared / 'media/speech/english_jfk.flac'
+  assert sound.probe_audio(path).duration == 11
+  with pytest.raises(media.MediaError):
+    media.probe_video(path)
+
+
+def test_real_clips(shared):
+  clips = shared / 'media/clips'
+  video = media.probe_video(clips / 'mono_29.97fps.mp4')
+  frames = sum(1 for _ in media.read_frames(video))
+  assert (frames, video.rate) == (539, Fraction(30000, 1001))
+  odd = media.probe_video(clips / 'retalking1_22fps.mp4')
+  assert odd.start == Fraction(507, 15360)
+  assert math.isclose(odd.rate, 22.13, abs_tol=0.01)
