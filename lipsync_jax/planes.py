@@ -213,12 +213,13 @@ def yuv(
   Float32[np.ndarray, 'h w'],
 ]:
   """Convert RGB in 0..255 to unrounded Y, U, V code values of the video."""
+  import cv2
+
   matrix = to_rgb_matrix(video.colour)
   inverse = np.linalg.inv(matrix[:, :3])
-  offset = (-inverse @ matrix[:, 3]).astype(np.float32)
-  flat = patch.reshape(-1, 3).astype(np.float32) @ inverse.T.astype(np.float32)
-  planes = (flat + offset).reshape(patch.shape)  # [h w 3]
-  return planes[..., 0], planes[..., 1], planes[..., 2]
+  inverse = np.concatenate([inverse, -inverse @ matrix[:, 3:]], axis=1)
+  image = cv2.transform(patch.astype(np.float32), inverse)
+  return cv2.split(image)
 
 
 def paste(
@@ -246,24 +247,25 @@ def paste(
   if x0 >= x1 or y0 >= y1:
     return frame
   part = np.s_[y0 - y : y1 - y, x0 - x : x1 - x]
-  alpha = alpha[part].astype(np.float32)
   left, top, right, bottom = _even(x0, y0, x1, y1)
   # The rectangle grows to the even grid by pixels that have alpha 0.
-  margin = ((y0 - top, bottom - y1), (x0 - left, right - x1))
-  alpha = np.pad(alpha, margin)
+  margin = (y0 - top, bottom - y1, x0 - left, right - x1)
+  alpha = _grown(alpha[part].astype(np.float32), margin)
   planes = []
   sources = zip(frame.planes, yuv(video, patch[part]), (1, 2, 2), strict=True)
   for plane, new, step in sources:
     where = np.s_[top // step : bottom // step, left // step : right // step]
     old = plane[where].astype(np.float32)
+    new = _grown(new, margin)
     if step == 1:
-      change = alpha * (np.pad(new, margin) - old)
+      change = alpha * (new - old)
     else:
       # Mean over 2 x 2 pixels of alpha * (new - old), old being constant.
-      change = _halve(alpha * np.pad(new, margin)) - _halve(alpha) * old
+      change = _halve(alpha * new) - _halve(alpha) * old
     plane = plane.copy()
-    top_code = 2**video.colour.depth - 1
-    plane[where] = np.clip(np.rint(old + change), 0, top_code)
+    change += old
+    np.rint(change, out=change)
+    plane[where] = np.clip(change, 0, 2**video.colour.depth - 1)
     planes.append(plane)
   return dataclasses.replace(frame, planes=tuple(planes))
 
@@ -300,20 +302,33 @@ def _even(x0: int, y0: int, x1: int, y1: int) -> tuple[int, int, int, int]:
   return x0 // 2 * 2, y0 // 2 * 2, (x1 + 1) // 2 * 2, (y1 + 1) // 2 * 2
 
 
+def _grown(
+  plane: Float32[np.ndarray, 'y x'], margin: tuple[int, int, int, int]
+) -> Float32[np.ndarray, '_ _']:
+  """Add rows and columns of zeros: (above, below, left, right)."""
+  above, below, left, right = margin
+  if not any(margin):
+    return plane
+  return np.pad(plane, ((above, below), (left, right)))
+
+
 def _halve(
   plane: Float32[np.ndarray, 'y x'],
 ) -> Float32[np.ndarray, 'y//2 x//2']:
   """Average 2 x 2 pixels."""
-  rows = plane[::2] + plane[1::2]
-  return (rows[:, ::2] + rows[:, 1::2]) * np.float32(0.25)
+  import cv2
+
+  size = (plane.shape[1] // 2, plane.shape[0] // 2)
+  return cv2.resize(plane, size, interpolation=cv2.INTER_AREA)
 
 
 def _scale(plane: Plane, size: tuple[int, int]) -> Plane:
-  """Scale a plane to (w, h): average when shrinking, else interpolate."""
+  """Scale a plane to (w, h): average when halving, else interpolate."""
   import cv2
 
   if plane.shape == size[::-1]:
     return plane
-  shrinks = plane.shape[1] >= size[0] and plane.shape[0] >= size[1]
-  how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+  # Averaging is worth its time from 1 : 2 on; before, nothing is skipped.
+  halves = plane.shape[1] >= 2 * size[0] and plane.shape[0] >= 2 * size[1]
+  how = cv2.INTER_AREA if halves else cv2.INTER_LINEAR
   return cv2.resize(plane, size, interpolation=how)
