@@ -137,8 +137,8 @@ def activate(act: str, x: Image) -> Image:
 
 def convolve(layer: Layer, kernel: Float[Array, 'kh kw i o'], x: Image):
   """The convolution of `layer` without bias.  -> [b, h', w', o]"""
-  if layer.up and layer.stride == (2, 2):
-    return subpixel(layer, kernel, x)
+  # XLA does not multiply the stuffed zeros; on CPU this beats sub-pixel
+  # convolution and shuffle by 1.5 to 3 times on all layers but the last.
   return jax.lax.conv_general_dilated(
     x,
     kernel,
@@ -147,42 +147,6 @@ def convolve(layer: Layer, kernel: Float[Array, 'kh kw i o'], x: Image):
     lhs_dilation=layer.stride if layer.up else (1, 1),
     dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
   )
-
-
-def phases(kernel: Float[Array, '3 3 i o']) -> Float[Array, '2 2 i o4']:
-  """Fold a 3x3 stride-2 transposed kernel into one 2x2 kernel per phase.
-
-  Along one axis, output 2n sees only x[n] (tap 1); output 2n + 1 sees x[n]
-  (tap 0) and x[n + 1] (tap 2), in the convolution's orientation.
-  """
-  even = jnp.stack([kernel[1], jnp.zeros_like(kernel[1])])
-  odd = jnp.stack([kernel[0], kernel[2]])
-  rows = jnp.stack([even, odd])  # [phase, 2, 3, i, o]
-  even = jnp.stack([rows[:, :, 1], jnp.zeros_like(rows[:, :, 1])], axis=2)
-  odd = jnp.stack([rows[:, :, 0], rows[:, :, 2]], axis=2)
-  both = jnp.stack([even, odd], axis=1)  # [py, px, 2, 2, i, o]
-  i, o = kernel.shape[2:]
-  return both.transpose(2, 3, 4, 0, 1, 5).reshape(2, 2, i, 4 * o)
-
-
-def subpixel(layer: Layer, kernel: Float[Array, '3 3 i o'], x: Image):
-  """A stride-2 transposed 3x3 convolution as 2x2 convolution and shuffle.
-
-  Equal to the zero-stuffed form to rounding, and several times as fast in
-  XLA on CPU, which multiplies the stuffed zeros.  -> [b, 2h, 2w, o]
-  """
-  assert layer.kernel == (3, 3) and layer.pad == (1, 1), layer
-  y = jax.lax.conv_general_dilated(
-    x,
-    phases(kernel),
-    window_strides=(1, 1),
-    padding=((0, 1), (0, 1)),
-    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-  )  # [b, h, w, 4o]
-  b, h, w, _ = y.shape
-  y = y.reshape(b, h, w, 2, 2, layer.cout)
-  y = y.transpose(0, 1, 3, 2, 4, 5)  # [b, h, 2, w, 2, o]
-  return y.reshape(b, 2 * h, 2 * w, layer.cout)
 
 
 class Norm(nn.Module):
@@ -227,7 +191,7 @@ class Block(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Image, *, train: bool) -> Image:
+  def __call__(self, x: Image, *, train: bool) -> Float[Array, 'b h2 w2 o']:
     layer = self.layer
     fan_in = math.prod(layer.kernel) * (layer.cout if layer.up else layer.cin)
     init = uniform(1 / math.sqrt(fan_in))  # PyTorch's default

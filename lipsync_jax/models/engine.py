@@ -1,0 +1,81 @@
+"""Which machinery runs the generator here: XLA or OpenVINO, which dtype.
+
+On a GPU or TPU it is XLA in bfloat16. On a CPU it is OpenVINO where that
+is installed (`pip install lipsync-jax[openvino]`), else XLA; bfloat16 where
+the processor multiplies it, else float32.
+"""
+
+import importlib.util
+import pathlib
+
+from lipsync_jax.models import folded, openvino
+
+DTYPES = ('auto', 'float32', 'bfloat16')
+BACKENDS = ('auto', 'xla', 'openvino')
+SHORT = {'float32': 'f32', 'bfloat16': 'bf16'}
+
+
+def predictor(
+  variables: dict,
+  size: int,
+  width: float,
+  dtype: str = 'auto',
+  batch: int = 16,
+  backend: str = 'auto',
+):
+  """The fastest `predict` of this machine, and its name for people.
+
+  Args:
+    variables: `params` and `batch_stats` of the generator.
+    size: pixels of the square crop.
+    width: multiplier of its channels.
+    dtype: of DTYPES. OpenVINO's float32 is within 1 of 255 levels of XLA's,
+      bfloat16 of either usually within 8 and 1 on average.
+    batch: examples in a call, always all of them: pad the last one.
+    backend: of BACKENDS.
+
+  Returns:
+    `predict`, which maps (float32 mel [b, 80, 16], uint8 crop [b, h, w, 3])
+    to the uint8 face [b, h, w, 3], and a name such as 'OpenVINO bf16'.
+
+  Raises:
+    ValueError: for a dtype or backend that is not there.
+  """
+  dtype, backend = chosen(dtype, backend)
+  room = openvino if backend == 'openvino' else folded
+  predict = room.predictor(variables, size, width, dtype, batch)
+  title = {'openvino': 'OpenVINO', 'xla': 'XLA'}[backend]
+  return predict, f'{title} {SHORT[dtype]}'
+
+
+def chosen(dtype: str = 'auto', backend: str = 'auto') -> tuple[str, str]:
+  """The dtype and backend that 'auto' stands for on this machine."""
+  import jax
+
+  for found, known in ((dtype, DTYPES), (backend, BACKENDS)):
+    if found not in known:
+      raise ValueError(f'expected one of {", ".join(known)}, found {found!r}')
+  cpu = jax.default_backend() == 'cpu'
+  installed = importlib.util.find_spec('openvino') is not None
+  if backend == 'openvino' and not installed:
+    raise ValueError(
+      'OpenVINO is not installed: pip install "lipsync-jax[openvino]"'
+    )
+  if backend == 'auto':
+    backend = 'openvino' if cpu and installed else 'xla'
+  if dtype == 'auto':
+    on_cpu = cpu or backend == 'openvino'
+    dtype = 'float32' if on_cpu and not multiplies_bfloat16() else 'bfloat16'
+  return dtype, backend
+
+
+def multiplies_bfloat16() -> bool:
+  """Whether the processor has bfloat16 products, as far as can be known.
+
+  Only Linux says so in a file; elsewhere the safe answer is no.
+  """
+  try:
+    flags = pathlib.Path('/proc/cpuinfo').read_text(encoding='utf-8').split()
+  except OSError:
+    return False
+  return not {'avx512_bf16', 'amx_bf16'}.isdisjoint(flags)
