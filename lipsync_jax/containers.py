@@ -20,10 +20,16 @@ from collections.abc import Iterator
 import numpy as np
 
 from lipsync_jax import pickles
-from lipsync_jax.standins import DTYPES, Storage, UnsafeFile, array, refuse
+from lipsync_jax.standins import (
+  DTYPES,
+  MAGIC,
+  VERSION,
+  Storage,
+  UnsafeFile,
+  array,
+  refuse,
+)
 
-MAGIC = 0x1950A86A20F9469CFC6C  # first object of a legacy file
-VERSION = 1001
 # Adam's moments, two thirds of a published file, are never read.
 SKIPPED = 'optimizer'
 # What people save under the name of a checkpoint by mistake.

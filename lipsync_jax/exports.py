@@ -19,14 +19,9 @@ from io import BufferedIOBase
 
 import numpy as np
 
-from lipsync_jax.containers import MAGIC, VERSION
+from lipsync_jax.standins import MAGIC, STORAGES, VERSION
 
-STORAGE = {
-  'f4': 'FloatStorage',
-  'f2': 'HalfStorage',
-  'f8': 'DoubleStorage',
-  'i8': 'LongStorage',
-}
+STORAGE = {code: f'{kind}Storage' for kind, code in STORAGES.items()}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -132,10 +132,15 @@ def swap(network: str, slot: Slot, x: np.ndarray) -> np.ndarray:
   return np.take(x, order, axis)
 
 
-def read(network: str, tensors: dict[str, np.ndarray]) -> dict:
+def read(
+  network: str,
+  tensors: dict[str, np.ndarray],
+  size: int = 96,
+  width: float = 1.0,
+) -> dict:
   """A published file's tensors as our variables, float32."""
   variables: dict = {}
-  for slot in slots(network):
+  for slot in slots(network, size, width):
     x = tensors[slot.name]
     if slot.path[-1] == 'kernel':
       x = kernel_in(slot, x)

@@ -125,7 +125,7 @@ def save(path: str | os.PathLike, weights: Weights) -> None:
   }
   facts['seal'] = seal(facts)
   with exports.whole(path) as part:
-    safetensors.save_file(flat, part, facts)
+    part.write_bytes(safetensors.save(flat, facts))
 
 
 def load(path: str | os.PathLike) -> Weights:

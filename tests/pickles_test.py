@@ -14,7 +14,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from lipsync_jax import containers, exports
+from lipsync_jax import containers, exports, standins
 from lipsync_jax.exports import Call, Global
 from lipsync_jax.standins import UnsafeFile
 
@@ -119,7 +119,7 @@ def in_zip(data: bytes, compress=zipfile.ZIP_STORED, extra=()) -> bytes:
 
 
 def in_legacy(data: bytes) -> bytes:
-  head = pickled(exports.MAGIC) + pickled(exports.VERSION)
+  head = pickled(standins.MAGIC) + pickled(standins.VERSION)
   return head + pickled({'little_endian': True}) + data + pickled([])
 
 
