@@ -276,6 +276,8 @@ def _numbered(video: Video, pictures: Iterable, start: int) -> Iterator[Frame]:
     if index >= start:
       yield Frame(index, time, planes(picture))
     last, index = time, index + 1
+  if last is None:
+    raise MediaError(f'{shown(video.path)}: no picture could be decoded')
 
 
 def _sought(
