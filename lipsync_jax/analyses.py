@@ -1,0 +1,140 @@
+"""Analyses: what the first pass found, remembered by the video's content.
+
+A file of arrays per video in the cache folder; nothing in it is executed. A
+second run on the same video, under any name, skips the pass.
+"""
+
+import contextlib
+import hashlib
+import os
+import pathlib
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable
+
+import numpy as np
+
+from lipsync_jax import faces, tracks
+from lipsync_jax.detector import ASSETS
+from lipsync_jax.faces import FaceError
+from lipsync_jax.tracks import Analysis, Track
+
+VERSION = 1  # part of the key: raise it when the results of the pass change
+
+
+def content_key(path: str | os.PathLike, view: str = '') -> str:
+  """The name of a video's analysis in the cache: sha256, hexadecimal.
+
+  Args:
+    path: the video; its content counts, not its name.
+    view: all that changes the pictures read from it (scale, turn, crop).
+  """
+  with open(path, 'rb') as file:
+    content = hashlib.file_digest(file, 'sha256').hexdigest()
+  words = [content, view, str(VERSION), *ASSETS.values()]
+  return hashlib.sha256('\n'.join(words).encode()).hexdigest()
+
+
+def cache_folder() -> pathlib.Path:
+  """Where analyses are remembered; LIPSYNC_JAX_CACHE overrules."""
+  own = os.environ.get('LIPSYNC_JAX_CACHE')
+  if own:
+    return pathlib.Path(own)
+  import platformdirs
+
+  return pathlib.Path(platformdirs.user_cache_dir('lipsync_jax'))
+
+
+def cached_analysis(
+  key: str, until: float | None, compute: Callable[[], Analysis]
+) -> Analysis:
+  """The remembered analysis, else what `compute` returns, remembered.
+
+  One that reaches further than `until` serves, cut there; one that does not
+  reach so far, or a damaged file, is computed again. A cache that cannot be
+  written is no error.
+
+  Args:
+    key: of `content_key`.
+    until: seconds of the last frame wanted; None is the whole video.
+    compute: analyses the frames up to `until`.
+  """
+  path = cache_folder() / 'faces' / f'{key}.npz'
+  end = np.inf if until is None else float(until)
+  try:
+    analysis, reach = load(path)
+  except FaceError:
+    reach = -np.inf
+  if reach < end:
+    analysis = compute()
+    with contextlib.suppress(OSError):
+      save(path, analysis, end)
+  return tracks.prefix(analysis, end)
+
+
+def save(path: str | os.PathLike, analysis: Analysis, reach: float) -> None:
+  """Write an analysis that covers the video up to `reach` seconds."""
+  path, found = pathlib.Path(path), analysis.tracks
+
+  def joined(name, *shape):
+    none = np.zeros((0, *shape), np.float32)
+    parts = [getattr(track, name) for track in found]
+    return np.concatenate(parts or [none])
+
+  table = {
+    'reach': np.array(reach, np.float64),
+    'frame': np.array(analysis.frame, np.int64),
+    'times': analysis.times,
+    'cuts': analysis.cuts,
+    'lengths': np.array([len(t.frames) for t in found], np.int64),
+    'frames': joined('frames'),
+    'boxes': joined('boxes', 4),
+    'scores': joined('scores'),
+    'points': joined('points', len(faces.KEPT), 2),
+    'looks': np.array([t.look for t in found], np.float32),
+  }
+  path.parent.mkdir(parents=True, exist_ok=True)
+  handle, name = tempfile.mkstemp(dir=path.parent, suffix='.part')
+  try:
+    with os.fdopen(handle, 'wb') as file:
+      np.savez(file, **table)
+    os.replace(name, path)
+  except BaseException:
+    pathlib.Path(name).unlink(missing_ok=True)
+    raise
+
+
+def load(path: str | os.PathLike) -> tuple[Analysis, float]:
+  """Read what `save` wrote, and how far it reaches in seconds.
+
+  Raises:
+    FaceError: the file is absent, damaged or of another kind.
+  """
+  try:
+    with np.load(path, allow_pickle=False) as file:
+      table = {name: file[name] for name in file.files}
+    ends = np.cumsum(table['lengths'])
+    last = len(table['times'])
+    parts = [
+      np.split(table[name], ends[:-1])
+      for name in ('frames', 'boxes', 'scores', 'points')
+    ]
+    found = []
+    for i in range(len(ends)):
+      frames, boxes, scores, points = (part[i] for part in parts)
+      frames = frames.astype(np.int64)
+      shapes = [v.shape[0] for v in (boxes, scores, points)]
+      whole = shapes == [len(frames)] * 3 and (np.diff(frames) > 0).all()
+      if (
+        not whole or not len(frames) or not 0 <= frames[0] <= frames[-1] < last
+      ):
+        raise ValueError('tracks do not fit the frames')
+      found.append(Track(frames, boxes, scores, points, table['looks'][i]))
+    h, w = (int(v) for v in table['frame'])
+    analysis = Analysis(table['times'], (h, w), table['cuts'], tuple(found))
+    return analysis, float(table['reach'])
+  except (OSError, ValueError, KeyError, IndexError, EOFError) as error:
+    raise FaceError(f'{path} holds no analysis ({error}); delete it') from error
+  except (zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+    raise FaceError(f'{path} is damaged ({error}); delete it') from error

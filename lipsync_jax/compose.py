@@ -1,0 +1,236 @@
+"""Compose: lay a generated mouth into a frame so that nobody sees where.
+
+Alphabet: `s` side of the square a network works on, `h w` the part of the
+frame that changes, `n` the landmarks of `faces.KEPT`. Colours are RGB in
+0..255. Only the lower face inside the face oval changes; the edge is soft,
+lies inside that region, and carries the source's colours.
+
+Differs from Wav2Lip, which pastes the whole rectangle (spec 7.2, step 8);
+`whole_box_patch` does as it did.
+"""
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Shaped
+
+from lipsync_jax import faces
+from lipsync_jax.faces import CHEEKS, OUTER, OVAL, SUBNASALE, WINGS, Crop
+
+# The mask is drawn on a grid of the crop, whatever the size of the face, so
+# that its edge moves by parts of a pixel.
+GRID = (256, 192)  # rows, columns; a face's own proportions
+FEATHER = 0.06  # width of the soft edge, of the face's width
+COARSE = 48  # side of the grid on which colours are compared
+
+Patch = tuple[np.ndarray, np.ndarray, tuple[int, int]]
+
+
+def _smoothstep(x: np.ndarray) -> Float32[np.ndarray, '*s']:
+  x = np.clip(x, 0, 1).astype(np.float32)
+  return x * x * (3 - 2 * x)
+
+
+def _polygon(points: Float[np.ndarray, 'p 2']) -> Bool[np.ndarray, 'h w']:
+  """Grid cells inside a closed polygon given in grid units."""
+  import cv2
+
+  area = np.zeros(GRID, np.uint8)
+  # Four bits of sub-pixel; OpenCV's pixel centres are whole numbers.
+  fixed = np.rint((points - 0.5) * 16).astype(np.int32)
+  cv2.fillPoly(area, [fixed], 1, shift=4)
+  return area > 0
+
+
+def _depth(inside: Bool[np.ndarray, 'h w']) -> Float32[np.ndarray, 'h w']:
+  """Distance of each cell to the outside, in widths of the grid."""
+  import cv2
+
+  # A frame of zeros: beyond the crop is outside too.
+  padded = np.pad(inside.astype(np.uint8), 1)
+  far = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+  return far[1:-1, 1:-1] / GRID[1]
+
+
+def grid_mask(
+  points: Float[np.ndarray, 'n 2'], crop: Crop
+) -> Float32[np.ndarray, '256 192']:
+  """The share of the generated face over the crop, 0 to 1, on a fine grid.
+
+  The region lies below a line from the oval's sides over the cheeks and the
+  wings of the nose to its base, and above the jaw. It is 0 on its edge and
+  outside, 1 some 6 % of the face's width further in, and 1 on the lips even
+  where they come nearer to the nose. Without landmarks (NaN) it is the lower
+  part of an ellipse in the crop.
+  """
+  scale = np.array([GRID[1], GRID[0]])
+  if not np.isfinite(points).all():
+    return _blind_mask()
+  where = faces.move(faces.crop_matrix(crop, 1), points.astype(np.float64))
+  where = where * scale
+  oval = where[OVAL]
+  region = np.concatenate(
+    [
+      oval[9:28],  # the jaw, from right to left
+      where[CHEEKS][:1],
+      where[WINGS][:1],
+      where[SUBNASALE : SUBNASALE + 1],
+      where[WINGS][1:],
+      where[CHEEKS][1:],
+    ]
+  )
+  face = _depth(_polygon(oval))
+  edge = 1.5 / GRID[1]  # so that no interpolation reaches over the oval
+  body = _depth(_polygon(region) & (face > 0))
+  lips = _polygon(where[OUTER])
+  near = 1 - (_depth(~lips) - 0.02) / (FEATHER / 2)  # 1 up to 2 % around
+  mouth = np.minimum(_smoothstep(near), _smoothstep((face - edge) / FEATHER))
+  return np.maximum(_smoothstep((body - edge) / FEATHER), mouth)
+
+
+def _blind_mask() -> Float32[np.ndarray, '256 192']:
+  """Where the mouth of a face is when only its box is known."""
+  y, x = np.mgrid[0 : GRID[0], 0 : GRID[1]] + 0.5
+  x, y = x / GRID[1], y / GRID[0]
+  inside = np.hypot((x - 0.5) / 0.49, (y - 0.48) / 0.49) < 1
+  return _smoothstep(_depth(inside & (y > 0.56)) / FEATHER)
+
+
+def mouth_mask(
+  points: Float[np.ndarray, 'n 2'],
+  crop: Crop,
+  box: tuple[int, int, int, int],
+) -> Float32[np.ndarray, 'h w']:
+  """`grid_mask` on the pixels of a whole-pixel box of the frame."""
+  import cv2
+
+  h, w = box[3] - box[1], box[2] - box[0]
+  to_grid = faces.crop_matrix(crop, 1) * np.array([[GRID[1]], [GRID[0]]])
+  mask = grid_mask(points, crop)
+  # A face much smaller than the grid: average before picking samples.
+  shrink = int(GRID[1] / max(crop.w, 1))
+  if shrink >= 2:
+    mask = cv2.blur(mask, (shrink, shrink), borderType=cv2.BORDER_CONSTANT)
+    mask *= grid_mask(points, crop) > 0
+  return cv2.warpAffine(
+    mask,
+    faces.between(to_grid, (box[0], box[1], 1, 1)),
+    (w, h),
+    flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+    borderMode=cv2.BORDER_CONSTANT,
+  )
+
+
+def lower_half(size: int) -> Float32[np.ndarray, 's s']:
+  """1 on the rows that are hidden from the generator, 0 above (spec 2)."""
+  mask = np.zeros((size, size), np.float32)
+  mask[size // 2 :] = 1
+  return mask
+
+
+def colour_match(
+  generated: Float32[np.ndarray, 's s 3'],
+  source: Float32[np.ndarray, 's s 3'],
+  alpha: Float32[np.ndarray, 's s'],
+) -> Float32[np.ndarray, 's s 3']:
+  """Give the generated face the source's colours at the mask's edge.
+
+  The difference of the two is measured in the soft edge, where both show the
+  same skin, and spread inwards by normalised convolution: it is smooth, so
+  the mouth keeps its own contrast. Pixels that differ by more than colour (a
+  chin that moved) hardly count.
+  """
+  import cv2
+
+  change = source - generated
+  weight = 4 * alpha * (1 - alpha)
+  band = weight > 0.3
+  if band.sum() < 8:
+    return generated
+  common = np.median(change[band], axis=0)
+  odd = np.abs(change - common).max(-1) / 12  # levels of 255
+  weight = weight / (1 + odd * odd)
+  both = np.dstack([change * weight[..., None], weight])  # [s s 4]
+  small = min(COARSE, len(alpha))
+  both = cv2.resize(both, (small, small), interpolation=cv2.INTER_AREA)
+  both = cv2.GaussianBlur(
+    both, (0, 0), small / 8, borderType=cv2.BORDER_CONSTANT
+  )
+  # Where nothing of the edge is near, the common difference is the guess.
+  faint = 1e-4
+  total = both[..., 3:] + faint
+  field = (both[..., :3] + faint * common.astype(np.float32)) / total
+  size = alpha.shape[::-1]
+  return generated + cv2.resize(field, size, interpolation=cv2.INTER_LINEAR)
+
+
+def paste_patch(
+  generated: Shaped[np.ndarray, 's s 3'],
+  source: Shaped[np.ndarray, 's s 3'],
+  crop: Crop,
+  points: Float[np.ndarray, 'n 2'],
+  frame: tuple[int, int],
+) -> Patch:
+  """The part of a frame that changes, and by how much.
+
+  Args:
+    generated: the network's face, 0..255, uint8 or float.
+    source: the crop it was made from (`faces.take`), 0..255.
+    crop: where both lie in the frame.
+    points: landmarks for the mask, pixels of the frame; NaN if unknown.
+    frame: height and width of the frame.
+
+  Returns:
+    RGB patch [h, w, 3] in 0..255, its share alpha [h, w] in 0..1, and the
+    frame's (x, y) of its first pixel. Outside, and where alpha is 0, the
+    frame keeps its pixels.
+  """
+  import cv2
+
+  size = len(generated)
+  box = tuple(int(v) for v in faces.roi(crop, frame))
+  alpha = mouth_mask(points, crop, box)
+  rows, columns = np.flatnonzero(alpha.any(1)), np.flatnonzero(alpha.any(0))
+  if not rows.size:
+    rows = columns = np.array([0])
+  part = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+  alpha = np.ascontiguousarray(alpha[part])
+  corner = (box[0] + int(columns[0]), box[1] + int(rows[0]))
+  small = cv2.resize(
+    grid_mask(points, crop), (size, size), interpolation=cv2.INTER_AREA
+  )
+  face = colour_match(
+    generated.astype(np.float32), source.astype(np.float32), small
+  )
+  shrink = int(size / max(min(crop.w, crop.h), 1))
+  if shrink >= 2:
+    size //= shrink
+    face = cv2.resize(face, (size, size), interpolation=cv2.INTER_AREA)
+  patch = cv2.warpAffine(
+    face,
+    faces.between(faces.crop_matrix(crop, size), (*corner, 1, 1)),
+    alpha.shape[::-1],
+    flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
+    borderMode=cv2.BORDER_REPLICATE,
+  )
+  return np.clip(patch, 0, 255), alpha, corner
+
+
+def whole_box_patch(
+  generated: Shaped[np.ndarray, 's s 3'], crop: Crop, frame: tuple[int, int]
+) -> Patch:
+  """The original's paste, exactly: the whole box, hard edges (spec 7.2).
+
+  Values are cut, not rounded, to whole numbers before the bilinear resize.
+  The crop must be upright; its sides are taken as whole pixels.
+  """
+  import cv2
+
+  h, w = frame
+  x0, y0 = round(crop.cx - crop.w / 2), round(crop.cy - crop.h / 2)
+  x1, y1 = round(crop.cx + crop.w / 2), round(crop.cy + crop.h / 2)
+  face = np.clip(generated, 0, 255).astype(np.uint8)
+  patch = cv2.resize(
+    face, (max(x1 - x0, 1), max(y1 - y0, 1)), interpolation=cv2.INTER_LINEAR
+  )
+  low = np.array([max(x0, 0), max(y0, 0)])
+  patch = patch[low[1] - y0 : h - y0, low[0] - x0 : w - x0].astype(np.float32)
+  return patch, np.ones(patch.shape[:2], np.float32), (int(low[0]), int(low[1]))

@@ -1,0 +1,243 @@
+"""Detect: find and follow every face of a video in one streamed pass.
+
+The landmarker runs on every frame for every face followed, on a crop where
+the face is expected; YuNet every few frames, at cuts, and wherever a face is
+lost or none is followed. What comes out is small (under 1 kB a face and
+frame); `analyses` remembers it.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+
+import numpy as np
+from jaxtyping import Float
+
+from lipsync_jax import faces, tracks
+from lipsync_jax.detector import Detector
+from lipsync_jax.tracks import Analysis, Track
+
+EVERY = 5  # frames between two searches for faces
+MOST = 6  # faces followed at once, the largest
+LOST = 0.5  # seconds after which a lost face is a new track
+MARGIN = 1.8  # side of the landmarker's crop against the face's
+TIGHT = 1.2  # the same, where another face is in the way
+SURE = 0.65  # YuNet's score that starts a track
+DOUBTS = 4  # searches in a row without the face that end its track
+STRAY = 3  # frames; fewer are no track, unless the video is as short
+LOOK = 25  # frames between two looks at a face's appearance
+
+# (number, seconds, frame of at most 640 pixels a side, the function that
+# cuts the whole-pixel box (x0, y0, x1, y1) out of the frame at full size)
+Fetch = Callable[[tuple[int, int, int, int]], np.ndarray]
+Frame = tuple[int, float, np.ndarray, Fetch]
+
+
+@dataclasses.dataclass(frozen=True)
+class Strand:
+  """A track while it grows."""
+
+  frames: list
+  times: list
+  boxes: list
+  scores: list
+  points: list
+  looks: list  # (frame, appearance)
+  doubts: list  # searches since YuNet last saw the face
+
+
+def analyse(
+  stream: Iterable[Frame], frame: tuple[int, int], detector: Detector
+) -> Analysis:
+  """Faces, cuts and times of the frames of a stream.
+
+  Args:
+    stream: frames in order, numbered from 0. Their `fetch` is called before
+      the next frame is asked for, and from this thread only.
+    frame: height and width at full size, pixels.
+    detector: an open Detector.
+  """
+  times: list[float] = []
+  steps: list[list[float]] = []
+  past: list = []  # the last three signatures, newest first
+  strands: list[Strand] = []
+  for number, time, small, fetch in stream:
+    sign = tracks.signature(small)
+    step = [tracks.difference(sign, other) for other in past]
+    past = [sign, *past[:2]]
+    steps.append(step + [0.0] * (3 - len(step)))
+    times.append(float(time))
+    view = (number, float(time), small, fetch)
+    _advance(strands, view, frame, detector, tracks.is_jump(steps[-1][0]))
+  cuts = tracks.find_cuts(np.array(steps).reshape(-1, 3))
+  least = min(STRAY, len(times))
+  found = [
+    piece
+    for strand in strands
+    for piece in _finish(strand, cuts)
+    if len(piece.frames) >= least
+  ]
+  return Analysis(np.array(times), frame, cuts, tuple(found))
+
+
+def _advance(strands, view, frame, detector, jump: bool) -> None:
+  """Take one frame: extend the strands and open new ones."""
+  number, time, small, _ = view
+  live = [s for s in strands if s.frames[-1] == number - 1 and _trusted(s)]
+  lost = [
+    s
+    for s in strands
+    if s.frames[-1] < number - 1 and time - s.times[-1] < LOST and _trusted(s)
+  ]
+  jobs = [] if jump else [(s, _expected(s), s.scores[-1]) for s in live]
+  done = _read(jobs, view, frame, detector)
+  failed = [s for s in live if id(s) not in done]
+  if number % EVERY and live and not (jump or lost or failed):
+    return
+  boxes, scores = detector.faces(small, frame[1] / small.shape[1])
+  taken = _confirm([s for s in live if id(s) in done], boxes, scores)
+  again, new = [], []
+  for i, box in enumerate(boxes):
+    if taken[i] or len(live) + len(new) >= MOST:
+      continue
+    waiting = [s for s in failed + lost if all(s is not a[0] for a in again)]
+    match = _nearest(waiting, box)
+    if match is not None:
+      again.append((match, box, scores[i]))
+    elif scores[i] >= SURE:
+      fresh = Strand([], [], [], [], [], [], [])
+      new.append((fresh, box, scores[i]))
+  _read(again + new, view, frame, detector)
+  strands += [s for s, _, _ in new if s.frames]
+  _part(strands, number)
+
+
+def _trusted(strand: Strand) -> bool:
+  return len(strand.doubts) < DOUBTS
+
+
+def _expected(strand: Strand) -> Float[np.ndarray, '4']:
+  """Where the face should be now: its last step once more, within reason."""
+  last = strand.boxes[-1].astype(np.float64)
+  if len(strand.boxes) < 2 or strand.frames[-2] != strand.frames[-1] - 1:
+    return last
+  reach = 0.2 * (last[2] - last[0])
+  return last + np.clip(last - strand.boxes[-2], -reach, reach)
+
+
+def _confirm(live: list[Strand], boxes, scores) -> list[bool]:
+  """Match YuNet's boxes with faces already read; count who is missing."""
+  taken = [False] * len(boxes)
+  for strand in live:
+    shared = faces.overlaps(strand.boxes[-1][None], boxes)[0]
+    if shared.size and shared.max() > 0.3:
+      best = int(shared.argmax())
+      taken[best] = True
+      strand.scores[-1] = float(scores[best])
+      strand.doubts.clear()
+    else:
+      strand.doubts.append(strand.frames[-1])
+  return taken
+
+
+def _nearest(waiting: list[Strand], box) -> Strand | None:
+  """The lost strand that a newly found box continues, if any."""
+  if not waiting:
+    return None
+  last = np.stack([s.boxes[-1] for s in waiting])
+  shared = faces.overlaps(box[None], last)[0]
+  return waiting[int(shared.argmax())] if shared.max() > 0.3 else None
+
+
+def _read(jobs, view, frame, detector: Detector) -> set[int]:
+  """Landmarks of every (strand, box, score); the ids of strands that grew."""
+  number, time, _, fetch = view
+
+  def crop(box, margin):
+    x0, y0, x1, y1 = _square(box, margin, frame)
+    if x1 - x0 < 8 or y1 - y0 < 8:
+      return None
+    # Only this thread touches the decoder's frames: two at once can hang it.
+    return np.ascontiguousarray(fetch((x0, y0, x1, y1))), (x0, y0)
+
+  def read(part):
+    return part and detector.landmarks(*part)
+
+  parts = [crop(box, MARGIN) for _, box, _ in jobs]
+  meshes = detector.map(read, parts)
+  grown = set()
+  for (strand, box, score), part, mesh in zip(jobs, parts, meshes, strict=True):
+    points = _points_in(mesh, box)
+    if points is None and part:
+      # Those points are a neighbour's: a tighter crop keeps it out.
+      part = crop(box, TIGHT)
+      points = _points_in(read(part), box)
+    if points is None:
+      continue
+    if not strand.looks or number - strand.looks[-1][0] >= LOOK:
+      cut = faces.crop_of(faces.crops(points[None].astype(np.float64))[0])
+      image = faces.take(part[0], cut, 96, part[1])
+      strand.looks.append((number, tracks.look(image)))
+    strand.frames.append(number)
+    strand.times.append(time)
+    strand.boxes.append(faces.detector_boxes(points[None])[0])
+    strand.scores.append(float(score))
+    strand.points.append(points)
+    grown.add(id(strand))
+  return grown
+
+
+def _points_in(mesh, box) -> Float[np.ndarray, 'n 2'] | None:
+  """The landmarks kept, if they are those of the face in the box."""
+  if mesh is None:
+    return None
+  points = mesh[list(faces.KEPT), :2]
+  found = faces.detector_boxes(points[None])
+  return points if faces.overlaps(found, box[None])[0, 0] > 0.35 else None
+
+
+def _square(box, margin: float, frame) -> tuple[int, int, int, int]:
+  """A square of `margin` times the box round it, cut off at the frame."""
+  h, w = frame
+  cx, cy = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+  half = margin * max(box[2] - box[0], box[3] - box[1]) / 2
+  return (
+    max(int(cx - half), 0),
+    max(int(cy - half), 0),
+    min(int(np.ceil(cx + half)), w),
+    min(int(np.ceil(cy + half)), h),
+  )
+
+
+def _part(strands: list[Strand], number: int) -> None:
+  """Where two strands came to follow one face, the younger ends."""
+  now = [s for s in strands if s.frames[-1] == number]
+  for i, young in enumerate(now):
+    for old in now[:i]:
+      both = faces.overlaps(young.boxes[-1][None], old.boxes[-1][None])
+      if both[0, 0] > 0.5 and _trusted(old):
+        young.doubts.extend([number] * DOUBTS)
+        for values in (young.frames, young.times, young.boxes):
+          values.pop()
+        young.scores.pop()
+        young.points.pop()
+        break
+  strands[:] = [s for s in strands if s.frames]
+
+
+def _finish(strand: Strand, cuts) -> list[Track]:
+  """The strand as tracks, one a shot, each with its own appearance."""
+  whole = Track(
+    np.array(strand.frames, np.int64),
+    np.stack(strand.boxes).astype(np.float32),
+    np.array(strand.scores, np.float32),
+    np.stack(strand.points).astype(np.float32),
+    strand.looks[0][1],
+  )
+  pieces = []
+  for piece in tracks.split(whole, cuts):
+    first, last = piece.frames[0], piece.frames[-1]
+    own = [v for f, v in strand.looks if first <= f <= last]
+    mean = np.mean(own or [v for _, v in strand.looks], axis=0)
+    mean = mean / max(float(np.linalg.norm(mean)), 1e-6)
+    pieces.append(dataclasses.replace(piece, look=mean.astype(np.float32)))
+  return pieces
