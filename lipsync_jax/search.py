@@ -1,0 +1,170 @@
+"""The first pass: where is the person's face in every frame?
+
+Frames that the sound does not reach are not looked at.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+
+import numpy as np
+from jaxtyping import Float
+
+from lipsync_jax import (
+  analyses,
+  detect,
+  detector,
+  faces,
+  media,
+  paths,
+  planes,
+  tracks,
+)
+from lipsync_jax.pipe import ahead
+
+SMALL = 640  # pixels, longest side of the frame that is searched for faces
+ORIGINAL_PADS = (0, 10, 0, 0)  # top bottom left right pixels (spec 7.1)
+
+
+def find(wanted, video: planes.Video, duration: Fraction, bar: Callable):
+  """(times of the frames, the chosen person's path, who is there)."""
+  keep = wanted.when_video_longer == 'keep' and wanted.preview is None
+  until = None if keep else duration
+  if wanted.box:
+    return boxed(wanted, video, until, bar)
+  analysis, times = detected(video, until, bar)
+  found = tracks.people(analysis)
+  person = tracks.choose(found, wanted.person)
+  cast = {
+    'people': tracks.describe(found),
+    'person': next(i for i, p in enumerate(found) if p is person),
+    'tracks': [
+      [float(analysis.times[t.frames[0]]), float(analysis.times[t.frames[-1]])]
+      for t in person.tracks
+    ],
+    'cuts': [float(analysis.times[c]) for c in analysis.cuts],
+  }
+  if wanted.compat:
+    path = original_path(analysis, person, wanted)
+  else:
+    path = paths.follow(analysis, person, wanted.pads, not wanted.nosmooth)
+  return times, path, cast
+
+
+def reached(
+  video: planes.Video, until: Fraction | None
+) -> Iterator[planes.Frame]:
+  """The frames that sound of `until` seconds reaches; all if None."""
+  with contextlib.closing(media.read_frames(video)) as frames:
+    for frame in frames:
+      if frame.index and until is not None and frame.time > until:
+        return
+      yield frame
+      if video.still:
+        return
+
+
+def small_size(video: planes.Video) -> tuple[int, int]:
+  """(w, h) of the frame scaled to at most SMALL pixels a side."""
+  scale = min(1.0, SMALL / max(video.width, video.height))
+  return round(video.width * scale), round(video.height * scale)
+
+
+def detected(
+  video: planes.Video, until: Fraction | None, bar: Callable
+) -> tuple[tracks.Analysis, list[Fraction]]:
+  """Every face of every frame, from the cache if this video is known."""
+  shape, size = (video.height, video.width), small_size(video)
+
+  def stream(tick):
+    for frame in reached(video, until):
+
+      def fetch(box, frame=frame):
+        return planes.rgb(video, frame, box)
+
+      small = planes.rgb(video, frame, size=size)
+      yield frame.index, float(frame.time), small, fetch
+      tick()
+
+  def compute() -> tracks.Analysis:
+    total = expected_frames(video, until)
+    with (
+      bar('finding faces', total) as tick,
+      detector.Detector() as finder,
+      contextlib.closing(ahead(stream(tick), 4)) as frames,
+    ):
+      return detect.analyse(frames, shape, finder)
+
+  view = f'{video.view} still={video.still}'
+  key = analyses.content_key(video.path, view)
+  analysis = analyses.cached_analysis(key, until, compute)
+  return analysis, exact(analysis.times, video.tick)
+
+
+def expected_frames(video: planes.Video, until: Fraction | None) -> int | None:
+  """How many frames the pass will see, by the header; None if unknown."""
+  if video.still:
+    return 1
+  lengths = [t for t in (video.duration, until) if t]
+  return round(min(lengths) * video.rate) if video.duration else None
+
+
+def exact(times: Float[np.ndarray, 'f'], tick: Fraction) -> list[Fraction]:
+  """Time stamps as the file has them: whole ticks."""
+  return [round(time / float(tick)) * tick for time in times.tolist()]
+
+
+def boxed(wanted, video: planes.Video, until: Fraction | None, bar: Callable):
+  """The path of a face box given by hand, in every frame."""
+  top, bottom, left, right = wanted.box
+  crop = faces.box_crop((left, top, right, bottom))
+  faces.roi(crop, (video.height, video.width))  # is it in the picture?
+  times = []
+  with bar('reading', expected_frames(video, until)) as tick:
+    for frame in reached(video, until):
+      times.append(frame.time)
+      tick()
+  count = len(times)
+  row = np.array([crop.cx, crop.cy, crop.w, crop.h, crop.roll])
+  path = constant_path(np.tile(row, (count, 1)), np.ones(count, bool))
+  return times, path, {'people': 'a box given by hand', 'person': 0}
+
+
+def constant_path(
+  crops: Float[np.ndarray, 'f 5'], present: np.ndarray
+) -> paths.Path:
+  """A path without landmarks: its box is pasted whole."""
+  count = len(crops)
+  return paths.Path(
+    present=present,
+    filled=np.zeros(count, bool),
+    crops=crops,
+    points=np.full((count, len(faces.KEPT), 2), np.nan, np.float32),
+    spans=np.array([[0, count]], np.int64),
+  )
+
+
+def original_path(
+  analysis: tracks.Analysis, person: tracks.Person, wanted
+) -> paths.Path:
+  """Wav2Lip's boxes: padded, cut at the frame, smoothed forwards (spec 7.3).
+
+  Differs from Wav2Lip: a frame without the face passes through instead of
+  ending the job, and the box stays with one person.
+  """
+  height, width = analysis.frame
+  boxes = np.zeros((len(analysis.times), 4))
+  present = np.zeros(len(boxes), bool)
+  for track in person.tracks:
+    boxes[track.frames] = np.trunc(track.boxes)
+    present[track.frames] = True
+  top, bottom, left, right = wanted.pads or ORIGINAL_PADS
+  boxes += np.array([-left, -top, right, bottom])
+  limits = np.array([width, height, width, height])
+  boxes = np.clip(boxes, 0, limits).astype(np.int64)
+  if not wanted.nosmooth:
+    boxes[present] = paths.smooth_like_wav2lip(boxes[present])
+  x0, y0, x1, y1 = boxes.T.astype(np.float64)
+  crops = np.stack([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0, 0 * x0], -1)
+  crops[~present] = np.nan
+  return constant_path(crops, present)

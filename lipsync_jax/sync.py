@@ -1,0 +1,247 @@
+"""Lip-sync a video or a photo to speech: `sync()` and its command line.
+
+    python -m lipsync_jax.sync --face me.mp4 --audio speech.wav
+
+Two streamed passes: find the faces, then speak and paste. The command line
+takes `sync`'s argument names, and every flag of Wav2Lip (spec 7.1), with
+hyphens or underscores.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+
+
+class SyncError(ValueError):
+  """The request cannot be met; one line says why and what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """Everything `sync` can be told; the flags have the same names."""
+
+  face: str
+  audio: str
+  outfile: str = 'results/result_voice.mp4'
+  checkpoint_path: str | None = None
+  person: str = 'largest'
+  static: bool = False
+  fps: float = 25.0
+  pads: tuple[float, float, float, float] | None = None
+  resize_factor: int = 1
+  crop: tuple[int, int, int, int] = (0, -1, 0, -1)
+  box: tuple[int, int, int, int] | None = None
+  rotate: bool = False
+  nosmooth: bool = False
+  when_audio_longer: str | None = None
+  when_video_longer: str = 'cut'
+  final_audio: str | None = None
+  preview: float | None = None
+  crf: int = 16
+  dtype: str = 'auto'
+  batch: int | None = None
+  compat: bool = False
+  report: str | None = None
+  quiet: bool = False
+
+
+PathLike = str | os.PathLike
+
+
+def sync(
+  face: PathLike, audio: PathLike, outfile: PathLike = '', **options
+) -> dict:
+  """Write `outfile`: the face of `face` speaking the words of `audio`.
+
+  Args:
+    face: video or photo.
+    audio: any file with sound; it drives the lips and is the output's sound.
+    outfile: .mp4, .mov, .mkv, .avi or .webm; appears only when whole.
+    **options: see `Options`; the command line's help explains each.
+
+  Returns:
+    The report: frames, rate, person, skipped ranges (seconds), seconds spent
+    in each stage, peak memory. Written to `report` as JSON if that is given.
+
+  Raises:
+    ValueError: one line on what was expected, what was found, what to do.
+  """
+  from lipsync_jax import produce
+
+  if outfile:
+    options['outfile'] = os.fspath(outfile)
+  wanted = Options(os.fspath(face), os.fspath(audio), **options)
+  check(wanted)
+  began = time.perf_counter()
+  report = produce.produce(wanted)
+  report['seconds']['total'] = round(time.perf_counter() - began, 3)
+  if wanted.report:
+    with open(wanted.report, 'w', encoding='utf-8') as file:
+      json.dump(report, file, indent=2, ensure_ascii=False)
+      file.write('\n')
+  return report
+
+
+def check(wanted: Options) -> None:
+  """Refuse what no file can put right, before anything is loaded."""
+  for name in ('face', 'audio'):
+    path = getattr(wanted, name)
+    if not os.path.isfile(path):
+      raise SyncError(f'--{name}: expected a file, found none at {path!r}')
+  if wanted.checkpoint_path is None:
+    raise SyncError(
+      '--checkpoint_path is needed: no weights come with this version; give '
+      'wav2lip.pth, wav2lip_hq.pdparams or a .safetensors file of your own'
+    )
+  same = os.path.abspath(wanted.outfile)
+  sources = (wanted.face, wanted.audio, wanted.final_audio)
+  if any(path and os.path.abspath(path) == same for path in sources):
+    raise SyncError('--outfile would overwrite an input: name another file')
+  bounds = [
+    ('fps', 1 <= wanted.fps <= 240, 'a rate from 1 to 240 frames/s'),
+    ('crf', 0 <= wanted.crf <= 51, '0 (lossless) to 51 (worst)'),
+    ('resize_factor', wanted.resize_factor >= 1, 'a whole number from 1'),
+    ('batch', wanted.batch is None or wanted.batch >= 1, 'at least 1'),
+    ('preview', wanted.preview is None or wanted.preview > 0, 'seconds > 0'),
+  ]
+  for name, fine, expected in bounds:
+    if not fine:
+      found = getattr(wanted, name)
+      raise SyncError(f'--{name}: expected {expected}, found {found}')
+
+
+def truth(text: str) -> bool:
+  """A real boolean. Differs from Wav2Lip, where `--static False` is true."""
+  words = {'true': True, 'yes': True, '1': True}
+  words |= {'false': False, 'no': False, '0': False}
+  if text.lower() not in words:
+    raise argparse.ArgumentTypeError(f'expected true or false, found {text!r}')
+  return words[text.lower()]
+
+
+class Parser(argparse.ArgumentParser):
+  """Errors in one line, and no usage in front of it."""
+
+  def error(self, message):
+    self.exit(2, f'error: {message} (see --help)\n')
+
+
+def parser() -> argparse.ArgumentParser:
+  """The command line; names are those of `Options`."""
+  p = Parser('lipsync', description=__doc__.partition('\n')[0])
+  add = p.add_argument
+  add('--face', required=True, help='video or photo of the person')
+  add('--audio', required=True, help='speech: any file with sound')
+  add('--outfile', help='default results/result_voice.mp4')
+  add(
+    '--checkpoint-path',
+    help='weights: .safetensors, or a .pth or .pdparams of Wav2Lip',
+  )
+  choice = p.add_argument_group('who and where')
+  add = choice.add_argument
+  add(
+    '--person',
+    help='largest (default), left, right, N (0 is the largest) or x,y',
+  )
+  add('--pads', nargs=4, type=float, metavar=tuple('TBLR'))
+  add('--box', nargs=4, type=int, metavar=tuple('TBLR'), help='fixed face box')
+  add('--nosmooth', action='store_true', help='do not smooth the face box')
+  add(
+    '--static', nargs='?', const=True, type=truth, help='use first frame only'
+  )
+  time_ = p.add_argument_group('time')
+  add = time_.add_argument
+  add('--fps', type=float, help='rate of a photo (default 25)')
+  add(
+    '--when-audio-longer',
+    choices=('bounce', 'loop', 'hold', 'cut'),
+    help='play the video to and fro (default), again, hold its end, or cut',
+  )
+  add(
+    '--when-video-longer',
+    choices=('cut', 'keep'),
+    help='cut with the sound (default) or keep the rest as it is',
+  )
+  add('--preview', type=float, metavar='SECONDS', help='only the beginning')
+  add('--final-audio', metavar='FILE', help='mux this instead of --audio')
+  picture = p.add_argument_group('picture')
+  add = picture.add_argument
+  add('--resize-factor', type=int, help='divide width and height')
+  add('--rotate', action='store_true', help='turn 90 degrees clockwise')
+  add(
+    '--crop', nargs=4, type=int, metavar=tuple('TBLR'), help='-1: to the edge'
+  )
+  add('--crf', type=int, help='0 lossless … 51; default 16, visually lossless')
+  run = p.add_argument_group('running')
+  add = run.add_argument
+  add('--batch', '--wav2lip-batch-size', type=int, help='faces at a time')
+  add('--dtype', choices=('auto', 'float32', 'bfloat16'))
+  add('--cpu', action='store_true', help='do not use a GPU')
+  add('--compat', action='store_true', help='boxes, timing, paste of Wav2Lip')
+  add('--report', metavar='FILE', help='write what was done, as JSON')
+  add('--quiet', action='store_true', help='no progress bars')
+  add('--face-det-batch-size', type=int, help=argparse.SUPPRESS)
+  add('--face-detector', help=argparse.SUPPRESS)
+  add('--face-enhancement', action='store_true', help=argparse.SUPPRESS)
+  return p
+
+
+def hyphened(argv: Sequence[str]) -> Iterator[str]:
+  """Flags with hyphens, whichever way they were typed."""
+  for word in argv:
+    name, equals, value = word.partition('=')
+    if name.startswith('--'):
+      name = name.replace('_', '-')
+    yield name + equals + value
+
+
+def options_of(argv: Sequence[str]) -> dict:
+  """Arguments for `sync` from a command line, notices for what is past."""
+  args = vars(parser().parse_args(list(hyphened(argv))))
+  if args.pop('face_enhancement'):
+    raise SyncError(
+      '--face_enhancement does not exist yet: leave it out, or run a face '
+      'restorer over the output'
+    )
+  if args.pop('face_detector'):
+    print('note: faces are found by YuNet and MediaPipe here', file=sys.stderr)
+  args.pop('face_det_batch_size')  # frames are searched one by one
+  if args.pop('cpu'):
+    os.environ['JAX_PLATFORMS'] = 'cpu'
+  if args['box'] and args['box'][0] == -1:
+    args['box'] = None  # Wav2Lip's way of saying none
+  return {
+    name: tuple(value) if isinstance(value, list) else value
+    for name, value in args.items()
+    if value is not None
+  }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """The command: 0 done, 1 refused, 2 misused, 130 interrupted."""
+  # TensorFlow Lite and glog write through C++: nothing of theirs is an error.
+  for name, level in (('GLOG_minloglevel', '3'), ('TF_CPP_MIN_LOG_LEVEL', '3')):
+    os.environ.setdefault(name, level)
+  try:
+    report = sync(**options_of(sys.argv[1:] if argv is None else argv))
+  except KeyboardInterrupt:
+    print('interrupted', file=sys.stderr)
+    return 130
+  except (ValueError, OSError) as error:
+    if os.environ.get('LIPSYNC_JAX_DEBUG'):
+      raise
+    line = ' '.join(str(error).split())
+    print(f'error: {line}', file=sys.stderr)
+    return 1
+  with contextlib.suppress(BrokenPipeError):
+    print(report['outfile'])
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())

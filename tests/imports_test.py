@@ -1,0 +1,108 @@
+"""The architecture, executable: arrows between rooms point only downwards."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+PACKAGE = pathlib.Path(__file__).resolve().parents[1] / 'lipsync_jax'
+
+# Room -> the rooms it may import. A room may only import rooms above it in
+# this table, so that there can be no cycle. `models` is one room.
+ROOMS = {
+  '__init__': '',
+  # sound and time
+  'audio': '',
+  'timeline': '',
+  # media
+  'planes': '',
+  'media': 'planes',
+  'sound': 'media',
+  'encode': 'media planes sound',
+  # faces
+  'faces': '',
+  'compose': 'faces',
+  'tracks': 'faces',
+  'paths': 'faces tracks',
+  'detector': 'faces',
+  'detect': 'detector faces tracks',
+  # networks and their files
+  'models': '',
+  'standins': '',
+  'pickles': 'standins',
+  'containers': 'pickles standins',
+  'exports': 'standins',
+  'published': 'models',
+  'stored': 'models',
+  'weights': 'containers exports models published standins stored',
+  # the product
+  'pipe': '',
+  'render': 'audio compose faces media paths pipe planes timeline',
+  'search': 'detect faces media paths pipe planes tracks',
+  'produce': (
+    'audio encode media models pipe planes render search sound timeline weights'
+  ),
+  'sync': 'produce',
+  'benchmark': 'models sync weights',
+}
+INFERENCE = set(ROOMS) - {'benchmark'}
+HEAVY = {'optax', 'orbax', 'grain', 'tensorflow', 'apache_beam', 'torch'}
+
+
+def sources():
+  return [p for p in PACKAGE.rglob('*.py') if '__pycache__' not in p.parts]
+
+
+def room_of(path: pathlib.Path) -> str:
+  return path.relative_to(PACKAGE).parts[0].removesuffix('.py')
+
+
+def imported(path: pathlib.Path) -> set[str]:
+  """Dotted names that a file imports, at any depth of nesting."""
+  names = set()
+  for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+    if isinstance(node, ast.Import):
+      names |= {alias.name for alias in node.names}
+    if isinstance(node, ast.ImportFrom):
+      assert not node.level, f'{path.name}: relative import'
+      names |= {f'{node.module}.{alias.name}' for alias in node.names}
+  return names
+
+
+def rooms_imported(path: pathlib.Path) -> set[str]:
+  inner = [n.split('.') for n in imported(path) if n.startswith('lipsync_jax.')]
+  return {n[1] for n in inner if n[1] in ROOMS} - {room_of(path)}
+
+
+def test_table_has_no_cycle():
+  seen = set()
+  for room, below in ROOMS.items():
+    assert set(below.split()) <= seen, f'{room} imports a room below it'
+    seen.add(room)
+
+
+def test_every_room_is_in_the_table():
+  assert {room_of(p) for p in sources()} <= set(ROOMS)
+
+
+@pytest.mark.parametrize('path', sources(), ids=lambda p: p.stem)
+def test_arrows(path):
+  allowed = set(ROOMS[room_of(path)].split())
+  assert rooms_imported(path) <= allowed
+
+
+@pytest.mark.parametrize('path', sources(), ids=lambda p: p.stem)
+def test_inference_is_light(path):
+  if room_of(path) in INFERENCE:
+    assert not {n.split('.')[0] for n in imported(path)} & HEAVY
+
+
+def test_help_loads_nothing_heavy():
+  code = (
+    'import sys, lipsync_jax.sync as s; s.parser().format_help(); '
+    'heavy = {"jax", "numpy", "av", "cv2", "mediapipe", "flax"}; '
+    'sys.exit(bool(heavy & set(sys.modules)))'
+  )
+  assert subprocess.run([sys.executable, '-c', code]).returncode == 0

@@ -1,0 +1,340 @@
+"""sync: time, errors, flags and whole runs with a stand-in generator.
+
+The stand-in paints what it hears, so that a video shows which sound drove
+each of its frames. A face box given by hand keeps detection out of it.
+"""
+
+import itertools
+import json
+import os
+from fractions import Fraction
+
+import clips
+import numpy as np
+import pytest
+
+from lipsync_jax import audio, compose, produce, sync, weights
+
+PERIOD = 0.5  # seconds of the saw-tooth in loudness
+TONE = 1000  # Hz
+LEVELS = 40.0  # grey levels per unit of mel
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+  """A generator that paints the loudness of its window's middle."""
+
+  def predictor(variables, size, width, dtype, batch):
+    def predict(mel, face):
+      assert len(mel) == len(face) == batch
+      loud = mel.max(1)  # [b, 16]: the tone's bin is the loudest
+      # A frame at t is the window's column 6.4, which floor() makes 6.9 on
+      # average; training had the same.
+      at = 0.1 * loud[:, 6] + 0.9 * loud[:, 7]
+      grey = np.round(np.clip(128 + LEVELS * at, 0, 255))
+      return np.broadcast_to(grey[:, None, None, None], face.shape).astype('u1')
+
+    return predict, 'stand-in'
+
+  net = weights.Weights(
+    'generator', 96, 1.0, {}, 'test', sha256='0', mel_lead=audio.CENTRED
+  )
+  monkeypatch.setattr(produce, 'generator_of', lambda path: net)
+  monkeypatch.setattr(produce.engine, 'predictor', predictor)
+  # The paint must arrive as it is, without mask and colour matching.
+  monkeypatch.setattr(
+    produce.render.compose,
+    'paste_patch',
+    lambda spoken, face, crop, points, frame: compose.whole_box_patch(
+      spoken, crop, frame
+    ),
+  )
+
+
+def saw_tooth(seconds: float) -> np.ndarray:
+  """A tone whose level climbs by 60 dB and falls back, every PERIOD."""
+  t = np.arange(round(seconds * 16000)) / 16000
+  decibel = -70 + 60 * (t % PERIOD) / PERIOD
+  return 10 ** (decibel / 20) * np.sin(2 * np.pi * TONE * t)
+
+
+def heard(grey: np.ndarray) -> np.ndarray:
+  """Seconds within the period whose sound painted a grey level."""
+  mel = audio.log_mel(saw_tooth(4).astype(np.float32)).max(0)
+  times = np.arange(mel.size) / 80
+  phase = times % PERIOD
+  clean = (phase > 0.06) & (phase < PERIOD - 0.06) & (times > 1) & (times < 3)
+  slope, level = np.polyfit(phase[clean], mel[clean], 1)
+  return ((grey - 128) / LEVELS - level) / slope
+
+
+def check_time(path, rate_of):
+  """Every frame's paint is of the sound at its time, to half a frame."""
+  times, lumas = clips.read_video(path)
+  # Limited range: code 16 is black, 235 white.
+  grey = np.array([float(y[30:34, 30:34].mean()) for y in lumas])
+  found = heard((grey - 16) * 255 / 219)
+  wrong = checked = 0
+  for i, (time, phase) in enumerate(zip(times, found, strict=True)):
+    expected = float(time) % PERIOD
+    if 0.08 < expected < PERIOD - 0.08:
+      checked += 1
+      wrong += abs(phase - expected) > 0.5 / rate_of(i) + 0.0015
+  assert checked > len(times) / 2
+  assert not wrong, f'{wrong} of {checked} frames are off'
+  return times
+
+
+def run(tmp_path, times, seconds, rate=30, **options):
+  face = clips.write_video(tmp_path / 'face.mp4', times, rate=rate)
+  voice = clips.write_wav(tmp_path / 'voice.wav', saw_tooth(seconds))
+  out = tmp_path / 'out.mp4'
+  given = {'box': (8, 56, 8, 56), 'crf': 4, 'quiet': True}
+  given |= {'checkpoint_path': 'stand-in'} | options
+  return out, sync.sync(face, voice, str(out), **given)
+
+
+RATES = [Fraction(24000, 1001), 25, Fraction(30000, 1001), 50]
+RATES += [Fraction(60000, 1001)]
+
+
+def steady_run(tmp_path, rate, seconds):
+  out, report = run(tmp_path, clips.steady(seconds, rate), seconds, rate)
+  times = check_time(out, lambda _: float(rate))
+  assert len(times) == report['frames'] == round(seconds * Fraction(rate))
+  assert max(abs(t - i / Fraction(rate)) for i, t in enumerate(times)) < 1e-4
+
+
+def varying(seconds):
+  """Frame times whose gaps change between 1/60 and 1/12 s."""
+  gaps = itertools.cycle([1500, 3000, 7500, 2250, 3750])
+  stamps = itertools.accumulate(gaps, initial=0)
+  times = (Fraction(s, 90000) for s in stamps)
+  return list(itertools.takewhile(lambda t: t < seconds, times))
+
+
+def varying_run(tmp_path, seconds):
+  wanted = varying(seconds)
+  out, _ = run(tmp_path, wanted, seconds)
+  gaps = [float(b - a) for a, b in itertools.pairwise(wanted)]
+  gaps.append(gaps[-1])
+  got = check_time(out, lambda i: 1 / gaps[i])
+  assert got == wanted[: len(got)] and len(wanted) - len(got) <= 1
+
+
+@pytest.mark.parametrize('rate', RATES)
+def test_frames_show_the_sound_of_their_time(tmp_path, stand_in, rate):
+  steady_run(tmp_path, rate, 6)
+
+
+def test_variable_rate_shows_the_sound_of_its_time(tmp_path, stand_in):
+  varying_run(tmp_path, 6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('rate', RATES)
+def test_ten_minutes_do_not_drift(tmp_path, stand_in, rate):
+  steady_run(tmp_path, rate, 600)
+
+
+@pytest.mark.slow
+def test_ten_minutes_of_variable_rate_do_not_drift(tmp_path, stand_in):
+  varying_run(tmp_path, 600)
+
+
+def test_audio_longer_bounces_in_time(tmp_path, stand_in):
+  out, report = run(tmp_path, clips.steady(2, 25), 7, 25)
+  assert report['frames'] == 175
+  check_time(out, lambda _: 25.0)
+
+
+def test_video_longer_keeps_its_rest_untouched(tmp_path, stand_in):
+  out, report = run(
+    tmp_path, clips.steady(4, 25), 2, 25, when_video_longer='keep', crf=0
+  )
+  assert report['frames'] == 100 and report['frames_spoken'] == 50
+  assert report['skipped'] == [{'from': 2.0, 'to': 4.0, 'why': 'no sound'}]
+  _, source = clips.read_video(tmp_path / 'face.mp4')
+  _, lumas = clips.read_video(out)
+  for a, b in zip(source[50:], lumas[50:], strict=True):
+    np.testing.assert_array_equal(a, b)
+
+
+def test_outside_the_box_nothing_changes(tmp_path, stand_in):
+  rng = np.random.default_rng(0)
+  noise = rng.integers(0, 255, (64, 64, 3), np.uint8)
+  times = clips.steady(1, 25)
+  face = clips.write_video(
+    tmp_path / 'face.mp4', times, picture=lambda i: np.roll(noise, i, 0)
+  )
+  voice = clips.write_wav(tmp_path / 'voice.wav', saw_tooth(1))
+  out = tmp_path / 'out.mp4'
+  options = {'box': (8, 40, 16, 48), 'crf': 0, 'quiet': True}
+  sync.sync(face, voice, out, checkpoint_path='x', **options)
+  _, before = clips.read_video(face)
+  _, after = clips.read_video(out)
+  outside = np.ones((64, 64), bool)
+  outside[8:40, 16:48] = False
+  for a, b in zip(before, after, strict=True):
+    np.testing.assert_array_equal(a[outside], b[outside])
+    assert (a[20:30, 24:40] != b[20:30, 24:40]).any()
+
+
+def test_preview_photo_and_final_audio(tmp_path, stand_in):
+  from PIL import Image
+
+  photo = tmp_path / 'face.v2.png'
+  Image.new('RGB', (80, 64), (90, 120, 150)).save(photo)
+  voice = clips.write_wav(tmp_path / 'voice.wav', saw_tooth(9))
+  music = clips.write_wav(tmp_path / 'music.wav', saw_tooth(9) * 0, 44100)
+  out = tmp_path / 'out.mkv'
+  report = sync.sync(
+    photo, voice, out, checkpoint_path='x', box=(8, 56, 8, 56), fps=30.0,
+    preview=2.0, final_audio=str(music), quiet=True,
+    report=str(tmp_path / 'report.json'),
+  )  # fmt: skip
+  assert report['frames'] == 60
+  stored = json.loads((tmp_path / 'report.json').read_text())
+  assert stored == report
+  import av
+
+  with av.open(str(out)) as file:
+    sound = [f for f in file.decode(audio=0)]
+    assert sound[0].sample_rate == 44100
+    assert sum(f.samples for f in sound) / 44100 == pytest.approx(2, abs=0.05)
+
+
+def test_compat_ends_where_the_original_does(tmp_path, stand_in):
+  out, report = run(tmp_path, clips.steady(3, 25), 5, 25, compat=True)
+  assert report['frames'] == 122  # of 125 (spec 1.6)
+  times, _ = clips.read_video(out)
+  assert times[-1] == Fraction(121, 25)
+
+
+@pytest.mark.parametrize('style', ['-', '_'])
+def test_an_old_command_line_is_understood(style):
+  line = (
+    '--checkpoint_path w.pth --face f.mp4 --audio a.wav --outfile o.mp4 '
+    '--static False --fps 30 --pads 0 20 0 0 --face_det_batch_size 4 '
+    '--wav2lip_batch_size 64 --resize_factor 2 --crop 0 -1 0 -1 '
+    '--box -1 -1 -1 -1 --rotate --nosmooth --cpu --face_detector sfd'
+  )
+  words = [
+    w.replace('_', style) if w.startswith('--') else w for w in line.split()
+  ]
+  got = sync.options_of(words)
+  assert got == {
+    'checkpoint_path': 'w.pth', 'face': 'f.mp4', 'audio': 'a.wav',
+    'outfile': 'o.mp4', 'static': False, 'fps': 30.0,
+    'pads': (0, 20, 0, 0), 'batch': 64, 'resize_factor': 2,
+    'crop': (0, -1, 0, -1), 'rotate': True, 'nosmooth': True,
+    'compat': False, 'quiet': False,
+  }  # fmt: skip
+  sync.Options(**got)
+
+
+def refused(capsys, tmp_path, *words) -> str:
+  """The one line with which a command is refused; nothing is left behind."""
+  before = sorted(p.name for p in tmp_path.rglob('*'))
+  with pytest.MonkeyPatch.context() as patch:
+    patch.chdir(tmp_path)
+    try:
+      code = sync.main([*words, '--quiet'])
+    except SystemExit as stop:
+      code = stop.code
+  error = capsys.readouterr().err
+  assert code not in (0, None)
+  assert error.count('\n') == 1 and error.startswith('error: '), error
+  after = sorted(p.name for p in tmp_path.rglob('*'))
+  assert [n for n in after if n not in before] == []
+  return error
+
+
+@pytest.fixture
+def scene(tmp_path):
+  """A faceless video, a voice, a text file and an empty one."""
+  clips.write_video(tmp_path / 'grey.mp4', clips.steady(1, 25))
+  clips.write_wav(tmp_path / 'voice.wav', saw_tooth(1))
+  clips.write_wav(tmp_path / 'empty.wav', np.zeros(0))
+  (tmp_path / 'text.mp4').write_text('not media at all')
+  (tmp_path / 'void.mp4').write_bytes(b'')
+  (tmp_path / 'full').mkdir()
+  return tmp_path
+
+
+BAD = [
+  ('missing.mp4', 'voice.wav', 'o.mp4', 'expected a file'),
+  ('grey.mp4', 'missing.wav', 'o.mp4', 'expected a file'),
+  ('text.mp4', 'voice.wav', 'o.mp4', 'text.mp4'),
+  ('void.mp4', 'voice.wav', 'o.mp4', 'void.mp4'),
+  ('voice.wav', 'voice.wav', 'o.mp4', 'no video stream'),
+  ('grey.mp4', 'grey.mp4', 'o.mp4', 'no audio stream'),
+  ('grey.mp4', 'empty.wav', 'o.mp4', 'empty'),
+  ('grey.mp4', 'text.mp4', 'o.mp4', 'text.mp4'),
+  ('grey.mp4', 'voice.wav', 'o.mp4', 'no face'),
+  ('grey.mp4', 'voice.wav', 'o.xyz', 'suffix'),
+  ('grey.mp4', 'voice.wav', 'full', 'suffix'),
+  ('grey.mp4', 'voice.wav', 'voice.wav/o.mp4', 'cannot be written'),
+  ('grey.mp4', 'voice.wav', 'grey.mp4', 'overwrite'),
+]
+
+
+@pytest.mark.parametrize('face, voice, out, words', BAD)
+def test_bad_input_is_one_line(
+  scene, capsys, stand_in, face, voice, out, words
+):
+  error = refused(
+    capsys, scene, '--face', face, '--audio', voice, '--outfile', out,
+    '--checkpoint_path', 'x',
+  )  # fmt: skip
+  assert words in error
+
+
+@pytest.mark.parametrize('kind', ['text', 'cut', 'none', 'missing'])
+def test_bad_weights_are_one_line(scene, capsys, kind):
+  (scene / 'w.pth').write_bytes(b'PK\x03\x04' + bytes(100))
+  (scene / 'w.txt').write_text('<!DOCTYPE html>')
+  given = {'text': 'w.txt', 'cut': 'w.pth', 'missing': 'nope.pth'}
+  words = ['--face', 'grey.mp4', '--audio', 'voice.wav', '--outfile', 'o.mp4']
+  if kind != 'none':
+    words += ['--checkpoint_path', given[kind]]
+  assert given.get(kind, 'checkpoint') in refused(capsys, scene, *words)
+
+
+@pytest.mark.parametrize(
+  'words',
+  [
+    ['--face_enhancement'],
+    ['--crf', '99'],
+    ['--when-audio-longer', 'dance'],
+    ['--nonsense'],
+    ['--fps', '0'],
+    ['--batch', '0'],
+  ],
+)
+def test_bad_flags_are_one_line(scene, capsys, words):
+  base = [
+    '--face',
+    'grey.mp4',
+    '--audio',
+    'voice.wav',
+    '--checkpoint_path',
+    'x',
+  ]
+  refused(capsys, scene, *base, *words)
+
+
+def test_old_output_survives_a_failure(scene, capsys, stand_in, monkeypatch):
+  old = scene / 'o.mp4'
+  old.write_text('an older result')
+
+  def breaks(*_, **__):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(produce.render, 'render', breaks)
+  words = ['--face', 'grey.mp4', '--audio', 'voice.wav', '--outfile', 'o.mp4']
+  words += ['--box', '8', '56', '8', '56', '--checkpoint_path', 'x', '--quiet']
+  monkeypatch.chdir(scene)
+  assert sync.main(words) == 130
+  assert old.read_text() == 'an older result'
+  assert not [p for p in os.listdir(scene) if p.endswith('.part')]
