@@ -44,8 +44,8 @@ def one_line(path: str | os.PathLike, what: str) -> Iterator[None]:
 def open_media(path: str | os.PathLike) -> Iterator:
   """Open a regular file for reading, as a PyAV container.
 
-  PyAV gets an open file and not a name, so that no name and no playlist can
-  make it open a device, a protocol or another file.
+  PyAV gets an open file and not a name, and may open nothing further: no
+  name, playlist or session description leads to a device, host or other file.
   """
   import av
 
@@ -54,7 +54,7 @@ def open_media(path: str | os.PathLike) -> Iterator:
   if not stat.S_ISREG(os.stat(path).st_mode):
     raise MediaError(f'{shown(path)}: a media file is needed, not a folder')
   with open(path, 'rb') as file:
-    options = {'max_pixels': str(MAX_PIXELS)}
+    options = {'max_pixels': str(MAX_PIXELS), 'protocol_whitelist': 'none'}
     with av.open(file, options=options, metadata_errors='ignore') as container:
       yield container
 

@@ -411,8 +411,19 @@ def test_bad_inputs_are_one_line(tmp_path):
   (tmp_path / 'text.mp4').write_text('not a video\n' * 99)
   (tmp_path / 'no_index.mp4').write_bytes(good[: len(good) // 2])
   (tmp_path / 'list.m3u8').write_text('#EXTM3U\n#EXTINF:1,\na.mp4\n')
+  session = 'v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\n'
+  session += 'm=video 5004 RTP/AVP 96\na=rtpmap:96 H264/90000\n'
+  (tmp_path / 'session.mp4').write_text(session)  # would wait for a sender
   (tmp_path / 'folder').mkdir()
-  names = 'empty', 'text.mp4', 'no_index.mp4', 'list.m3u8', 'folder', 'gone'
+  names = (
+    'empty',
+    'text.mp4',
+    'no_index.mp4',
+    'list.m3u8',
+    'folder',
+    'gone',
+    'session.mp4',
+  )
   for name in names:
     for probe in (media.probe_video, sound.probe_audio):
       with pytest.raises(media.MediaError) as caught:
