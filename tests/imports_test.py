@@ -45,9 +45,17 @@ ROOMS = {
     'audio encode media models pipe planes render search sound timeline weights'
   ),
   'sync': 'produce',
+  # training data
+  'examples': '',
+  'shards': '',
+  'records': 'examples shards',
+  'windows': 'audio',
+  'augment': 'audio faces',
+  'data': 'audio augment faces records windows',
+  'resident': 'audio augment data records windows',
   'benchmark': 'models sync weights',
 }
-INFERENCE = set(ROOMS) - {'benchmark'}
+INFERENCE = set(ROOMS) - {'benchmark', 'data', 'resident'}
 HEAVY = {'optax', 'orbax', 'grain', 'tensorflow', 'apache_beam', 'torch'}
 
 
