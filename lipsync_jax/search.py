@@ -97,7 +97,9 @@ def detected(
 
   view = f'{video.view} still={video.still}'
   key = analyses.content_key(video.path, view)
-  analysis = analyses.cached_analysis(key, until, compute)
+  analysis = analyses.cached_analysis(
+    key, None if until is None else float(until), compute
+  )
   return analysis, exact(analysis.times, video.tick)
 
 

@@ -10,7 +10,7 @@ os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 
 from jaxtyping import install_import_hook
 
-hook = install_import_hook('lipsync_jax', 'beartype.beartype')
+hook = install_import_hook('lipsync_jax', 'checked.typechecked')
 hook.__enter__()
 
 import jax
