@@ -16,7 +16,6 @@ from jaxtyping import Array, Float
 
 from lipsync_jax.models import blocks, generator
 
-SMALL = 12  # pixels
 Image = Float[Array, 'b h w c']
 Folded = dict[str, tuple]  # layer name -> (kernel [kh kw i o], bias [o])
 
@@ -77,12 +76,15 @@ def predictor(variables: dict, size: int, width: float, dtype: str, batch: int):
   `face` is the crop of the source; masking its lower half, pairing it with
   itself as reference (spec 7.2) and rounding happen on the device, so that
   bytes, not floats, cross to it and back. The batch must be `batch`.
-  'bfloat16' on a CPU is a mixture, see `mixed`.
+  'bfloat16' on a CPU is a mixture, see `multiplied`.
   """
   folded = fold(variables, size, width)
   convolve = blocks.convolve
   if dtype == 'bfloat16' and jax.default_backend() == 'cpu':
     convolve = mixed
+    for layer in filter(multiplied, rows(size, width)):
+      kernel, bias = folded[layer.name]
+      folded[layer.name] = kernel.astype(dtype), bias
   else:
     folded = jax.tree.map(lambda a: a.astype(dtype), folded)
   folded = jax.device_put(folded)
@@ -96,7 +98,7 @@ def predictor(variables: dict, size: int, width: float, dtype: str, batch: int):
     # Differs from Wav2Lip, which truncates: half a level darker.
     return jnp.round(out.astype(jnp.float32) * 255).astype(jnp.uint8)
 
-  def predict(mel: np.ndarray, face: np.ndarray) -> np.ndarray:
+  def predict(mel: np.ndarray, face: np.ndarray) -> jax.Array:
     assert mel.shape == (batch, 80, 16), (mel.shape, batch)
     assert face.shape == (batch, size, size, 3), (face.shape, batch)
     return generate(folded, mel.astype(np.float32), face)
@@ -104,55 +106,55 @@ def predictor(variables: dict, size: int, width: float, dtype: str, batch: int):
   return predict
 
 
-def mixed(layer: blocks.Layer, kernel: Float[Array, 'kh kw i o'], x: Image):
-  """Convolve as bfloat16 products where those are fast, else in float32.
+def multiplied(layer: blocks.Layer) -> bool:
+  """Whether a bfloat16 matrix product beats XLA's convolution on CPU.
 
-  XLA's convolutions on CPU gain nothing from bfloat16, its matrix products
-  with float32 sums double. Gathering their operands eats that on large
-  maps, so that only stride-2 transposed layers and outputs of up to SMALL
-  pixels a side gain (measured).  -> float32 [b, h', w', o]
+  Its convolutions gain nothing from bfloat16; its products with float32
+  sums double. Gathering their operands eats that where maps are large and
+  channels few, stride-2 transposed layers excepted. Layers that cost
+  little are left alone, since each product takes 0.3 s to compile.
   """
   doubling = layer.up and layer.stride == (2, 2)
-  small = max(layer.output(*x.shape[1:3])) <= SMALL
-  if doubling:
-    return doubled(kernel, x)
-  if layer.up or not small:
+  return doubling or (layer.residual and layer.cin >= 256)
+
+
+def mixed(layer: blocks.Layer, kernel: Float[Array, 'kh kw i o'], x: Image):
+  """Convolve by bfloat16 products if `multiplied`.  -> float32 output"""
+  if not multiplied(layer):
     return blocks.convolve(layer, kernel, x)
-  padded = jnp.pad(x, ((0, 0), *layer.padding, (0, 0)))
-  return valid(kernel, padded, layer.stride)
+  x = x.astype(kernel.dtype)
+  return doubled(kernel, x) if layer.up else same(kernel, x)
 
 
-def valid(kernel: Float[Array, 'kh kw i o'], x: Image, stride=(1, 1)):
-  """Convolve without padding, a matrix product for each row of taps."""
-  kh, kw, i, o = kernel.shape
-  b, h, w, _ = x.shape
-  (sy, sx), h, w = stride, (h - kh) // stride[0] + 1, (w - kw) // stride[1] + 1
-  x, kernel = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
-  taps = [x[:, :, j : j + (w - 1) * sx + 1 : sx] for j in range(kw)]
-  taps = jnp.concatenate(taps, axis=-1)  # [b, h + kh - 1, w, kw*i]
-  total = 0
-  for n in range(kh):
-    rows = taps[:, n : n + (h - 1) * sy + 1 : sy].reshape(-1, kw * i)
-    total += jnp.matmul(
-      rows, kernel[n].reshape(kw * i, o), preferred_element_type=jnp.float32
-    )
-  return total.reshape(b, h, w, o)
+def same(kernel: Float[Array, '3 3 i o'], x: Image):
+  """A 3x3 convolution of stride 1, three products.  -> [b, h, w, o]"""
+  h, w = x.shape[1:3]
+  x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+  x = jnp.concatenate([x[:, :, u : u + w] for u in range(3)], axis=-1)
+  return sum(product(x[:, v : v + h], kernel[v]) for v in range(3))
 
 
 def doubled(kernel: Float[Array, '3 3 i o'], x: Image):
   """A stride-2 transposed 3x3 convolution.  -> [b, 2h, 2w, o]
 
-  Along one axis, output 2n sees x[n] through tap 1; output 2n + 1 sees
-  x[n] through tap 0 and x[n + 1] through tap 2.
+  Along an axis, output 2n sees x[n] through tap 1; output 2n + 1 sees x[n]
+  through tap 0 and x[n + 1] through tap 2. Columns are done in pairs, at
+  the price of one zero tap in four.
   """
   b, h, w, _ = x.shape
   x = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))
-  taps = slice(1, 2), slice(0, 3, 2)  # of even and odd outputs
-  rows = []
-  for v in range(2):
-    row = [
-      valid(kernel[taps[v], taps[u]], x[:, : h + v, : w + u]) for u in range(2)
-    ]
-    rows.append(jnp.stack(row, axis=3))  # [b, h, w, 2, o]
-  y = jnp.stack(rows, axis=2)  # [b, h, 2, w, 2, o]
+  x = jnp.concatenate([x[:, :, :-1], x[:, :, 1:]], axis=-1)  # [b, h+1, w, 2i]
+  near = jnp.concatenate([kernel[:, 1], kernel[:, 0]], axis=-1)
+  far = jnp.concatenate([jnp.zeros_like(kernel[:, 2]), kernel[:, 2]], axis=-1)
+  pairs = jnp.concatenate([near, far], axis=1)  # [3, 2i, 2o]
+  even = product(x[:, :-1], pairs[1])  # [b, h, w, 2o]
+  odd = product(x[:, :-1], pairs[0]) + product(x[:, 1:], pairs[2])
+  rows = [row.reshape(b, h, 1, -1) for row in (even, odd)]
+  y = jnp.concatenate(rows, axis=2)  # [b, h, 2, 2w*o]
   return y.reshape(b, 2 * h, 2 * w, -1)
+
+
+def product(x: Image, kernel: Float[Array, '*taps o']):
+  """Pixels times a matrix, summed in float32.  -> [b, h, w, o]"""
+  kernel = kernel.reshape(x.shape[-1], -1)
+  return jnp.matmul(x, kernel, preferred_element_type=jnp.float32)
