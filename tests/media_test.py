@@ -466,11 +466,25 @@ def test_frames_of_another_size_are_scaled_to_the_first(tmp_path):
   assert shapes == {(64, 96)}
 
 
-def test_cover_art_is_no_video(tmp_path, shared):
-  path = shared / 'media/speech/english_jfk.flac'
-  assert sound.probe_audio(path).duration == 11
-  with pytest.raises(media.MediaError):
+def test_cover_art_is_no_video(tmp_path):
+  path = tmp_path / 'a.mp3'
+  with av.open(str(path), 'w') as file:
+    sounds = file.add_stream('libmp3lame', rate=16_000, layout='mono')
+    cover = file.add_stream('mjpeg', rate=1)
+    cover.width, cover.height, cover.pix_fmt = 96, 64, 'yuvj420p'
+    file.mux(cover.encode(picture(0).reformat(format='yuvj420p')))
+    file.mux(cover.encode(None))
+    wave = np.full((1, 16_000), 0.1, np.float32)
+    frame = av.AudioFrame.from_ndarray(wave, 'fltp', 'mono')
+    frame.sample_rate = 16_000
+    file.mux(sounds.encode(frame))
+    file.mux(sounds.encode(None))
+  with av.open(str(path)) as file:
+    assert len(file.streams.video) == 1  # the cover is there
+  with pytest.raises(media.MediaError, match='only cover art'):
     media.probe_video(path)
+  audio = sound.probe_audio(path)
+  assert audio.origin == audio.start  # the cover's time 0 does not count
 
 
 def test_real_clips(shared):
