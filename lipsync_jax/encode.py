@@ -15,7 +15,7 @@ import secrets
 import numpy as np
 
 from lipsync_jax import sound
-from lipsync_jax.container import MediaError, one_line, shown
+from lipsync_jax.source import MediaError, one_line, shown
 from lipsync_jax.planes import Frame, Video
 
 Fraction = fractions.Fraction

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from lipsync_jax.container import (
+from lipsync_jax.source import (
   ATTACHED_PICTURE,
   DEPENDENT,
   LEAP,

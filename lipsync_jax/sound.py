@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from jaxtyping import Float32
 
-from lipsync_jax.container import (
+from lipsync_jax.source import (
   ATTACHED_PICTURE,
   LEAP,
   STOPPED,
