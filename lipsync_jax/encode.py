@@ -15,8 +15,8 @@ import secrets
 import numpy as np
 
 from lipsync_jax import sound
-from lipsync_jax.source import MediaError, one_line, shown
 from lipsync_jax.planes import Frame, Video
+from lipsync_jax.source import MediaError, one_line, shown
 
 Fraction = fractions.Fraction
 

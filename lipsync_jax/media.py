@@ -16,6 +16,15 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from lipsync_jax.planes import (
+  UNSPECIFIED,
+  Colour,
+  Frame,
+  Video,
+  View,
+  turn_of,
+  turned,
+)
 from lipsync_jax.source import (
   ATTACHED_PICTURE,
   DEPENDENT,
@@ -29,15 +38,6 @@ from lipsync_jax.source import (
   open_media,
   seconds,
   shown,
-)
-from lipsync_jax.planes import (
-  UNSPECIFIED,
-  Colour,
-  Frame,
-  Video,
-  View,
-  turn_of,
-  turned,
 )
 
 Fraction = fractions.Fraction
