@@ -28,6 +28,7 @@ from lipsync_jax.standins import (
   UnsafeFile,
   array,
   refuse,
+  shown,
 )
 
 # Adam's moments, two thirds of a published file, are never read.
@@ -67,14 +68,16 @@ def one_line(path: pathlib.Path) -> Iterator[None]:
   try:
     yield
   except UnsafeFile as error:
-    raise UnsafeFile(f'{path}: {error}') from None
+    raise UnsafeFile(f'{shown(path)}: {error}') from None
   except OSError as error:
-    raise UnsafeFile(f'{path}: cannot be read: {error.strerror}') from None
+    raise UnsafeFile(
+      f'{shown(path)}: cannot be read: {error.strerror}'
+    ) from None
   except Exception as error:
     # Damage shows itself anywhere: an index, a decoder, a zip directory.
     what = f'{type(error).__name__}: {" ".join(str(error).split())[:80]}'
     raise UnsafeFile(
-      f'{path}: damaged or cut short; download it again ({what})'
+      f'{shown(path)}: damaged or cut short; download it again ({what})'
     ) from None
 
 
@@ -122,7 +125,7 @@ def without_optimizer(raw):
   return {k: v for k, v in raw.items() if not str(k).startswith(SKIPPED)}
 
 
-def read_zip(path: pathlib.Path) -> dict:
+def read_zip(path: pathlib.Path):
   """Entries must be stored, unique, and together no larger than the file."""
   size = path.stat().st_size
   with zipfile.ZipFile(path) as archive:
@@ -156,7 +159,7 @@ def read_zip(path: pathlib.Path) -> dict:
     return pickles.settle(tape, raw, fetch)
 
 
-def read_pickle(path: pathlib.Path) -> dict:
+def read_pickle(path: pathlib.Path):
   """A legacy PyTorch file or a Paddle one, by the first object in it."""
   with open(path, 'rb') as file:
     tape = pickles.Tape(file, path.stat().st_size)
@@ -171,7 +174,7 @@ def no_storage(storage: Storage):
   return refuse('a PyTorch tensor outside a PyTorch file')
 
 
-def read_legacy(tape: pickles.Tape) -> dict:
+def read_legacy(tape: pickles.Tape):
   """What follows the magic number."""
   version, system = pickles.parse(tape), pickles.parse(tape)
   if version != VERSION or system.get('little_endian') is not True:

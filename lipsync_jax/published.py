@@ -18,6 +18,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from lipsync_jax import standins
+
 # Layers outside a conv_block: their convolution carries their own name.
 PLAIN = ('output_block_1', 'binary_pred_0')
 # (network, layer, leaf): the axis whose triples are BGR in published files.
@@ -231,11 +233,15 @@ def likeness(network: str, tensors: dict[str, np.ndarray]) -> float:
 def problems(network: str, tensors: dict[str, np.ndarray]) -> dict[str, list]:
   """What keeps tensors from being the published network, by kind."""
   wanted = {slot.name: slot.shape for slot in slots(network)}
-  known = set(wanted) | {s.counter for s in slots(network) if s.counter}
+  counters = {s.counter for s in slots(network) if s.counter}
+  legal = wanted.keys() | counters
   both = [name for name in wanted if name in tensors]
+  counted = [name for name in tensors if name in counters]
   return {
     'missing': [name for name in wanted if name not in tensors],
-    'unexpected': [name for name in tensors if name not in known],
+    'unexpected': [
+      standins.shown(name)[:80] for name in tensors if name not in legal
+    ],
     'mis-shaped': [
       f'{name} {tensors[name].shape} for {wanted[name]}'
       for name in both
@@ -245,6 +251,11 @@ def problems(network: str, tensors: dict[str, np.ndarray]) -> dict[str, list]:
       f'{name} {tensors[name].dtype}'
       for name in both
       if tensors[name].dtype.kind != 'f'
+    ]
+    + [
+      f'{name} {tensors[name].dtype} {tensors[name].shape}'
+      for name in counted
+      if tensors[name].dtype.kind not in 'iu' or tensors[name].size != 1
     ],
     'not finite': [
       name

@@ -35,6 +35,12 @@ class UnsafeFile(ValueError):
   """The file is damaged, or holds more than tensors."""
 
 
+def shown(text) -> str:
+  """A name from outside, fit for one line of a terminal."""
+  text = str(text)
+  return text if text.isprintable() else ascii(text)
+
+
 def refuse(what: str):
   raise UnsafeFile(what)
 

@@ -16,6 +16,7 @@ from fractions import Fraction
 import numpy as np
 
 from lipsync_jax import exports, published
+from lipsync_jax.standins import shown
 
 FORMAT = 'lipsync_jax weights 1'
 # What a network was trained on; other constants need another network.
@@ -38,6 +39,11 @@ class WeightsError(ValueError):
   def __init__(self, message: str, problems: tuple[str, ...] = ()):
     super().__init__(message)
     self.problems = problems
+
+
+def fault(path, what: str, problems: tuple[str, ...] = ()) -> WeightsError:
+  """The error about a file, ready to be raised."""
+  return WeightsError(f'{shown(path)}: {what}', problems)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,16 +138,17 @@ def load(path: str | os.PathLike) -> Weights:
   """Read one of our files, as float32, and check that it is undamaged."""
   flat, facts = open_safetensors(path)
   if facts.get('format') != FORMAT:
-    raise WeightsError(
-      f'{path}: expected a file of {FORMAT!r}, found '
-      f'{facts.get("format", "none of ours")!r}; import it first'
+    raise fault(
+      path,
+      f'expected a file of {FORMAT!r}, found '
+      f'{facts.get("format", "none of ours")!r}; import it first',
     )
   if facts.get('seal') != seal(facts) or facts.get('sha256') != digest(flat):
-    raise WeightsError(f'{path}: damaged (its SHA-256 differs); copy it again')
+    raise fault(path, 'damaged (its SHA-256 differs); copy it again')
   try:
     return described(path, flat, facts)
   except (KeyError, ValueError) as error:
-    raise WeightsError(f'{path}: not a file of ours: {error}') from None
+    raise fault(path, f'not a file of ours: {error}') from None
 
 
 def described(path, flat: dict, facts: dict[str, str]) -> Weights:
@@ -178,12 +185,12 @@ def open_safetensors(
   from safetensors import safe_open
 
   if not pathlib.Path(path).is_file():
-    raise WeightsError(f'{path}: no file of that name')
+    raise fault(path, 'no file of that name')
   try:
     with safe_open(path, framework='numpy') as file:
       names = file.keys() if names is None else names
       return {k: file.get_tensor(k) for k in names}, file.metadata() or {}
   except Exception as error:
-    raise WeightsError(
-      f'{path}: not a whole safetensors file; copy it again ({error})'
+    raise fault(
+      path, f'not a whole safetensors file; copy it again ({error})'
     ) from None

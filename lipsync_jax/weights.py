@@ -19,12 +19,13 @@ import sys
 from fractions import Fraction
 
 from lipsync_jax import containers, exports, published, stored
-from lipsync_jax.standins import UnsafeFile
+from lipsync_jax.standins import UnsafeFile, shown
 from lipsync_jax.stored import (
   LEAD,
   LEAD_PUBLISHED,
   Weights,
   WeightsError,
+  fault,
   load,
   save,
 )
@@ -96,8 +97,8 @@ def read(path: str | os.PathLike, network: str | None = None) -> Weights:
 def need(path, weights: Weights, network: str | None) -> Weights:
   if network in (None, weights.network):
     return weights
-  raise WeightsError(
-    f'{path}: expected the weights of a {network}, found a {weights.network}'
+  raise fault(
+    path, f'expected the weights of a {network}, found a {weights.network}'
   )
 
 
@@ -109,14 +110,16 @@ def convert(path: str | os.PathLike, network: str | None = None) -> Weights:
   check(path, found, tensors)
   sha256 = file_sha256(path)
   counters = {
-    name: int(x) for name, x in tensors.items() if name.endswith('_tracked')
+    name: int(x.item())
+    for name, x in tensors.items()
+    if name.endswith('_tracked')
   }
   weights = Weights(
     found,
     size=96,
     width=1.0,
     variables=published.read(found, tensors),
-    source=f'{KNOWN.get(sha256, path.name)}, SHA-256 {sha256}',
+    source=f'{KNOWN.get(sha256, shown(path.name))}, SHA-256 {sha256}',
     # Only the generator's window starts before its frame.
     mel_lead=LEAD_PUBLISHED if found == 'generator' else Fraction(0),
     meta={'counters': counters, 'published': sha256 in KNOWN},
@@ -135,18 +138,18 @@ def choose(path, tree: dict, network: str | None) -> tuple[str, dict]:
       ranked.append((NETWORKS.index(best), -scores[best], best, tensors))
   if not ranked:
     names = [key for part in published.candidates(tree) for key in part]
-    raise WeightsError(
-      f'{path}: expected a network of {", ".join(NETWORKS)}; found '
-      f'{len(names)} tensors of another kind ({", ".join(names[:3])} …)'
+    some = shown(', '.join(names[:3])[:80])
+    raise fault(
+      path,
+      f'expected a network of {", ".join(NETWORKS)}; found '
+      f'{len(names)} tensors of another kind ({some} …)',
     )
   ranked.sort(key=lambda row: row[:2])
   for _, _, name, tensors in ranked:
     if network in (None, name):
       return name, tensors
   found = ' and a '.join(row[2] for row in ranked)
-  raise WeightsError(
-    f'{path}: expected the weights of a {network}, found a {found}'
-  )
+  raise fault(path, f'expected the weights of a {network}, found a {found}')
 
 
 def check(path, network: str, tensors: dict) -> None:
@@ -158,9 +161,9 @@ def check(path, network: str, tensors: dict) -> None:
     f'{len(names)} {kind} ({", ".join(names[:5])}{" …" * (len(names) > 5)})'
     for kind, names in faults.items()
   ]
-  raise WeightsError(
-    f'{path}: not the published {network} (96 pixels): tensors '
-    + '; '.join(parts),
+  raise fault(
+    path,
+    f'not the published {network} (96 pixels): tensors ' + '; '.join(parts),
     tuple(
       f'{kind}: {name}' for kind, names in faults.items() for name in names
     ),
@@ -172,9 +175,9 @@ def import_file(
 ) -> Weights:
   """Convert a published file to one of ours; nothing is written on error."""
   if pathlib.Path(dst).suffix != '.safetensors':
-    raise WeightsError(f'{dst}: expected a name ending in .safetensors')
+    raise fault(dst, 'expected a name ending in .safetensors')
   if is_ours(src):
-    raise WeightsError(f'{src}: is ours already; copy it instead')
+    raise fault(src, 'is ours already; copy it instead')
   weights = convert(src, network)
   with one_line(dst):
     save(dst, weights)
@@ -189,12 +192,12 @@ def export_file(src: str | os.PathLike, dst: str | os.PathLike) -> None:
   """
   suffix = pathlib.Path(dst).suffix
   if suffix not in ('.pth', '.pdparams'):
-    raise WeightsError(f'{dst}: expected a name ending in .pth or .pdparams')
+    raise fault(dst, 'expected a name ending in .pth or .pdparams')
   weights = load(src) if is_ours(src) else convert(src)
   facts = weights.network, weights.size, weights.width
   tensors = published.write(*facts, weights.variables)
   if suffix == '.pdparams' and weights.network == 'syncnet_v2':
-    raise WeightsError(f'{dst}: SyncNet v2 has no Paddle form; use .pth')
+    raise fault(dst, 'SyncNet v2 has no Paddle form; use .pth')
   with one_line(dst):
     if suffix == '.pdparams':
       exports.write_pdparams(dst, *published.paddle(*facts, tensors))
@@ -213,7 +216,7 @@ def one_line(path):
   try:
     yield
   except OSError as error:
-    raise WeightsError(f'{path}: cannot write: {error.strerror}') from None
+    raise fault(path, f'cannot write: {error.strerror}') from None
 
 
 def describe(path: str | os.PathLike) -> str:

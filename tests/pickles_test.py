@@ -63,7 +63,7 @@ for path in paths:
   try:
     watching = True
     containers.read(path)
-    sys.exit(f'read {path}')
+    sys.exit(f'read {path.name}')
   except ValueError:
     pass
   finally:

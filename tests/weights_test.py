@@ -249,7 +249,9 @@ def test_damaged_tensors_are_all_listed(state_dicts, tmp_path, capsys):
   tensors['face_encoder.0.conv_block.0.bias'] = np.zeros(31, np.float32)
   tensors['face_encoder.1.conv_block.0.bias'] = np.full(64, np.nan, np.float32)
   tensors['face_encoder.2.conv_block.0.bias'] = np.zeros(64, np.int32)
-  tensors['attention.weight'] = np.zeros(3, np.float32)
+  tensors['attention\n.weight'] = np.zeros(3, np.float32)
+  counter = 'face_encoder.3.conv_block.1.num_batches_tracked'
+  tensors[counter] = np.zeros(2)
   src, dst = tmp_path / 'w.pth', tmp_path / 'out.safetensors'
   exports.write_pth(src, checkpoint(tensors))
   with pytest.raises(WeightsError) as error:
@@ -261,7 +263,7 @@ def test_damaged_tensors_are_all_listed(state_dicts, tmp_path, capsys):
     assert part in text
   assert '(31,) for (32,)' in text and '1 not finite' in text
   kinds = {p.split(': ')[0] for p in error.value.problems}
-  assert len(error.value.problems) == len(missing) + 4 and len(kinds) == 5
+  assert len(error.value.problems) == len(missing) + 5 and len(kinds) == 5
   assert weights.main(['import', str(src), str(dst), '--verbose']) == 1
   lines = capsys.readouterr().err.splitlines()
   assert lines[1:] == list(error.value.problems)
