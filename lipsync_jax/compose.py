@@ -40,12 +40,16 @@ def _polygon(points: Float[np.ndarray, 'p 2']) -> Bool[np.ndarray, 'h w']:
   return area > 0
 
 
-def _depth(inside: Bool[np.ndarray, 'h w']) -> Float32[np.ndarray, 'h w']:
-  """Distance of each cell to the outside, in widths of the grid."""
+def _depth(
+  inside: Bool[np.ndarray, 'h w'], beyond: bool = False
+) -> Float32[np.ndarray, 'h w']:
+  """Distance of each cell to the outside, in widths of the grid.
+
+  `beyond` tells whether the world around the grid counts as inside.
+  """
   import cv2
 
-  # A frame of zeros: beyond the crop is outside too.
-  padded = np.pad(inside.astype(np.uint8), 1)
+  padded = np.pad(inside.astype(np.uint8), 1, constant_values=beyond)
   far = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
   return far[1:-1, 1:-1] / GRID[1]
 
@@ -81,7 +85,9 @@ def grid_mask(
   edge = 1.5 / GRID[1]  # so that no interpolation reaches over the oval
   body = _depth(_polygon(region) & (face > 0))
   lips = _polygon(where[OUTER])
-  near = 1 - (_depth(~lips) - 0.02) / (FEATHER / 2)  # 1 up to 2 % around
+  near = 1 - (_depth(~lips, beyond=True) - 0.02) / (
+    FEATHER / 2
+  )  # 1 up to 2 % around
   mouth = np.minimum(_smoothstep(near), _smoothstep((face - edge) / FEATHER))
   return np.maximum(_smoothstep((body - edge) / FEATHER), mouth)
 
@@ -95,21 +101,21 @@ def _blind_mask() -> Float32[np.ndarray, '256 192']:
 
 
 def mouth_mask(
-  points: Float[np.ndarray, 'n 2'],
+  mask: Float32[np.ndarray, '256 192'],
   crop: Crop,
   box: tuple[int, int, int, int],
 ) -> Float32[np.ndarray, 'h w']:
-  """`grid_mask` on the pixels of a whole-pixel box of the frame."""
+  """A `grid_mask` on the pixels of a whole-pixel box of the frame."""
   import cv2
 
   h, w = box[3] - box[1], box[2] - box[0]
   to_grid = faces.crop_matrix(crop, 1) * np.array([[GRID[1]], [GRID[0]]])
-  mask = grid_mask(points, crop)
-  # A face much smaller than the grid: average before picking samples.
+  # A face much smaller than the grid: average before picking samples, but
+  # no further out than the mask reaches.
   shrink = int(GRID[1] / max(crop.w, 1))
   if shrink >= 2:
-    mask = cv2.blur(mask, (shrink, shrink), borderType=cv2.BORDER_CONSTANT)
-    mask *= grid_mask(points, crop) > 0
+    mean = cv2.blur(mask, (shrink, shrink), borderType=cv2.BORDER_CONSTANT)
+    mask = np.where(mask > 0, mean, 0).astype(np.float32)
   return cv2.warpAffine(
     mask,
     faces.between(to_grid, (box[0], box[1], 1, 1)),
@@ -187,16 +193,15 @@ def paste_patch(
 
   size = len(generated)
   box = tuple(int(v) for v in faces.roi(crop, frame))
-  alpha = mouth_mask(points, crop, box)
+  mask = grid_mask(points, crop)
+  alpha = mouth_mask(mask, crop, box)
   rows, columns = np.flatnonzero(alpha.any(1)), np.flatnonzero(alpha.any(0))
   if not rows.size:
     rows = columns = np.array([0])
   part = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
   alpha = np.ascontiguousarray(alpha[part])
   corner = (box[0] + int(columns[0]), box[1] + int(rows[0]))
-  small = cv2.resize(
-    grid_mask(points, crop), (size, size), interpolation=cv2.INTER_AREA
-  )
+  small = cv2.resize(mask, (size, size), interpolation=cv2.INTER_AREA)
   face = colour_match(
     generated.astype(np.float32), source.astype(np.float32), small
   )

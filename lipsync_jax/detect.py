@@ -175,6 +175,7 @@ def _read(jobs, view, frame, detector: Detector) -> set[int]:
       continue
     if not strand.looks or number - strand.looks[-1][0] >= LOOK:
       cut = faces.crop_of(faces.crops(points[None].astype(np.float64))[0])
+      cut = dataclasses.replace(cut, w=1.5 * cut.w, h=1.5 * cut.h)
       image = faces.take(part[0], cut, 96, part[1])
       strand.looks.append((number, tracks.look(image)))
     strand.frames.append(number)
@@ -238,6 +239,5 @@ def _finish(strand: Strand, cuts) -> list[Track]:
     first, last = piece.frames[0], piece.frames[-1]
     own = [v for f, v in strand.looks if first <= f <= last]
     mean = np.mean(own or [v for _, v in strand.looks], axis=0)
-    mean = mean / max(float(np.linalg.norm(mean)), 1e-6)
-    pieces.append(dataclasses.replace(piece, look=mean.astype(np.float32)))
+    pieces.append(dataclasses.replace(piece, look=mean))
   return pieces

