@@ -8,14 +8,34 @@ Alphabet: b batch, h w height and width, c channels. Inside the graph
 channels come first, [b, c, h, w]; bytes outside are channels last.
 """
 
+import sys
+
 import numpy as np
 
 from lipsync_jax.models import blocks, folded, generator
 
 
+def library():
+  """The `openvino` module, imported without its telemetry.
+
+  That would fork this process and call home; where its package is absent
+  OpenVINO uses a stub, so a None in sys.modules is enough.
+  """
+  name = 'openvino_telemetry'
+  hidden = name not in sys.modules
+  if hidden:
+    sys.modules[name] = None
+  try:
+    import openvino
+  finally:
+    if hidden:
+      sys.modules.pop(name, None)
+  return openvino
+
+
 def graph(variables: dict, size: int, width: float, batch: int):
   """The `openvino.Model` of the generator, bytes in and bytes out."""
-  import openvino
+  openvino = library()
   from openvino import opset13 as op
 
   weights = folded.fold(variables, size, width)
@@ -79,8 +99,7 @@ def predictor(variables: dict, size: int, width: float, dtype: str, batch: int):
 
   As `folded.predictor`, but not to be called from two threads at once.
   """
-  import openvino
-
+  openvino = library()
   model = graph(variables, size, width, batch)
   config = {
     'INFERENCE_PRECISION_HINT': {'float32': 'f32', 'bfloat16': 'bf16'}[dtype],
