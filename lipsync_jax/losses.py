@@ -1,0 +1,130 @@
+"""Losses: what training makes small. Pure, per example, in float32.
+
+Every loss keeps its leading axes; means and weights belong to the steps.
+Adversarial losses take logits and sync losses unit vectors, so that none
+saturates: no probability is ever computed and clamped.
+
+Alphabet: `*b` any leading axes, `n` windows that compete, `d` embedding.
+Source: Prajwal et al. 2020, equations 1-5; spec sections 3.4 and 4.2.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+FLOOR = 1e-3  # of a likelihood, below which its logarithm goes on straight
+LOG_SCALE = 2.659  # log(1 / 0.07), the first inverse temperature (CLIP)
+LOG_SCALE_MOST = 4.605  # log 100: beyond, the softmax is an argmax
+
+Vectors = Float[Array, '*b d']
+
+
+def straight_log(x: Float[Array, '*b']) -> Float[Array, '*b']:
+  """log x, continued by its tangent below FLOOR.
+
+  Differs from Wav2Lip, whose logarithm is cut off at -100: there a cosine
+  of exactly 0, which two ReLU towers reach easily, has no gradient.
+  """
+  return jnp.log(jnp.maximum(x, FLOOR)) + jnp.minimum(x - FLOOR, 0) / FLOOR
+
+
+def cosine(audio: Vectors, face: Vectors) -> Float[Array, '*b']:
+  """Cosine of unit vectors; in [0, 1] for SyncNet's."""
+  return jnp.sum(audio * face, -1)
+
+
+def sync(audio: Vectors, face: Vectors) -> Float[Array, '*b']:
+  """-log cosine: how little the lips follow the sound (equation 3)."""
+  return -straight_log(cosine(audio, face))
+
+
+def cosine_bce(
+  audio: Vectors, face: Vectors, label: Float[Array, '*b']
+) -> Float[Array, '*b']:
+  """Binary cross-entropy of the cosine, the expert's published loss.
+
+  Args:
+    audio, face: unit vectors.
+    label: 1 where they belong together, else 0.
+  """
+  # 1 - cos of unit vectors, without the cancellation where they agree.
+  apart = jnp.sum(jnp.square(audio - face), -1) / 2
+  wrong = -straight_log(apart)
+  return label * sync(audio, face) + (1 - label) * wrong
+
+
+def contrastive(
+  audio: Float[Array, '*b n d'],
+  face: Float[Array, '*b n d'],
+  log_scale: Float[Array, ''],
+) -> Float[Array, '*b n']:
+  """Cross-entropy of finding each window's partner among n, both ways.
+
+  Chance is log n. The windows of one clip compete, so that the person
+  never gives the answer away; `log_scale` is learnt (InfoNCE).
+  """
+  scale = jnp.exp(jnp.minimum(log_scale, LOG_SCALE_MOST))
+  logits = scale * jnp.einsum('...id,...jd->...ij', audio, face)
+  hit = jnp.diagonal(logits, axis1=-2, axis2=-1)  # [*b, n]
+  logsumexp = jax.nn.logsumexp
+  return (logsumexp(logits, -1) + logsumexp(logits, -2)) / 2 - hit
+
+
+def retrieved(
+  audio: Float[Array, '*b n d'], face: Float[Array, '*b n d']
+) -> Float[Array, '*b n']:
+  """1 where a sound's nearest face among n is its own, else 0."""
+  cosines = jnp.einsum('...id,...jd->...ij', audio, face)
+  hit = jnp.diagonal(cosines, axis1=-2, axis2=-1)
+  others = jnp.where(jnp.eye(cosines.shape[-1], dtype=bool), -jnp.inf, cosines)
+  # Strictly nearer: equal cosines, as of dead towers, are no success.
+  return (hit > others.max(-1)).astype(jnp.float32)
+
+
+def l1(
+  made: Float[Array, '*b h w c'], true: Float[Array, '*b h w c']
+) -> Float[Array, '*b']:
+  """Mean absolute difference of pictures in [0, 1] (equation 1)."""
+  return jnp.abs(made - true).mean((-3, -2, -1))
+
+
+def real(logit: Float[Array, '*b']) -> Float[Array, '*b']:
+  """-log probability that what has this logit is a photograph."""
+  return jax.nn.softplus(-logit)
+
+
+def fake(logit: Float[Array, '*b']) -> Float[Array, '*b']:
+  """-log probability that what has this logit was generated."""
+  return jax.nn.softplus(logit)
+
+
+# The generator wants its pictures taken for photographs (equation 4;
+# "perceptual" in the originals' logs, though it is the plain GAN term).
+adversarial = real
+
+
+def sync_goal(
+  measured: float, weight: float, high: float, low: float, before: float = 0.0
+) -> float:
+  """The weight that the sync loss should have, from its validation loss.
+
+  Zero above `high`, `weight` at `low` and below, straight between. The
+  step walks towards it (`towards`).
+
+  Args:
+    measured: mean sync loss of the whole validation split.
+    high, low: equal for the originals' hard rule, 0.75 there: then the
+      weight is never lowered again (spec 4.2). Their 0.75 belongs to an
+      expert that normalises by the batch (spec 4.5).
+    before: the goal so far.
+  """
+  if high == low:
+    return weight if measured < high or before else 0.0
+  return weight * min(max((high - measured) / (high - low), 0.0), 1.0)
+
+
+def towards(
+  now: Float[Array, ''], goal: Float[Array, ''], most: float
+) -> Float[Array, '']:
+  """`now` moved towards `goal` by `most` at most."""
+  return now + jnp.clip(goal - now, -most, most)

@@ -1,0 +1,123 @@
+"""losses.py against plain float64 formulas, and where those break down."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lipsync_jax import losses
+
+
+def units(shape, seed=0, positive=True):
+  x = np.random.default_rng(seed).standard_normal(shape)
+  x = np.abs(x) if positive else x
+  return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def f32(*arrays):
+  return tuple(jnp.asarray(x, jnp.float32) for x in arrays)
+
+
+@pytest.mark.parametrize('label', [0.0, 1.0])
+def test_cosine_bce_is_the_published_one(label):
+  a, v = units((3, 4, 16)), units((3, 4, 16), 1)
+  d = (a * v).sum(-1)
+  expected = -np.log(d) if label else -np.log(1 - d)
+  found = losses.cosine_bce(*f32(a, v), jnp.full((3, 4), label))
+  np.testing.assert_allclose(found, expected, rtol=2e-6)
+
+
+def test_wrong_label_keeps_its_digits_near_agreement():
+  """float32 1 - cos would be off by a tenth here."""
+  a = units((16,))
+  v = a + 0.06 * units((16,), 5, positive=False)
+  v /= np.linalg.norm(v)
+  expected = -np.log(1 - (a * v).sum())
+  found = losses.cosine_bce(*f32(a[None], v[None]), jnp.zeros(1))
+  assert expected > 6
+  np.testing.assert_allclose(found, [expected], rtol=1e-5)
+
+
+def test_gradients_are_finite_and_alive_everywhere():
+  """At cosine 0 the published form has none, at 1 with label 0 neither."""
+  e = np.eye(4)
+  a = f32(np.stack([e[0], e[0]]))[0]
+  v = f32(np.stack([e[1], e[0]]))[0]
+
+  def loss(a, v):
+    return losses.cosine_bce(a, v, jnp.array([1.0, 0.0])).sum()
+
+  grad = jax.grad(loss)(a, v)
+  assert np.isfinite(grad).all()
+  assert np.abs(grad[0]).max() > 0
+  assert losses.cosine_bce(a, v, jnp.array([1.0, 0.0])).max() < 9
+  x = jnp.array([-200.0, 200.0])
+  for loss in (losses.real, losses.fake):
+    assert np.isfinite(loss(x)).all()
+    slope = jax.vmap(jax.grad(loss))(x)
+    assert np.abs(slope).max() == pytest.approx(1)
+
+
+def test_straight_log_is_smooth_at_the_floor():
+  floor = losses.FLOOR
+  x = jnp.array([0.5, floor * 1.001, floor * 0.999])
+  y, slope = losses.straight_log(x), jax.vmap(jax.grad(losses.straight_log))(x)
+  np.testing.assert_allclose(y[0], np.log(0.5), rtol=1e-6)
+  np.testing.assert_allclose(y[1:], np.log(floor), atol=2e-3)
+  np.testing.assert_allclose(slope[1], slope[2], rtol=2e-3)
+
+
+def test_contrastive_equals_two_cross_entropies():
+  a, v = units((2, 5, 8)), units((2, 5, 8), 1)
+  logits = np.exp(1.5) * np.einsum('bid,bjd->bij', a, v)
+  expected = np.zeros((2, 5))
+  for b, i in np.ndindex(2, 5):
+    for row in (logits[b, i], logits[b, :, i]):
+      expected[b, i] += 0.5 * (np.log(np.exp(row).sum()) - row[i])
+  found = losses.contrastive(*f32(a, v), jnp.float32(1.5))
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
+  alone = losses.contrastive(*f32(a[:, :1], v[:, :1]), jnp.float32(1.5))
+  np.testing.assert_allclose(alone, 0, atol=1e-6)
+
+
+def test_contrastive_has_a_ceiling_on_its_scale():
+  a, v = f32(units((4, 8)), units((4, 8), 1))
+  top = losses.contrastive(a, v, jnp.float32(losses.LOG_SCALE_MOST))
+  np.testing.assert_array_equal(losses.contrastive(a, v, jnp.float32(9)), top)
+
+
+def test_retrieval_counts_only_clear_wins():
+  a = f32(np.eye(4))[0]
+  np.testing.assert_array_equal(losses.retrieved(a, a), 1)
+  np.testing.assert_array_equal(losses.retrieved(a, a[::-1]), 0)
+  dead = jnp.ones((4, 8)) / np.sqrt(8)
+  np.testing.assert_array_equal(losses.retrieved(dead, dead), 0)
+
+
+def test_l1_and_adversarial():
+  x, y = units((2, 3, 4, 4, 3)), units((2, 3, 4, 4, 3), 1)
+  expected = np.abs(x - y).mean((-3, -2, -1))
+  np.testing.assert_allclose(losses.l1(*f32(x, y)), expected, rtol=1e-5)
+  p = 1 / (1 + np.exp(-1.3))
+  one = jnp.array([1.3])
+  np.testing.assert_allclose(losses.real(one), -np.log(p), rtol=1e-6)
+  np.testing.assert_allclose(losses.fake(one), -np.log(1 - p), rtol=1e-6)
+
+
+def test_sync_weight_follows_the_measured_loss():
+  goal = [losses.sync_goal(x, 0.03, 1.0, 0.5) for x in (2, 1, 0.75, 0.5, 0.1)]
+  np.testing.assert_allclose(goal, [0, 0, 0.015, 0.03, 0.03])
+  hard = [losses.sync_goal(x, 0.03, 0.75, 0.75) for x in (0.76, 0.75, 0.74)]
+  assert hard == [0, 0, 0.03]
+  assert losses.sync_goal(5.0, 0.03, 0.75, 0.75, before=0.03) == 0.03
+
+
+def test_weight_walks_and_arrives():
+  now = jnp.float32(0)
+  seen = []
+  for _ in range(4):
+    now = losses.towards(now, jnp.float32(0.025), 0.01)
+    seen.append(float(now))
+  np.testing.assert_allclose(seen, [0.01, 0.02, 0.025, 0.025], rtol=1e-6)
+  down = losses.towards(now, jnp.float32(0), 0.01)
+  np.testing.assert_allclose(down, 0.015, rtol=1e-6)
