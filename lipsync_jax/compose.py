@@ -82,7 +82,8 @@ def grid_mask(
     ]
   )
   face = _depth(_polygon(oval))
-  edge = 1.5 / GRID[1]  # so that no interpolation reaches over the oval
+  # fillPoly draws a cell too wide, and interpolation reaches one further.
+  edge = 2.5 / GRID[1]
   body = _depth(_polygon(region) & (face > 0))
   lips = _polygon(where[OUTER])
   near = 1 - (_depth(~lips, beyond=True) - 0.02) / (

@@ -106,7 +106,7 @@ def _advance(strands, view, frame, detector, jump: bool) -> None:
     elif scores[i] >= SURE:
       fresh = Strand([], [], [], [], [], [], [])
       new.append((fresh, box, scores[i]))
-  _read(again + new, view, frame, detector)
+  _read(again + new, view, frame, detector, jump)
   strands += [s for s, _, _ in new if s.frames]
   _part(strands, number)
 
@@ -148,8 +148,11 @@ def _nearest(waiting: list[Strand], box) -> Strand | None:
   return waiting[int(shared.argmax())] if shared.max() > 0.3 else None
 
 
-def _read(jobs, view, frame, detector: Detector) -> set[int]:
-  """Landmarks of every (strand, box, score); the ids of strands that grew."""
+def _read(jobs, view, frame, detector: Detector, jump=False) -> set[int]:
+  """Landmarks of every (strand, box, score); the ids of strands that grew.
+
+  After a jump the face in the same place may be another's: look again.
+  """
   number, time, _, fetch = view
 
   def crop(box, margin):
@@ -173,7 +176,7 @@ def _read(jobs, view, frame, detector: Detector) -> set[int]:
       points = _points_in(read(part), box)
     if points is None:
       continue
-    if not strand.looks or number - strand.looks[-1][0] >= LOOK:
+    if jump or not strand.looks or number - strand.looks[-1][0] >= LOOK:
       cut = faces.crop_of(faces.crops(points[None].astype(np.float64))[0])
       cut = dataclasses.replace(cut, w=1.5 * cut.w, h=1.5 * cut.h)
       image = faces.take(part[0], cut, 96, part[1])

@@ -145,7 +145,7 @@ class Detector:
     return (boxes * scale).astype(np.float32), rows[:, 14].astype(np.float32)
 
   def landmarks(
-    self, crop: UInt8[np.ndarray, 'h w 3'], corner: tuple[float, float] = (0, 0)
+    self, crop: UInt8[np.ndarray, 'h w 3'], corner: tuple = (0, 0)
   ) -> Float32[np.ndarray, '478 3'] | None:
     """The 478 points of the face that fills the crop, or None.
 
