@@ -37,14 +37,20 @@ def produce(wanted) -> dict:
   clock = pipe.Clock()
   bar = functools.partial(progress, wanted.quiet)
   with clock('load'):
-    net = generator_of(wanted.checkpoint_path)
+    net = weights.read(wanted.checkpoint_path, 'generator')
     video = video_of(wanted)
     driver = sound.probe_audio(wanted.audio)
     final = sound.probe_audio(wanted.final_audio or wanted.audio)
   # The output is claimed before the long work and dropped if that fails.
-  with encode.Writer(wanted.outfile, video, audio=final, crf=wanted.crf) as out:
+  with encode.Writer(
+    wanted.outfile,
+    video,
+    audio=final,
+    origin=zero(final, video),
+    crf=wanted.crf,
+  ) as out:
     with clock('listen'):
-      mel, duration = listen(driver, wanted.preview)
+      mel, duration = listen(driver, zero(driver, video), wanted.preview)
     with clock('find faces'):
       times, path, cast = search.find(wanted, video, duration, bar)
     shows, starts = schedule(wanted, net, video, times, mel, duration)
@@ -74,17 +80,6 @@ def produce(wanted) -> dict:
   }
 
 
-def generator_of(path: str) -> weights.Weights:
-  """Weights that are a generator's, of whatever file."""
-  net = weights.read(path)
-  if net.network != 'generator':
-    raise weights.WeightsError(
-      f'{media.shown(path)}: a generator is needed, this is a {net.network}; '
-      'give wav2lip.pth, wav2lip_gan.pth or wav2lip_hq.pdparams'
-    )
-  return net
-
-
 def video_of(wanted) -> planes.Video:
   """The face's video; a photo, or `static`, is one frame at `fps`."""
   view = planes.View(wanted.resize_factor, wanted.rotate, wanted.crop)
@@ -95,8 +90,17 @@ def video_of(wanted) -> planes.Video:
   return dataclasses.replace(video, still=wanted.static)
 
 
+def zero(driver: sound.Audio, video: planes.Video) -> Fraction | None:
+  """File time of the sound at which the video begins; None: its own start.
+
+  Only sound out of the face's own file shares the video's clock.
+  """
+  same = os.path.samefile(driver.path, video.path)
+  return video.start if same else None
+
+
 def listen(
-  driver: sound.Audio, preview: float | None
+  driver: sound.Audio, origin: Fraction | None, preview: float | None
 ) -> tuple[Float[np.ndarray, '80 t'], Fraction]:
   """The mel of the sound and its length in seconds."""
   most = None if preview is None else round(preview * audio.SAMPLE_RATE)
@@ -104,7 +108,7 @@ def listen(
 
   def wave():
     nonlocal count
-    for block in audio.resampled(driver.rate, sound.read_audio(driver)):
+    for block in audio.resampled(driver.rate, sound.read_audio(driver, origin)):
       block = block if most is None else block[: most - count]
       count += block.size
       yield block

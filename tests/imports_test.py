@@ -18,9 +18,10 @@ ROOMS = {
   'timeline': '',
   # media
   'planes': '',
-  'media': 'planes',
-  'sound': 'media',
-  'encode': 'media planes sound',
+  'source': '',
+  'media': 'planes source',
+  'sound': 'source',
+  'encode': 'planes sound source',
   # faces
   'faces': '',
   'compose': 'faces',
@@ -28,19 +29,20 @@ ROOMS = {
   'paths': 'faces tracks',
   'detector': 'faces',
   'detect': 'detector faces tracks',
+  'analyses': 'detector faces tracks',
   # networks and their files
   'models': '',
   'standins': '',
   'pickles': 'standins',
   'containers': 'pickles standins',
   'exports': 'standins',
-  'published': 'models',
-  'stored': 'models',
+  'published': 'models standins',
+  'stored': 'exports published standins',
   'weights': 'containers exports models published standins stored',
   # the product
   'pipe': '',
   'render': 'audio compose faces media paths pipe planes timeline',
-  'search': 'detect faces media paths pipe planes tracks',
+  'search': 'analyses detect detector faces media paths pipe planes tracks',
   'produce': (
     'audio encode media models pipe planes render search sound timeline weights'
   ),
@@ -50,7 +52,7 @@ ROOMS = {
   'shards': '',
   'records': 'examples shards',
   'windows': 'audio',
-  'augment': 'audio faces',
+  'augment': 'audio faces windows',
   'data': 'audio augment faces records windows',
   'resident': 'audio augment data records windows',
   'benchmark': 'models sync weights',

@@ -39,7 +39,7 @@ def stand_in(monkeypatch):
   net = weights.Weights(
     'generator', 96, 1.0, {}, 'test', sha256='0', mel_lead=audio.CENTRED
   )
-  monkeypatch.setattr(produce, 'generator_of', lambda path: net)
+  monkeypatch.setattr(produce.weights, 'read', lambda path, network: net)
   monkeypatch.setattr(produce.engine, 'predictor', predictor)
   # The paint must arrive as it is, without mask and colour matching.
   monkeypatch.setattr(
