@@ -4,14 +4,16 @@ The network is tiny and untrained: it is the rest that is on trial.
 """
 
 import json
+import pickle
 
 import av
 import clips
+import fill
 import jax
 import numpy as np
 import pytest
 
-from lipsync_jax import models, sync, weights
+from lipsync_jax import exports, models, sync, weights
 
 WIDTH = 0.125
 
@@ -104,3 +106,67 @@ def test_a_second_run_skips_detection(shared, tmp_path, tiny, monkeypatch):
   a, b = (clips.read_video(tmp_path / n)[1] for n in ('a.mp4', 'b.mp4'))
   for x, y in zip(a, b, strict=True):
     np.testing.assert_array_equal(x, y)
+
+
+@pytest.fixture(scope='module')
+def golden_tensors(shared):
+  """The published generator's tensors, with the golden weights."""
+  path = shared / 'reference' / 'wav2lip_statedict.json'
+  records = json.loads(path.read_text())['generator']
+  return fill.state_dict(records, fill.GAIN['generator'])
+
+
+def write_published(path, tensors, kind):
+  """The golden weights in one of the forms that are found in the wild."""
+  paddle = {
+    k.replace('running_mean', '_mean').replace('running_var', '_variance'): v
+    for k, v in tensors.items()
+    if not k.endswith('num_batches_tracked')
+  }
+  moments = {'step': 9, 'exp_avg': np.ones(1000, np.float32)}
+  whole = {
+    'state_dict': {f'module.{k}': v for k, v in tensors.items()},
+    'optimizer': {'state': {0: moments}, 'param_groups': []},
+    'global_step': 258_000,
+    'global_epoch': 88,
+  }
+  if kind == 'zip':
+    exports.write_pth(path, whole)
+  elif kind == 'legacy':
+    exports.write_legacy(path, whole)
+  elif kind == 'flat':
+    exports.write_pdparams(path, paddle, {})
+  else:
+    named = {
+      k: (f'conv2d_{i}.w_0', v) for i, (k, v) in enumerate(paddle.items())
+    }
+    path.write_bytes(pickle.dumps({'netG': named, 'epoch': 3}, 4))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('kind', ['zip', 'legacy', 'flat', 'nested'])
+def test_the_seed_with_every_published_form(
+  shared, tmp_path, golden_tensors, kind
+):
+  """The command that started this project, on the painting, in full."""
+  suffix = '.pth' if kind in ('zip', 'legacy') else '.pdparams'
+  published = tmp_path / f'w{suffix}'
+  write_published(published, golden_tensors, kind)
+  seed = shared / 'media' / 'seed'
+  face, voice = seed / 'mona7s.mp4', seed / 'guangquan.m4a'
+  out = tmp_path / 'out.mp4'
+  options = {} if kind == 'zip' else {'preview': 1}
+  report = run(face, voice, out, published, crf=0, **options)
+  seconds = report['seconds_of_sound']
+  rate = 30000 / 1001
+  assert abs(report['frames'] - round(seconds * rate)) <= 1
+  assert kind != 'zip' or abs(seconds - 7.019) < 0.001
+  check(out, report, seconds)
+  _, after = clips.read_video(out)
+  _, before = clips.read_video(face)
+  for a, b in zip(before, after, strict=False):
+    rows, columns = np.nonzero(a != b)
+    # Only the lower face of the painting changes, inside her oval.
+    assert rows.min() > 355 and rows.max() < 570
+    assert columns.min() > 460 and columns.max() < 770
+    assert (a != b)[430:520, 540:680].mean() > 0.9
