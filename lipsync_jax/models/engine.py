@@ -56,17 +56,20 @@ def chosen(dtype: str = 'auto', backend: str = 'auto') -> tuple[str, str]:
     if found not in known:
       raise ValueError(f'expected one of {", ".join(known)}, found {found!r}')
   cpu = jax.default_backend() == 'cpu'
-  installed = importlib.util.find_spec('openvino') is not None
-  if backend == 'openvino' and not installed:
+  if backend == 'openvino' and not has_openvino():
     raise ValueError(
       'OpenVINO is not installed: pip install "lipsync-jax[openvino]"'
     )
   if backend == 'auto':
-    backend = 'openvino' if cpu and installed else 'xla'
+    backend = 'openvino' if cpu and has_openvino() else 'xla'
   if dtype == 'auto':
     on_cpu = cpu or backend == 'openvino'
     dtype = 'float32' if on_cpu and not multiplies_bfloat16() else 'bfloat16'
   return dtype, backend
+
+
+def has_openvino() -> bool:
+  return importlib.util.find_spec('openvino') is not None
 
 
 def multiplies_bfloat16() -> bool:

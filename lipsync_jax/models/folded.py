@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 from lipsync_jax.models import blocks, generator
 
 Image = Float[Array, 'b h w c']
+Here = np.ndarray | jax.Array  # on the host or on the device
 Folded = dict[str, tuple]  # layer name -> (kernel [kh kw i o], bias [o])
 
 
@@ -98,7 +99,7 @@ def predictor(variables: dict, size: int, width: float, dtype: str, batch: int):
     # Differs from Wav2Lip, which truncates: half a level darker.
     return jnp.round(out.astype(jnp.float32) * 255).astype(jnp.uint8)
 
-  def predict(mel: np.ndarray, face: np.ndarray) -> jax.Array:
+  def predict(mel: Here, face: Here) -> jax.Array:
     assert mel.shape == (batch, 80, 16), (mel.shape, batch)
     assert face.shape == (batch, size, size, 3), (face.shape, batch)
     return generate(folded, mel.astype(np.float32), face)
