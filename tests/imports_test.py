@@ -54,7 +54,7 @@ ROOMS = {
   'windows': 'audio',
   'augment': 'audio faces windows',
   'data': 'audio augment faces records windows',
-  'resident': 'audio augment data records windows',
+  'resident': 'audio augment data faces records windows',
   'benchmark': 'models sync weights',
 }
 INFERENCE = set(ROOMS) - {'benchmark', 'data', 'resident'}

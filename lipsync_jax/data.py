@@ -1,0 +1,304 @@
+"""Data: picks become examples, examples become sharded batches.
+
+Order and randomness are functions of (seed, index) alone, so the state of
+an iterator is one number, restoring it gives the very same batches, and
+any number of processes reads the same global batches.
+
+On the wire pictures are uint8; `ready` makes of a batch, on the device,
+what the networks take. Alphabet: `b` batch, `t` five frames, `h w` pixels.
+"""
+
+import dataclasses
+import functools
+import sys
+from fractions import Fraction
+from types import ModuleType
+
+import numpy as np
+from jaxtyping import UInt8
+
+from lipsync_jax import audio, augment, faces, records, windows
+from lipsync_jax.augment import Augment
+
+FRAMES = windows.FRAMES
+Batch = dict  # arrays by name, numpy or jax
+
+
+class DataError(ValueError):
+  """A batch that cannot be made; one line says what to change."""
+
+
+def plan(source: records.Source, kind: str, **values) -> windows.Plan:
+  """`windows.plan` for all clips of a source."""
+  return windows.plan(
+    source.frames, source.columns, source.speakers, kind, **values
+  )
+
+
+def images(
+  clip: records.Clip, start: int, size: int, movement: tuple | None = None
+) -> UInt8[np.ndarray, 't h w 3']:
+  """Decode the five frames from `start` on and cut their faces.
+
+  Args:
+    size: side of the square result, pixels.
+    movement: of the crops, see `augment.movement`.
+  """
+  import cv2
+
+  out = np.empty((FRAMES, size, size, 3), np.uint8)
+  for i in range(FRAMES):
+    crop = faces.crop_of(clip.crops[start + i])
+    if movement:
+      crop = augment.moved(crop, *movement)
+    data = np.frombuffer(clip.frames[start + i], np.uint8)
+    rgb = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
+    if rgb is None:
+      raise DataError(
+        f'{clip.key}: frame {start + i} is not a picture; build it again'
+      )
+    out[i] = faces.take(rgb, crop, size)
+  return out
+
+
+def window_starts(kind: str, frame, lead: Fraction, xnp: ModuleType = np):
+  """First columns and mask origins of an example's mel windows.
+
+  [..., k] windows: for the generator those of the five frames and then the
+  one they share, else the one of each frame in `frame` ([...] or [..., k]).
+  """
+  if kind != 'generator':
+    frame = frame if kind == 'contrastive' else frame[..., None]
+    starts = windows.columns(frame, Fraction(0))
+    return starts, starts
+  steps = windows.along(FRAMES, frame.ndim + 1)
+  each = windows.columns(frame[..., None] + steps, lead)
+  shared = windows.columns(frame[..., None], Fraction(0))
+  starts = xnp.concatenate([each, shared], -1)  # [..., 6]
+  return starts, xnp.broadcast_to(shared, starts.shape)
+
+
+def _mels(clip, pick, kind, lead, change: Augment | None):
+  """Mel windows [k, 80, 16] of one pick."""
+  starts, origins = window_starts(kind, pick['frame'], lead)
+  level = augment.noise_level(change, int(pick['seed'])) if change else None
+  if level is None:
+    found = audio.windows(clip.mel, starts)
+  else:
+    # Noise must be the same wherever windows overlap: one stretch of it.
+    low, high = int(starts.min()), int(starts.max()) + audio.WINDOW
+    seed = int(pick['seed'])
+    strip = augment.noisy_mel(clip.wave, low, high, level, seed)
+    found = audio.windows(strip, starts - low)
+  if change:
+    found = augment.masked(found, starts, origins, change, pick['dice'])
+  return found
+
+
+def example(
+  pick: windows.Pick,
+  source: records.Source,
+  kind: str,
+  size: int,
+  lead: Fraction = audio.CENTRED,
+  change: Augment | None = None,
+) -> Batch:
+  """Read one example.
+
+  Returns:
+    syncnet: mel [80, 16, 1], frames uint8 [h/2, w, 15] (the lower halves of
+      five frames, frame by frame), label; contrastive: [k, ...] of each
+      without label; generator: mels [5, 80, 16, 1] centred on each frame, mel
+      [80, 16, 1] of all five, target and reference uint8 [5, h, w, 3].
+    With the pick's clip and frame, so that an example can be named.
+  """
+  clip = source[int(pick['clip'])]
+  if clip.fps != windows.RATE:
+    raise DataError(
+      f'{clip.key}: expected {windows.RATE} frames/s, found {clip.fps:g}; '
+      'build the data set with data_prep'
+    )
+  if kind == 'contrastive':
+    sets = [(clip, int(frame)) for frame in pick['frame']]
+  else:
+    same = int(pick['other']) == int(pick['clip'])
+    other = clip if same else source[int(pick['other'])]
+    sets = [(other, int(pick['start']))]
+    sets += [(clip, int(pick['frame']))] if kind == 'generator' else []
+  dice = pick['dice']
+  move = augment.movement(change, dice) if change and change.moves else None
+  pictures = np.stack([images(c, s, size, move) for c, s in sets])
+  if change and augment.flips(change, dice):
+    pictures = pictures[:, :, :, ::-1]
+  if change and change.colours:
+    matrix, offset = augment.colour(change, dice)
+    pictures = augment.coloured(pictures, matrix[None], offset[None])
+  batch = laid_out(kind, _mels(clip, pick, kind, lead, change), pictures)
+  names = ('clip', 'frame', 'label')
+  return batch | {name: pick[name] for name in names if name in pick}
+
+
+def laid_out(kind: str, mels, pictures, xnp: ModuleType = np) -> Batch:
+  """Mel windows and pictures as an example.
+
+  Args:
+    mels: [..., k, 80, 16], see `window_starts`.
+    pictures: [..., k, t, h, w, 3]; for the generator k is reference, target.
+  """
+  mels = mels[..., None]
+  if kind == 'generator':
+    return {
+      'mels': mels[..., :FRAMES, :, :, :],
+      'mel': mels[..., FRAMES, :, :, :],
+      'reference': pictures[..., 0, :, :, :, :],
+      'target': pictures[..., 1, :, :, :, :],
+    }
+  lower = pictures[..., pictures.shape[-3] // 2 :, :, :]
+  lower = xnp.moveaxis(lower, -4, -2)  # [..., k, h/2, w, t, 3]
+  lower = lower.reshape(*lower.shape[:-2], 3 * FRAMES)  # [..., k, h/2, w, 15]
+  if kind == 'contrastive':
+    return {'mel': mels, 'frames': lower}
+  return {'mel': mels[..., 0, :, :, :], 'frames': lower[..., 0, :, :, :]}
+
+
+def ready(batch: Batch, xnp: ModuleType = np) -> Batch:
+  """A batch as the networks take it, pictures float32 in [0, 1].
+
+  For the generator: face [..., 5, h, w, 6], the target with its lower half
+  black and then the reference, and target [..., 5, h, w, 3].
+  """
+  out = dict(batch)
+  for name in ('frames', 'target', 'reference'):
+    if name in out:
+      out[name] = out[name].astype(np.float32) / 255
+  if 'target' in out:
+    target, reference = out['target'], out.pop('reference')
+    upper = np.arange(target.shape[-3]) < target.shape[-3] // 2
+    upper = upper.reshape((1,) * (target.ndim - 3) + (-1, 1, 1))
+    hidden = xnp.where(upper, target, xnp.zeros_like(target))
+    out['face'] = xnp.concatenate([hidden, reference], -1)
+  return out
+
+
+@dataclasses.dataclass(frozen=True)
+class _Share:
+  """One process's rows of every global batch, as a source for grain."""
+
+  whole: object  # MapDataset of picks
+  batch: int  # rows of a global batch
+  process: int
+  processes: int
+  total: int | None = None  # picks in all; None: no end
+
+  def __len__(self) -> int:
+    if self.total is None:
+      return sys.maxsize // (2 * self.processes)
+    return -(-self.total // self.batch) * self.batch // self.processes
+
+  def __getitem__(self, i: int) -> windows.Pick:
+    rows = self.batch // self.processes
+    number, row = divmod(int(i), rows)
+    at = number * self.batch + self.process * rows + row
+    if self.total is None:
+      return self.whole[at]
+    mask = np.float32(at < self.total)
+    return self.whole[min(at, self.total - 1)] | {'mask': mask}
+
+
+def picks(
+  plan: windows.Plan,
+  batch: int,
+  *,
+  seed: int = 0,
+  process: tuple[int, int] = (0, 1),
+  rounds: int | None = None,
+):
+  """This process's picks in order, a grain MapDataset.
+
+  Args:
+    batch: rows of a global batch, over all processes.
+    process: index and count, `jax.process_index(), jax.process_count()`.
+    rounds: None shuffles anew every epoch, without end. A number goes over
+      the plan that often, in order, and adds `mask`, 0 for the rows that
+      fill up the last batch.
+  """
+  import grain
+
+  index, count = process
+  if batch % count or not 0 <= index < count:
+    raise DataError(
+      f'expected a batch that {count} processes can share, found {batch}; '
+      f'choose a multiple of {count}'
+    )
+  items = grain.MapDataset.range(len(plan)).seed(seed)
+  items = items.shuffle() if rounds is None else items
+  chosen = items.repeat(rounds).random_map(functools.partial(_pick, plan=plan))
+  total = None if rounds is None else rounds * len(plan)
+  return grain.MapDataset.source(_Share(chosen, batch, index, count, total))
+
+
+def _pick(item, rng, plan):
+  return windows.pick(item, rng, plan)
+
+
+def pick_batches(plan: windows.Plan, batch: int, **values):
+  """`picks` in local batches, a grain IterDataset: the resident mode's feed."""
+  chosen = picks(plan, batch, **values)
+  _, count = values.get('process', (0, 1))
+  return chosen.batch(batch // count).to_iter_dataset()
+
+
+def batches(
+  source: records.Source,
+  plan: windows.Plan,
+  batch: int,
+  size: int,
+  *,
+  lead: Fraction = audio.CENTRED,
+  change: Augment | None = None,
+  seed: int = 0,
+  process: tuple[int, int] = (0, 1),
+  rounds: int | None = None,
+  threads: int = 8,
+  sharding=None,
+):
+  """Batches of examples, read ahead, as a grain IterDataset.
+
+  Its iterators have `get_state()`, a few numbers, and `set_state()`.
+
+  Args:
+    batch, seed, process, rounds: see `picks`.
+    size: side of the network's square crop, pixels.
+    change: augmentation, None for none.
+    threads: that decode; twice the cores is plenty.
+    sharding: give global jax arrays of this sharding instead of local numpy.
+  """
+  import grain
+
+  chosen = picks(plan, batch, seed=seed, process=process, rounds=rounds)
+  read = functools.partial(
+    _example, source=source, kind=plan.kind, size=size, lead=lead, change=change
+  )
+  rows = batch // process[1]
+  options = grain.ReadOptions(threads, max(threads, 2 * rows))
+  made = chosen.map(read).to_iter_dataset(options).batch(rows)
+  if sharding is None:
+    return made
+  made = made.map(functools.partial(spread, sharding=sharding))
+  return grain.experimental.ThreadPrefetchIterDataset(
+    made, prefetch_buffer_size=2
+  )
+
+
+def _example(pick, **values):
+  made = example(pick, **values)
+  return made | ({'mask': pick['mask']} if 'mask' in pick else {})
+
+
+def spread(batch: Batch, sharding) -> dict:
+  """This process's rows of a batch as part of global jax arrays."""
+  import jax
+
+  return jax.tree.map(
+    lambda x: jax.make_array_from_process_local_data(sharding, x), batch
+  )

@@ -1,0 +1,233 @@
+"""Windows: which five frames and which mel columns make a training example.
+
+A plan knows every window a split can give; `pick` turns one item of it and
+a random generator into a few integers, the pick. Streaming and the
+device-resident mode read the same picks, so they give the same batches.
+Source: spec section 5.4 of Wav2Lip.
+
+Alphabet: `c` usable clips, `k` windows of a contrastive example, `b` batch.
+A window is five consecutive frames, named by its first; 25 frames/s.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from fractions import Fraction
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from lipsync_jax import audio
+
+FRAMES = 5  # of a window: the 200 ms that 16 mel columns span
+RATE = 25  # frames/s of every training clip
+DICE = 12  # uniform numbers a pick carries for the augmentation
+KINDS = ('syncnet', 'contrastive', 'generator')
+ORDERS = ('clip', 'window', 'speaker')
+Pick = dict[str, np.ndarray]
+
+
+class WindowError(ValueError):
+  """No window to train on; one line says why."""
+
+
+def columns(frames, lead: Fraction = audio.CENTRED):
+  """First mel column of the window of each frame: floor(80 (f / 25 - lead)).
+
+  Integers only, for numpy and jax alike; `audio.window_starts` is the same
+  for any time stamps. With `lead` 0 it is the window that starts with the
+  frame, floor(3.2 f), which belongs to the five frames from f on.
+  """
+  p, q = lead.numerator, lead.denominator
+  return (16 * (frames * q - RATE * p)) // (5 * q)
+
+
+def along(count: int, rank: int) -> Int[np.ndarray, '...']:
+  """0, 1, … along the last of `rank` axes, the others of length 1."""
+  return np.arange(count, dtype=np.int32).reshape((1,) * (rank - 1) + (-1,))
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """All windows that a split offers for one kind of training."""
+
+  kind: str  # of KINDS
+  order: str  # of ORDERS
+  clips: Int[np.ndarray, 'c']  # number of each usable clip in its source
+  first: int  # frame at which the first window of any clip starts
+  starts: Int[np.ndarray, 'c']  # windows of each clip, from `first` on
+  spans: Int[np.ndarray, 'c']  # windows of each clip by frames alone
+  speakers: tuple[Int[np.ndarray, '_'], ...]  # positions in `clips`, by speaker
+  apart: int  # frames
+  most: int | None  # frames
+  elsewhere: float  # [0, 1]
+  group: int  # k
+
+  def __len__(self) -> int:
+    """Items of one epoch."""
+    return int(self.ends[-1]) if self.order == 'window' else len(self.clips)
+
+  @functools.cached_property
+  def ends(self) -> Int[np.ndarray, 'c']:
+    """Running count of the windows of all clips."""
+    return np.cumsum(self.starts)
+
+
+def plan(
+  frames: Int[np.ndarray, 'n'],
+  mel_columns: Int[np.ndarray, 'n'],
+  speakers: Sequence[str],
+  kind: str,
+  *,
+  order: str = 'clip',
+  apart: int | None = None,
+  most: int | None = None,
+  elsewhere: float = 0.0,
+  group: int = 4,
+  lead: Fraction = audio.CENTRED,
+  edges: bool = False,
+  keep: Bool[np.ndarray, 'n'] | None = None,
+) -> Plan:
+  """Find the windows of all clips.
+
+  Args:
+    frames, mel_columns, speakers: of every clip (`records.Source`).
+    kind: 'syncnet' pairs sound with the faces it belongs to or with wrong
+      ones, 'contrastive' takes `group` windows of one clip, 'generator' a
+      target and a reference from another moment.
+    order: an epoch is every clip once ('clip', as Wav2Lip draws), every
+      window once ('window'), or as many draws as clips with all speakers
+      equally often ('speaker').
+    apart: least distance in frames between a window and the wrong or the
+      reference one. 3 for syncnet, since clips may be out of sync by 2, and
+      for contrastive; 5 for generator, so that target and reference share
+      no frame. Differs from Wav2Lip: 1 there, so the reference could hold
+      four of the five answers (spec 9.1).
+    most: greatest such distance; None leaves it free.
+    elsewhere: share of wrong windows that come from another clip.
+    group: windows of a contrastive example.
+    lead: see `audio.CENTRED`.
+    edges: also take windows whose sound is padded with silence.
+    keep: False for clips to leave out, by offset or confidence perhaps.
+
+  Raises:
+    WindowError: no clip is long enough, or an argument is unknown.
+  """
+  if kind not in KINDS or order not in ORDERS:
+    raise WindowError(
+      f'expected a kind of {KINDS} and an order of {ORDERS}, found {kind!r} '
+      f'and {order!r}'
+    )
+  apart = (5 if kind == 'generator' else 3) if apart is None else apart
+  if apart < 1 or (most is not None and most < apart):
+    raise WindowError(
+      f'expected 1 <= apart <= most, found {apart} and {most} frames'
+    )
+  spans = frames - FRAMES + 1
+  # The mel windows that must lie inside the sound: the one that the five
+  # frames share, and for the generator those of its first and last frame.
+  first, ends = 0, spans
+  if not edges:
+    ends = np.minimum(ends, _last_inside(mel_columns, Fraction(0)) + 1)
+  if not edges and kind == 'generator':
+    first = max(0, -int(-RATE * lead // 1))
+    ends = np.minimum(ends, _last_inside(mel_columns, lead) + 2 - FRAMES)
+  starts = np.maximum(ends - first, 0)
+  # Long enough that every window has a partner: `apart` on one side at least.
+  room = (group - 1) * apart + 1 if kind == 'contrastive' else 2 * apart
+  if kind == 'contrastive':
+    usable = starts >= room
+  else:
+    usable = (starts > 0) & (spans >= max(room, 1))
+  if keep is not None:
+    usable &= keep
+  clips = np.flatnonzero(usable)
+  if not clips.size:
+    raise WindowError(
+      f'expected clips with at least {max(room, 1) + FRAMES - 1} frames and '
+      f'their sound, found {len(frames)} clips, the longest of '
+      f'{max(frames, default=0)} frames; build longer clips or lower `apart`'
+    )
+  names = np.array(speakers)[clips]
+  rows = tuple(np.flatnonzero(names == name) for name in np.unique(names))
+  fixed = apart, most, elsewhere, group
+  return Plan(
+    kind, order, clips, first, starts[clips], spans[clips], rows, *fixed
+  )
+
+
+def _last_inside(
+  mel_columns: Int[np.ndarray, 'n'], lead: Fraction
+) -> Int[np.ndarray, 'n']:
+  """The last frame whose mel window ends within the sound."""
+  # floor(80 (f / 25 - lead)) <= columns - 16, solved for f.
+  p, q = lead.numerator, lead.denominator
+  over = RATE * ((mel_columns - audio.WINDOW + 1) * q + 80 * p)
+  return -(-over // (80 * q)) - 1
+
+
+def pick(item: int, rng: np.random.Generator, plan: Plan) -> Pick:
+  """Choose the windows of one example.
+
+  Returns:
+    clip, frame: int32, the clip in its source and the window's first frame;
+      `[k]` frames for contrastive.
+    other, start: int32, clip and first frame of the wrong (or, with label
+      1, the same) window, or of the reference; not for contrastive.
+    label: float32, 1 in sync and 0 wrong; syncnet only.
+    dice: float32 `[12]` in [0, 1), what the augmentation is made of.
+    seed: int32, of its noise.
+  """
+  at, frame = _place(plan, int(item), rng)
+  row = {
+    'clip': plan.clips[at],
+    'dice': rng.random(DICE, np.float32),
+    'seed': rng.integers(2**31),
+  }
+  if plan.kind == 'contrastive':
+    row['frame'] = _spread(plan, int(plan.starts[at]), rng)
+  else:
+    row |= {'frame': frame, 'other': row['clip']}
+    label = int(rng.integers(2)) if plan.kind == 'syncnet' else 0
+    if label:
+      row['start'] = frame
+    elif len(plan.clips) > 1 and rng.random() < plan.elsewhere:
+      at = (at + int(rng.integers(1, len(plan.clips)))) % len(plan.clips)
+      row |= {'other': plan.clips[at], 'start': rng.integers(plan.spans[at])}
+    else:
+      row['start'] = _away(plan, frame, int(plan.spans[at]), rng)
+    if plan.kind == 'syncnet':
+      row['label'] = np.float32(label)
+  return {
+    name: np.asarray(value, None if name in ('dice', 'label') else np.int32)
+    for name, value in row.items()
+  }
+
+
+def _place(plan: Plan, item: int, rng) -> tuple[int, int]:
+  """Position in `plan.clips`, and the first frame of a window."""
+  if plan.order == 'window':
+    at = int(np.searchsorted(plan.ends, item, side='right'))
+    return at, plan.first + item - int(plan.ends[at] - plan.starts[at])
+  at = item
+  if plan.order == 'speaker':
+    rows = plan.speakers[item % len(plan.speakers)]
+    at = int(rows[rng.integers(len(rows))])
+  return at, plan.first + int(rng.integers(plan.starts[at]))
+
+
+def _away(plan: Plan, frame: int, span: int, rng) -> int:
+  """A window of the same clip, uniform among those far enough away."""
+  near, far = plan.apart, plan.most or span
+  before = range(max(0, frame - far), max(0, frame - near + 1))
+  after = range(min(span, frame + near), min(span, frame + far + 1))
+  choice = int(rng.integers(len(before) + len(after)))
+  return (*before, *after)[choice]
+
+
+def _spread(plan: Plan, starts: int, rng) -> Int[np.ndarray, 'k']:
+  """`group` windows at least `apart` from one another, in any order."""
+  slack = starts - (plan.group - 1) * (plan.apart - 1)
+  chosen = np.sort(rng.choice(slack, plan.group, replace=False))
+  chosen += np.arange(plan.group) * (plan.apart - 1)
+  return plan.first + rng.permutation(chosen)

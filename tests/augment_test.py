@@ -1,0 +1,139 @@
+"""augment.py: identity at zero, what changes and what must not."""
+
+import colorsys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import talkers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lipsync_jax import audio, augment, faces
+
+NOTHING = augment.Augment(**dict.fromkeys(
+  [f for f in augment.Augment.__dataclass_fields__], 0
+))  # fmt: skip
+DEFAULT = augment.Augment()
+dice = st.integers(0, 2**32).map(
+  lambda seed: np.random.default_rng(seed).random(12, np.float32)
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(dice)
+def test_zero_is_identity(dice):
+  rng = np.random.default_rng(0)
+  images = rng.integers(0, 256, (2, 5, 8, 8, 3)).astype(np.uint8)
+  matrix, offset = augment.colour(NOTHING, dice)
+  same = augment.coloured(images, matrix[None], offset[None])
+  np.testing.assert_array_equal(same, images)
+  crop = faces.Crop(30, 40, 20, 25, 0.2)
+  assert augment.moved(crop, *augment.movement(NOTHING, dice)) == crop
+  mels = rng.normal(size=(3, 80, 16)).astype(np.float32)
+  starts = np.array([0, 3, 6])
+  np.testing.assert_array_equal(
+    augment.masked(mels, starts, starts, NOTHING, dice), mels
+  )
+  assert not augment.flips(NOTHING, dice)
+  assert not NOTHING.colours and not NOTHING.moves
+  assert augment.noise_level(NOTHING, 5) is None
+  assert NOTHING.margin(96) == 0
+
+
+def test_hue_turns_hue():
+  """Oracle: the standard library's YIQ."""
+  change = augment.Augment(0, 0, 0, 0, hue=0.5)
+  dice = np.full(12, 0.75, np.float32)  # a quarter turn
+  matrix, offset = augment.colour(change, dice)
+  rgb = np.array([0.6, 0.45, 0.4])
+  y, i, q = colorsys.rgb_to_yiq(*rgb)
+  y2, i2, q2 = colorsys.rgb_to_yiq(*(matrix @ rgb + offset))
+  # colorsys's matrix is rounded otherwise than ours, to 1 %.
+  np.testing.assert_allclose([y2, i2, q2], [y, -q, i], atol=0.01)
+
+
+@settings(max_examples=30, deadline=None)
+@given(dice)
+def test_colours_stay_close_and_grey_stays_grey(dice):
+  grey = np.full((1, 4, 4, 3), 128, np.uint8)
+  matrix, offset = augment.colour(DEFAULT, dice)
+  out = augment.coloured(grey, matrix[None], offset[None])
+  # The usual YIQ matrices are rounded to three places: one level of tint.
+  assert np.ptp(out.astype(int), axis=-1).max() <= 1
+  assert abs(int(out[0, 0, 0, 0]) - 128) <= 0.09 * 255
+
+
+@settings(max_examples=30, deadline=None)
+@given(dice)
+def test_movement_stays_within_its_margin(dice):
+  change = augment.Augment(shift=0.05, scale=0.1, roll=6)
+  crop = faces.Crop(50, 50, 40, 48, 0.3)
+  after = augment.moved(crop, *augment.movement(change, dice))
+  inside = faces.move(faces.crop_matrix(crop, 96), faces.corners(after))
+  margin = change.margin(96)
+  assert inside.min() >= -margin and inside.max() <= 96 + margin
+
+
+@settings(max_examples=60, deadline=None)
+@given(dice)
+def test_masks_hide_the_same_moments(dice):
+  change = augment.Augment(mask_columns=5, mask_bins=10)
+  clock = np.arange(100.0, 160.0)  # a column's value is its time
+  starts = np.array([3, 6, 9, 12, 16, 9])
+  mels = np.stack([np.tile(clock[s : s + 16], (80, 1)) for s in starts])
+  origins = np.full(6, 9)
+  out = augment.masked(mels, starts, origins, change, dice)
+  gone = out == audio.SILENCE
+  columns = gone.all(1)  # [6, 16]
+  bins = gone.all(2)
+  assert (bins == bins[0]).all() and bins[0].sum() <= 10
+  hidden = [{*mels[k, 0, columns[k]]} for k in range(6)]
+  whole = set().union(*hidden)
+  assert len(whole) <= 5
+  for k in range(6):
+    assert hidden[k] == whole & {*mels[k, 0]}
+  np.testing.assert_array_equal(out[~gone], mels[~gone])
+  # and the same in jax, for a batch
+  twice = augment.masked(
+    jnp.asarray(mels)[None], starts[None], origins[None], change,
+    jnp.asarray(dice)[None], jnp,
+  )  # fmt: skip
+  np.testing.assert_array_equal(twice[0], out.astype(np.float32))
+
+
+@pytest.mark.parametrize('low', [-7, 0, 5, 40, 48, 70])
+def test_noise_free_noise_is_the_stored_mel(low):
+  """Computed from the samples needed, it equals the whole clip's mel."""
+  clip = talkers.clip('ann/1', 20)
+  got = augment.noisy_mel(clip.wave, low, low + 29, np.inf, 1)
+  want = audio.windows(clip.mel, np.array([low, low + 13]))
+  np.testing.assert_allclose(got[:, :16], want[0], atol=2e-6)
+  np.testing.assert_allclose(got[:, 13:], want[1], atol=2e-6)
+
+
+def test_noise_has_its_level():
+  wave = (8000 * np.sin(np.arange(16000) / 5)).astype(np.int16)
+  clean = audio.log_mel(wave / np.float32(32768))[:, 20:40]
+  loud = augment.noisy_mel(wave, 20, 40, 0.0, 1)
+  soft = augment.noisy_mel(wave, 20, 40, 40.0, 1)
+  quiet = clean < -1  # bins without the tone
+  gain = (loud[quiet] - soft[quiet]).mean() / 8 * 100  # decibels
+  assert 30 < gain < 41
+  again = augment.noisy_mel(wave, 20, 40, 0.0, 1)
+  np.testing.assert_array_equal(loud, again)
+  levels = {augment.noise_level(augment.Augment(noise=1), s) for s in range(9)}
+  assert len(levels) == 9 and all(15 <= v <= 40 for v in levels)
+
+
+def test_host_and_device_agree():
+  rng = np.random.default_rng(0)
+  dice = rng.random((4, 12), np.float32)
+  images = rng.integers(0, 256, (4, 2, 6, 6, 3)).astype(np.uint8)
+  host = augment.coloured(images, *augment.colour(DEFAULT, dice))
+  run = jax.jit(
+    lambda i, d: augment.coloured(i, *augment.colour(DEFAULT, d, jnp), jnp)
+  )
+  difference = np.abs(host.astype(int) - np.asarray(run(images, dice)))
+  assert difference.max() <= 1  # rounding

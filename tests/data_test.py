@@ -1,0 +1,369 @@
+"""data.py, resident.py: contents, order, resuming, sharing, both modes."""
+
+import dataclasses
+import json
+import pickle
+from fractions import Fraction
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import talkers
+
+from lipsync_jax import (
+  audio,
+  augment,
+  data,
+  faces,
+  records,
+  resident,
+  shards,
+  windows,
+)
+
+STILL = augment.Augment(
+  flip=1, brightness=0, contrast=0, saturation=0, hue=0, shift=0, scale=0,
+  roll=0, mask_columns=0, mask_bins=0,
+)  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def source(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('split')
+  talkers.build(folder, {'ann': 4, 'bob': 3, 'cy': 1}, frames=24)
+  return records.Source(folder, 'train')
+
+
+@pytest.fixture(scope='module')
+def big(tmp_path_factory):
+  """200 records in 4 shards."""
+  folder = tmp_path_factory.mktemp('big')
+  clip = talkers.clip('ann/0', 17, side=16)
+  made = [dataclasses.replace(clip, key=f'ann/{i}') for i in range(200)]
+  for i in range(4):
+    name = shards.shard_name(records.NAME, 'train', i, 4)
+    records.write(folder / name, made[i::4])
+  return records.Source(folder, 'train')
+
+
+def equal(a, b):
+  assert a.keys() == b.keys()
+  for name in a:
+    x, y = np.asarray(a[name]), np.asarray(b[name])
+    assert x.dtype == y.dtype and x.shape == y.shape, name
+    np.testing.assert_array_equal(x, y, err_msg=name)
+
+
+def face(clip, frame, size):
+  import cv2
+
+  jpeg = np.frombuffer(clip.frames[frame], np.uint8)
+  rgb = cv2.imdecode(jpeg, cv2.IMREAD_COLOR)[..., ::-1]
+  return faces.take(
+    np.ascontiguousarray(rgb), faces.crop_of(clip.crops[frame]), size
+  )
+
+
+def test_generator_example_is_what_inference_sees(source):
+  plan = data.plan(source, 'generator')
+  rng = np.random.default_rng(0)
+  for item in range(len(plan)):
+    pick = windows.pick(item, rng, plan)
+    clip = source[int(pick['clip'])]
+    got = data.example(pick, source, 'generator', 32)
+    f, r = int(pick['frame']), int(pick['start'])
+    for k in range(5):
+      np.testing.assert_array_equal(got['target'][k], face(clip, f + k, 32))
+      np.testing.assert_array_equal(got['reference'][k], face(clip, r + k, 32))
+      start = (16 * (f + k - 2)) // 5
+      want = clip.mel[:, start : start + 16]
+      np.testing.assert_array_equal(got['mels'][k, ..., 0], want)
+    start = 16 * f // 5
+    np.testing.assert_array_equal(
+      got['mel'][..., 0], clip.mel[:, start : start + 16]
+    )
+
+
+def test_syncnet_example(source):
+  plan = data.plan(source, 'syncnet', elsewhere=0.5)
+  rng, labels = np.random.default_rng(0), set()
+  for item in [*range(len(plan))] * 3:
+    pick = windows.pick(item, rng, plan)
+    got = data.example(pick, source, 'syncnet', 32)
+    f, s = int(pick['frame']), int(pick['start'])
+    clip, other = source[int(pick['clip'])], source[int(pick['other'])]
+    assert got['frames'].shape == (16, 32, 15)
+    for k in range(5):
+      want = face(other, s + k, 32)[16:]
+      np.testing.assert_array_equal(got['frames'][..., 3 * k : 3 * k + 3], want)
+    start = 16 * f // 5
+    want = clip.mel[:, start : start + 16]
+    np.testing.assert_array_equal(got['mel'][..., 0], want)
+    together = (f, int(pick['clip'])) == (s, int(pick['other']))
+    assert got['label'] == together
+    labels.add(float(got['label']))
+  assert labels == {0.0, 1.0}
+
+
+def test_contrastive_example(source):
+  plan = data.plan(source, 'contrastive', group=3)
+  pick = windows.pick(2, np.random.default_rng(0), plan)
+  got = data.example(pick, source, 'contrastive', 32)
+  assert got['frames'].shape == (3, 16, 32, 15)
+  assert got['mel'].shape == (3, 80, 16, 1)
+  clip = source[int(pick['clip'])]
+  for k, f in enumerate(pick['frame']):
+    np.testing.assert_array_equal(
+      got['frames'][k, ..., :3], face(clip, int(f), 32)[16:]
+    )
+    start = 16 * int(f) // 5
+    want = clip.mel[:, start : start + 16]
+    np.testing.assert_array_equal(got['mel'][k, ..., 0], want)
+
+
+def test_edges_are_silent(source):
+  plan = data.plan(source, 'generator', edges=True)
+  pick = windows.pick(0, np.random.default_rng(0), plan)
+  pick |= {'frame': np.int32(0), 'start': np.int32(9)}
+  pick = {k: np.asarray(v) for k, v in pick.items()}
+  got = data.example(pick, source, 'generator', 16)['mels'][0, ..., 0]
+  assert (got[:, :7] == audio.SILENCE).all()  # floor(3.2 * -2) is -7
+  np.testing.assert_array_equal(got[:, 7:], source[0].mel[:, :9])
+
+
+def test_ready_masks_the_lower_half(source):
+  plan = data.plan(source, 'generator')
+  pick = windows.pick(0, np.random.default_rng(0), plan)
+  wire = data.example(pick, source, 'generator', 32)
+  for xnp in (np, jnp):
+    got = data.ready({k: xnp.asarray(v) for k, v in wire.items()}, xnp)
+    target = wire['target'].astype(np.float32) / 255
+    np.testing.assert_allclose(got['target'], target, atol=1e-7)
+    assert got['face'].shape == (5, 32, 32, 6) and 'reference' not in got
+    assert got['face'].dtype == np.float32
+    np.testing.assert_allclose(got['face'][:, :16, :, :3], target[:, :16])
+    assert not np.asarray(got['face'][:, 16:, :, :3]).any()
+    np.testing.assert_allclose(
+      got['face'][..., 3:], wire['reference'].astype(np.float32) / 255
+    )
+
+
+def test_flip_is_the_same_for_all_frames_and_leaves_the_sound(source):
+  for kind in windows.KINDS:
+    plan = data.plan(source, kind)
+    pick = windows.pick(1, np.random.default_rng(0), plan)
+    plain = data.example(pick, source, kind, 32)
+    flipped = data.example(pick, source, kind, 32, change=STILL)
+    for name in plain:
+      want = plain[name]
+      if name == 'frames':
+        want = want[..., ::-1, :]
+      if name in ('target', 'reference'):
+        want = want[:, :, ::-1]
+      np.testing.assert_array_equal(flipped[name], want, err_msg=name)
+
+
+def test_nothing_changed_is_identity(source):
+  zero = dataclasses.replace(STILL, flip=0)
+  plan = data.plan(source, 'generator')
+  pick = windows.pick(1, np.random.default_rng(0), plan)
+  equal(
+    data.example(pick, source, 'generator', 32),
+    data.example(pick, source, 'generator', 32, change=zero),
+  )
+
+
+def test_noise_changes_sound_alone_and_is_one_stretch(source):
+  change = dataclasses.replace(STILL, flip=0, noise=1, loud=0, quiet=1)
+  plan = data.plan(source, 'generator')
+  pick = windows.pick(1, np.random.default_rng(0), plan)
+  plain = data.example(pick, source, 'generator', 16)
+  noisy = data.example(pick, source, 'generator', 16, change=change)
+  assert np.abs(noisy['mel'] - plain['mel']).mean() > 0.05
+  np.testing.assert_array_equal(noisy['target'], plain['target'])
+  # The third frame's own window is the shared one.
+  np.testing.assert_array_equal(noisy['mels'][2], noisy['mel'])
+
+
+def test_restored_anywhere_the_rest_is_the_same(big):
+  """All 200 positions; state under 10 kB."""
+  plan = data.plan(big, 'generator')
+  made = iter(data.batches(big, plan, 1, 16, seed=7, threads=1))
+  states, rows = [], []
+  for _ in range(200):
+    states.append(json.loads(json.dumps(made.get_state())))
+    rows.append(next(made))
+  assert len({int(r['clip'][0]) for r in rows}) == 200
+  assert max(len(json.dumps(s)) for s in states) < 10_000
+  for k in range(200):
+    made.set_state(states[k])
+    for j in range(k, 200 if k % 100 == 99 else k + 1):
+      equal(next(made), rows[j])
+  fresh = iter(data.batches(big, plan, 1, 16, seed=7, threads=3))
+  fresh.set_state(states[150])
+  equal(next(fresh), rows[150])
+
+
+@pytest.mark.parametrize('batch', [8, pytest.param(1, marks=pytest.mark.slow)])
+def test_picks_restored_at_every_position_give_all_the_rest(big, batch):
+  plan = data.plan(big, 'syncnet')
+  made = iter(data.pick_batches(plan, batch, seed=3))
+  states, rows = [], []
+  for _ in range(240 // batch):  # beyond the epoch's end
+    states.append(made.get_state())
+    rows.append(next(made))
+  for k in range(len(states)):
+    made.set_state(states[k])
+    for j in range(k, len(rows)):
+      equal(next(made), rows[j])
+
+
+@pytest.mark.parametrize('processes', [1, 2, 4])
+def test_processes_share_an_epoch_exactly(big, processes):
+  plan = data.plan(big, 'generator')
+  alone = data.picks(plan, 8, seed=1)
+  parts = [
+    data.picks(plan, 8, seed=1, process=(p, processes))
+    for p in range(processes)
+  ]
+  rows, seen = 8 // processes, []
+  for k in range(50):  # 25 batches an epoch
+    got = [part[k * rows + r] for part in parts for r in range(rows)]
+    for r in range(8):
+      equal(got[r], alone[k * 8 + r])
+    seen += [int(row['clip']) for row in got]
+  assert sorted(seen[:200]) == sorted(seen[200:]) == [*range(200)]
+  assert seen[:200] != seen[200:] and seen[:200] != [*range(200)]
+
+
+def test_order_depends_on_the_seed_alone(source):
+  plan = data.plan(source, 'generator')
+
+  def first(seed, threads):
+    return next(
+      iter(data.batches(source, plan, 4, 16, seed=seed, threads=threads,
+                        change=augment.Augment(noise=0.5)))
+    )  # fmt: skip
+
+  equal(first(5, 1), first(5, 6))
+  assert not np.array_equal(first(5, 1)['target'], first(6, 1)['target'])
+
+
+@pytest.mark.parametrize('processes', [1, 2])
+def test_validation_covers_a_split_once_and_masks_the_rest(source, processes):
+  plan = data.plan(source, 'syncnet')
+  got, mask = [], []
+  for p in range(processes):
+    made = data.batches(
+      source, plan, 6, 16, rounds=1, process=(p, processes), threads=1
+    )
+    for batch in made:
+      assert batch['mask'].shape == (6 // processes,)
+      got += [*batch['clip'][batch['mask'] > 0]]
+      mask += [*batch['mask']]
+  assert sorted(got) == [*range(8)]
+  assert len(mask) == 12 and sum(mask) == 8
+
+
+def test_batches_that_cannot_be_shared(source):
+  plan = data.plan(source, 'syncnet')
+  with pytest.raises(data.DataError, match='multiple of 4'):
+    data.picks(plan, 6, process=(0, 4))
+
+
+def test_damage_stops_training_with_its_place(big, tmp_path):
+  for path in shards.find(big.folder, 'train'):
+    for name in (path, shards.index_name(path)):
+      target = tmp_path / name.rpartition('/')[2]
+      target.write_bytes(open(name, 'rb').read())  # noqa: SIM115
+  path, at = shards.Shards(tmp_path, 'train').where(120)
+  content = bytearray(open(path, 'rb').read())  # noqa: SIM115
+  content[at + 500] ^= 4
+  (tmp_path / path.rpartition('/')[2]).write_bytes(content)
+  source = records.Source(tmp_path, 'train')
+  made = data.batches(source, data.plan(source, 'generator'), 8, 16, rounds=1)
+  with pytest.raises(shards.ShardError, match=f'byte {at}'):
+    for _ in made:
+      pass
+
+
+def test_global_batches(source):
+  mesh = jax.make_mesh((1,), ('data',), (jax.sharding.AxisType.Auto,))
+  sharding = jax.sharding.NamedSharding(
+    mesh, jax.sharding.PartitionSpec('data')
+  )
+  plan = data.plan(source, 'generator')
+  made = iter(data.batches(source, plan, 4, 16, seed=1, sharding=sharding))
+  plain = iter(data.batches(source, plan, 4, 16, seed=1))
+  states = []
+  for _ in range(5):
+    states.append(made.get_state())
+    got = next(made)
+    assert all(isinstance(x, jax.Array) for x in got.values())
+    assert got['target'].sharding == sharding
+    equal(got, next(plain))
+  made.set_state(states[2])
+  again = iter(data.batches(source, plan, 4, 16, seed=1))
+  for _ in range(2):
+    next(again)
+  equal(next(made), next(again))
+
+
+def test_sources_travel_to_other_processes(source):
+  plan = data.plan(source, 'generator')
+  made = data.picks(plan, 4, seed=1)
+  equal(pickle.loads(pickle.dumps(made))[9], made[9])
+  assert len(pickle.dumps(source)) < 10_000
+
+
+@pytest.mark.parametrize('kind', windows.KINDS)
+@pytest.mark.parametrize('lead', [audio.CENTRED, Fraction(0)])
+def test_resident_equals_streamed(source, kind, lead):
+  plan = data.plan(source, kind, lead=lead, edges=True)
+  store = resident.load(source, 32)
+  run = jax.jit(
+    lambda store, picks: resident.sample(store, picks, kind=kind, lead=lead)
+  )
+  streamed = iter(data.batches(source, plan, 4, 32, lead=lead, seed=2))
+  for picks, _ in zip(
+    data.pick_batches(plan, 4, seed=2), range(5), strict=False
+  ):
+    equal(run(store, picks), next(streamed))
+
+
+def test_resident_augments_alike(source):
+  change = augment.Augment(shift=0.05, scale=0.1, roll=8, mask_bins=20)
+  plan = data.plan(source, 'generator')
+  still = resident.load(source, 32)
+  store = resident.load(source, 32, change)
+  assert store.images.shape[1] == 32 + 2 * change.margin(32)
+  margin = change.margin(32)
+  middle = slice(margin, margin + 32)
+  np.testing.assert_array_equal(store.images[:, middle, middle], still.images)
+  run = jax.jit(
+    lambda p: resident.sample(store, p, kind='generator', change=change)
+  )
+  streamed = iter(data.batches(source, plan, 4, 32, seed=2, change=change))
+  plain = iter(data.batches(source, plan, 4, 32, seed=2))
+  for picks, _ in zip(
+    data.pick_batches(plan, 4, seed=2), range(2), strict=False
+  ):
+    got, want, off = run(picks), next(streamed), next(plain)
+    for name in ('mel', 'mels', 'clip', 'frame'):
+      np.testing.assert_array_equal(got[name], want[name])
+    for name in ('target', 'reference'):
+      there = want[name].astype(float)
+      error = np.abs(np.asarray(got[name]) - there).mean()
+      moved = np.abs(off[name] - there).mean()
+      assert error < 2.5 and error < moved / 4, (error, moved)
+
+
+def test_resident_refuses_noise(source):
+  store = resident.load(source, 16)
+  plan = data.plan(source, 'syncnet')
+  picks = next(iter(data.pick_batches(plan, 2)))
+  with pytest.raises(data.DataError, match='noise'):
+    resident.sample(
+      store, picks, kind='syncnet', change=augment.Augment(noise=0.1)
+    )

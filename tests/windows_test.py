@@ -1,0 +1,152 @@
+"""windows.py: alignment, distances, what counts as a window."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lipsync_jax import audio, windows
+
+
+def columns_of(frames):
+  """Mel columns of sound exactly as long as the video."""
+  return 1 + np.asarray(frames) * 640 // 200
+
+
+def planned(frames, kind, speakers=None, **values):
+  frames = np.asarray(frames)
+  speakers = speakers or [f's{i}' for i in range(len(frames))]
+  return windows.plan(frames, columns_of(frames), speakers, kind, **values)
+
+
+def many(plan, count=300, seed=0):
+  rng = np.random.default_rng(seed)
+  return [
+    windows.pick(int(rng.integers(len(plan))), rng, plan) for _ in range(count)
+  ]
+
+
+@given(st.integers(0, 5000), st.sampled_from([0, 1, 2]))
+def test_columns_are_the_published_formula(frame, frames_before):
+  lead = Fraction(frames_before, 25)
+  want = (16 * (frame - frames_before)) // 5  # floor(3.2 (f - lead))
+  assert windows.columns(frame, lead) == want
+  assert audio.window_starts([Fraction(frame, 25)], lead)[0] == want
+
+
+def test_centred_and_shared_windows():
+  assert Fraction(2, 25) == audio.CENTRED
+  frames = np.arange(200)
+  centred = windows.columns(frames)
+  np.testing.assert_array_equal(centred, np.floor(3.2 * (frames - 2) + 1e-9))
+  shared = windows.columns(frames, Fraction(0))
+  np.testing.assert_array_equal(shared, np.floor(3.2 * frames + 1e-9))
+  # The third frame's own window is the one that all five share.
+  np.testing.assert_array_equal(shared[:-2], centred[2:])
+
+
+@pytest.mark.parametrize('kind', windows.KINDS)
+@pytest.mark.parametrize(
+  'lead', [Fraction(0), audio.WAV2LIP_TRAINING, audio.CENTRED]
+)
+def test_windows_lie_within_frames_and_sound(kind, lead):
+  """Oracle: every window the slow way."""
+  for frames in (18, 22, 31):
+    plan = planned([frames], kind, order='window', lead=lead)
+    total = columns_of(frames)
+
+    def whole(f, frames=frames, total=total):
+      starts = [windows.columns(f, Fraction(0))]
+      if kind == 'generator':
+        starts += [windows.columns(f + k, lead) for k in range(5)]
+      fits = all(s >= 0 and s + 16 <= total for s in starts)
+      return fits and f + 5 <= frames
+
+    want = [f for f in range(frames) if whole(f)]
+    got = range(plan.first, plan.first + int(plan.starts[0]))
+    assert [*got] == want
+    edged = planned([frames], kind, lead=lead, edges=True)
+    assert edged.first == 0 and edged.starts[0] == frames - 4
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+  st.sampled_from(['syncnet', 'generator']),
+  st.integers(1, 9),
+  st.one_of(st.none(), st.integers(0, 4)),
+  st.integers(0, 2**32),
+)
+def test_other_windows_are_far_enough(kind, apart, more, seed):
+  most = None if more is None else apart + more
+  plan = planned([40, 2 * apart + 14], kind, apart=apart, most=most)
+  for row in many(plan, 40, seed):
+    frames = [40, 2 * apart + 14][row['clip']]
+    assert row['other'] == row['clip']
+    assert 0 <= row['start'] <= frames - 5
+    assert plan.first <= row['frame'] < frames - 4
+    away = abs(int(row['start']) - int(row['frame']))
+    if kind == 'syncnet' and row['label'] == 1:
+      assert away == 0
+    else:
+      assert apart <= away <= (most or 99)
+
+
+def test_defaults_share_no_answer():
+  """Reference and target have no frame in common."""
+  away = [
+    abs(r['start'] - r['frame']) for r in many(planned([60], 'generator'))
+  ]
+  assert min(away) == 5 and max(away) > 30
+
+
+def test_labels_are_even_and_wrong_ones_reach_other_clips():
+  rows = many(planned([40] * 5, 'syncnet', elsewhere=0.5), 2000)
+  labels = np.array([r['label'] for r in rows])
+  assert abs(labels.mean() - 0.5) < 0.04
+  wrong = [r for r in rows if r['label'] == 0]
+  share = np.mean([r['other'] != r['clip'] for r in wrong])
+  assert abs(share - 0.5) < 0.05
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(2, 5), st.integers(1, 6), st.integers(0, 2**32))
+def test_contrastive_windows_keep_apart(group, apart, seed):
+  least = (group - 1) * apart + 5
+  plan = planned([least + 1], 'contrastive', group=group, apart=apart)
+  seen = set()
+  for row in many(plan, 30, seed):
+    frames = np.sort(row['frame'])
+    assert len(frames) == group and np.diff(frames).min() >= apart
+    assert frames[0] >= 0 and frames[-1] <= least + 1 - 5
+    seen |= {*frames}
+  assert max(seen) == least - 4
+
+
+def test_orders_cover_what_they_promise():
+  frames = [40, 60, 20, 10, 45]
+  plan = planned(frames, 'generator')
+  assert [*plan.clips] == [0, 1, 2, 4]  # 10 frames have no reference
+  rng = np.random.default_rng(0)
+  got = [int(windows.pick(i, rng, plan)['clip']) for i in range(len(plan))]
+  assert got == [0, 1, 2, 4]
+  plan = planned(frames, 'syncnet', order='window')
+  rows = [windows.pick(i, rng, plan) for i in range(len(plan))]
+  pairs = [(int(r['clip']), int(r['frame'])) for r in rows]
+  assert len(set(pairs)) == len(pairs) == sum(f - 4 for f in frames)
+  speakers = ['a'] * 98 + ['b', 'b']
+  plan = planned([40] * 100, 'syncnet', speakers, order='speaker')
+  rows = [windows.pick(i, rng, plan) for i in range(100)]
+  assert sum(r['clip'] >= 98 for r in rows) == 50
+
+
+def test_nothing_to_train_on_is_one_line():
+  with pytest.raises(windows.WindowError, match='at least 14 frames'):
+    planned([5, 9], 'generator')
+  with pytest.raises(windows.WindowError, match='apart <= most'):
+    planned([50], 'syncnet', apart=5, most=3)
+  with pytest.raises(windows.WindowError, match='kind'):
+    planned([50], 'sync')
+  with pytest.raises(windows.WindowError):
+    planned([50], 'syncnet', keep=np.array([False]))
