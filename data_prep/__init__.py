@@ -1,0 +1,1 @@
+"""From videos to training shards; start with `README.md`."""
