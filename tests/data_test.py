@@ -320,7 +320,7 @@ def test_sources_travel_to_other_processes(source):
 @pytest.mark.parametrize('kind', windows.KINDS)
 @pytest.mark.parametrize('lead', [audio.CENTRED, Fraction(0)])
 def test_resident_equals_streamed(source, kind, lead):
-  plan = data.plan(source, kind, lead=lead, edges=True)
+  plan = data.plan(source, kind, lead=lead, edges=True, elsewhere=0.9)
   store = resident.load(source, 32)
   run = jax.jit(
     lambda store, picks: resident.sample(store, picks, kind=kind, lead=lead)
