@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from lipsync_jax import faces, tracks
+from lipsync_jax import cache, faces, tracks
 from lipsync_jax.detector import ASSETS
 from lipsync_jax.faces import FaceError
 from lipsync_jax.tracks import Analysis, Track
@@ -36,16 +36,6 @@ def content_key(path: str | os.PathLike, view: str = '') -> str:
   return hashlib.sha256('\n'.join(words).encode()).hexdigest()
 
 
-def cache_folder() -> pathlib.Path:
-  """Where analyses are remembered; LIPSYNC_JAX_CACHE overrules."""
-  own = os.environ.get('LIPSYNC_JAX_CACHE')
-  if own:
-    return pathlib.Path(own)
-  import platformdirs
-
-  return pathlib.Path(platformdirs.user_cache_dir('lipsync_jax'))
-
-
 def cached_analysis(
   key: str, until: float | None, compute: Callable[[], Analysis]
 ) -> Analysis:
@@ -60,7 +50,7 @@ def cached_analysis(
     until: seconds of the last frame wanted; None is the whole video.
     compute: analyses the frames up to `until`.
   """
-  path = cache_folder() / 'faces' / f'{key}.npz'
+  path = cache.folder('faces') / f'{key}.npz'
   end = np.inf if until is None else float(until)
   try:
     analysis, reach = load(path)

@@ -17,6 +17,7 @@ from jaxtyping import Float
 
 from lipsync_jax import (
   audio,
+  cache,
   encode,
   media,
   pipe,
@@ -156,6 +157,10 @@ def stage(wanted, net, video, times, path, shows, mel, starts):
   """The scene, the network compiled for it, and the engine's name."""
   import jax
 
+  if jax.config.jax_compilation_cache_dir is None:
+    # From the second run on, nothing is compiled again.
+    compiled = str(cache.folder('compiled'))
+    jax.config.update('jax_compilation_cache_dir', compiled)
   platform = jax.default_backend()
   wish = wanted.batch or BATCH.get(platform, 16)
   batch = render.fitting_batch(video, min(wish, len(shows)))

@@ -19,7 +19,7 @@ class TimelineError(ValueError):
   """Nothing to show; the message says why."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Show:
   """Source frame `index` is shown from `time` for `length` seconds.
 

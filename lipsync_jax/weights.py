@@ -18,7 +18,7 @@ import pathlib
 import sys
 from fractions import Fraction
 
-from lipsync_jax import containers, exports, published, stored
+from lipsync_jax import cache, containers, exports, published, stored
 from lipsync_jax.standins import UnsafeFile, shown
 from lipsync_jax.stored import (
   LEAD,
@@ -49,15 +49,6 @@ KNOWN = {  # spec 6.5
 }
 
 
-def cache_folder() -> pathlib.Path:
-  folder = os.environ.get('LIPSYNC_JAX_CACHE')
-  if not folder:
-    import platformdirs
-
-    folder = platformdirs.user_cache_dir('lipsync_jax')
-  return pathlib.Path(folder) / 'weights'
-
-
 def file_sha256(path: pathlib.Path) -> str:
   with open(path, 'rb') as file:
     return hashlib.file_digest(file, 'sha256').hexdigest()
@@ -84,7 +75,9 @@ def read(path: str | os.PathLike, network: str | None = None) -> Weights:
   if is_ours(path):
     return need(path, load(path), network)
   sha256 = file_sha256(path)
-  cached = cache_folder() / f'{sha256[:32]}-{network or "any"}.safetensors'
+  cached = (
+    cache.folder('weights') / f'{sha256[:32]}-{network or "any"}.safetensors'
+  )
   with contextlib.suppress(WeightsError):  # absent, damaged or outdated
     return need(path, load(cached), network)
   weights = convert(path, network)

@@ -13,6 +13,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1] / 'lipsync_jax'
 # this table, so that there can be no cycle. `models` is one room.
 ROOMS = {
   '__init__': '',
+  'cache': '',
   # sound and time
   'audio': '',
   'timeline': '',
@@ -29,7 +30,7 @@ ROOMS = {
   'paths': 'faces tracks',
   'detector': 'faces',
   'detect': 'detector faces tracks',
-  'analyses': 'detector faces tracks',
+  'analyses': 'cache detector faces tracks',
   # networks and their files
   'models': '',
   'standins': '',
@@ -38,13 +39,14 @@ ROOMS = {
   'exports': 'standins',
   'published': 'models standins',
   'stored': 'exports published standins',
-  'weights': 'containers exports models published standins stored',
+  'weights': 'cache containers exports models published standins stored',
   # the product
   'pipe': '',
   'render': 'audio compose faces media paths pipe planes timeline',
   'search': 'analyses detect detector faces media paths pipe planes tracks',
   'produce': (
-    'audio encode media models pipe planes render search sound timeline weights'
+    'audio cache encode media models pipe planes render search sound '
+    'timeline weights'
   ),
   'sync': 'produce',
   # training data
