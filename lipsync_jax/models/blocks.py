@@ -175,8 +175,9 @@ class Norm(nn.Module):
         mean.value = keep * mean.value + (1 - keep) * m
         var.value = keep * var.value + (1 - keep) * v * n / max(n - 1, 1)
     gain = scale * jax.lax.rsqrt(v + EPSILON)
-    shift = bias - m * gain
-    y = y * gain.reshape(1, 1, 1, c) + shift.reshape(1, 1, 1, c)
+    # Centred first: bias - m * gain would cancel where the mean is large.
+    y = (y - m.reshape(1, 1, 1, c)) * gain.reshape(1, 1, 1, c)
+    y = y + bias.reshape(1, 1, 1, c)
     return y.astype(x.dtype)
 
 

@@ -1,0 +1,318 @@
+"""Steps: what the device does with one batch. Pure functions.
+
+`step(state, batch, frozen, *, …) -> (state, metrics)` where batches are as
+`data.ready` lays them out and `frozen` holds the expert's variables. If
+a loss or gradient is not finite, the state comes back as it was but for
+`step`, and the metric 'finite' is 0: the loop then stops.
+
+Computation is in the networks' dtype; parameters, statistics, losses and
+gradients are float32. Normalisation sees the global batch on any mesh.
+
+Alphabet: `b` batch, `t` five frames, `k` windows of a clip, `d` embedding.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from lipsync_jax import losses
+from lipsync_jax import state as states
+from lipsync_jax.state import Networks, Optimisers, State
+
+Batch = dict[str, Array]
+Metrics = dict[str, Float[Array, '']]
+
+
+def fold(x: Float[Array, 'b t *rest']) -> Float[Array, 'bt *rest']:
+  """Frames as a batch.  [b, t, ...] -> [b*t, ...]
+
+  Differs from Wav2Lip, which folds time first: no network sees the order,
+  and this way a device's rows stay on that device.
+  """
+  return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
+
+
+def unfold(x: Float[Array, 'bt *rest'], b: int) -> Float[Array, 'b t *rest']:
+  """The inverse of `fold`.  [b*t, ...] -> [b, t, ...]"""
+  return x.reshape(b, -1, *x.shape[1:])
+
+
+def lower(frames: Float[Array, 'b t h w 3']) -> Float[Array, 'b h2 w 15']:
+  """What SyncNet looks at: lower halves, channels frame by frame."""
+  half = jnp.moveaxis(frames[:, :, frames.shape[2] // 2 :], 1, 3)
+  return half.reshape(*half.shape[:3], -1)  # [b, h/2, w, 3*t]
+
+
+def apply(net, variables: dict, *x, train: bool):
+  """A network's output and its statistics after this batch."""
+  if not train:
+    out = net.apply(variables, *x, train=False)
+    return out, variables.get('batch_stats', {})
+  out, new = net.apply(variables, *x, train=True, mutable=['batch_stats'])
+  return out, new.get('batch_stats', {})
+
+
+# --- the expert
+
+
+def embed(net, variables: dict, batch: Batch, train: bool):
+  """Unit vectors (audio, face), each [b, d] or [b, k, d], and statistics."""
+  mel, frames = batch['mel'], batch['frames']
+  b, grouped = mel.shape[0], mel.ndim == 5
+  if grouped:
+    mel, frames = fold(mel), fold(frames)
+  vectors, stats = apply(net, variables, mel, frames, train=train)
+  if grouped:
+    vectors = tuple(unfold(x, b) for x in vectors)
+  return vectors, stats
+
+
+def judge(audio, face, batch: Batch, log_scale, across: bool) -> dict:
+  """Named values [b] of the expert's loss and of how often it is right.
+
+  Pairs with labels give the published loss, groups of windows the
+  contrastive one: within each clip, or `across` all of the batch.
+  """
+  if 'label' in batch:
+    label = batch['label']
+    right = (losses.cosine(audio, face) > 0.5) == (label > 0.5)
+    values = {'sync': losses.cosine_bce(audio, face, label), 'accuracy': right}
+  else:
+    b = audio.shape[0]
+    if across:
+      audio, face = fold(audio)[None], fold(face)[None]  # [1, b*k, d]
+    values = {
+      'sync': losses.contrastive(audio, face, log_scale),
+      'accuracy': losses.retrieved(audio, face),
+    }
+    values = {k: v.reshape(b, -1).mean(-1) for k, v in values.items()}
+  return {k: v.astype(jnp.float32) for k, v in values.items()}
+
+
+def syncnet(
+  state: State,
+  batch: Batch,
+  frozen: dict,
+  *,
+  networks: Networks,
+  optimisers: Optimisers,
+  across: bool = False,
+) -> tuple[State, Metrics]:
+  """Teach the expert (spec 3.4). `batch`: 'syncnet' or 'contrastive'."""
+  del frozen
+  batch_stats = state.batch_stats['syncnet']
+
+  def loss(params):
+    given = {'params': params['syncnet'], 'batch_stats': batch_stats}
+    (audio, face), stats = embed(networks['syncnet'], given, batch, True)
+    scale = params.get('temperature')
+    values = judge(audio, face, batch, scale, across)
+    values = {name: x.mean() for name, x in values.items()}
+    return values['sync'], (values, stats)
+
+  grads, (metrics, stats) = jax.grad(loss, has_aux=True)(state.params)
+  metrics['total'] = metrics['sync']
+  if 'temperature' in state.params:
+    metrics['log_scale'] = state.params['temperature']
+  return advance(state, grads, {'syncnet': stats}, metrics, optimisers)
+
+
+# --- the generator
+
+
+def imagine(net, variables: dict, batch: Batch, train: bool):
+  """The faces [b, t, h, w, 3] that a generator makes, and its statistics."""
+  made, stats = apply(
+    net, variables, fold(batch['mels']), fold(batch['face']), train=train
+  )
+  return unfold(made, batch['mels'].shape[0]), stats
+
+
+def listen(expert, variables: dict, batch: Batch, made, train: bool):
+  """The sync loss [b] of generated frames; `variables` do not change.
+
+  Differs from Wav2Lip by default: stored statistics. There the frozen
+  expert was left in training mode (spec 4.5), which `train` repeats.
+  """
+  given = batch | {'frames': lower(made)}
+  (audio, face), _ = embed(expert, variables, given, train)
+  return losses.sync(audio, face)
+
+
+def lesson(
+  params,
+  state: State,
+  batch: Batch,
+  frozen: dict,
+  *,
+  networks: Networks,
+  weights: dict,
+  expert_batch_stats: bool,
+):
+  """The generator's total loss; aux: losses by name, faces, statistics."""
+  given = {'params': params, 'batch_stats': state.batch_stats['generator']}
+  made, stats = imagine(networks['generator'], given, batch, True)
+  heard = listen(
+    networks['syncnet'], frozen['syncnet'], batch, made, expert_batch_stats
+  )
+  values = {'sync': heard, 'l1': losses.l1(made, batch['target'])}
+  if 'discriminator' in networks:
+    logit = networks['discriminator'].apply(
+      {'params': state.params['discriminator']}, fold(made), train=True
+    )
+    values['adversarial'] = losses.adversarial(logit)
+  values = {name: x.mean() for name, x in values.items()}
+  assert values.keys() == weights.keys(), (values.keys(), weights.keys())
+  total = sum(weights[name] * values[name] for name in values)
+  return total, (values | {'total': total}, made, stats)
+
+
+def generator(
+  state: State,
+  batch: Batch,
+  frozen: dict,
+  *,
+  networks: Networks,
+  optimisers: Optimisers,
+  adversarial_weight: float = 0.0,
+  sync_rate: float = 1.0,
+  ema_decay: float = 0.0,
+  expert_batch_stats: bool = False,
+) -> tuple[State, Metrics]:
+  """Teach the generator (spec 4.2), and a discriminator if there is one.
+
+  In the order of spec 4.4: the discriminator judges for the generator
+  with its old parameters, and learns from faces that the old generator
+  made.
+
+  Args:
+    frozen: {'syncnet': variables of the expert}.
+    networks: 'generator', 'syncnet', and for HQ 'discriminator'.
+    sync_rate: by which the sync weight moves towards its goal, a step.
+    expert_batch_stats: the expert normalises by the batch (spec 4.5).
+  """
+  sync = losses.towards(state.sync_weight, state.sync_goal, sync_rate)
+  weights = {'sync': sync, 'l1': 1.0 - sync - adversarial_weight}
+  if 'discriminator' in networks:
+    weights['adversarial'] = adversarial_weight
+  teach = functools.partial(
+    lesson,
+    state=state,
+    batch=batch,
+    frozen=frozen,
+    networks=networks,
+    weights=weights,
+    expert_batch_stats=expert_batch_stats,
+  )
+  grads, (metrics, made, stats) = jax.grad(teach, has_aux=True)(
+    state.params['generator']
+  )
+  grads, stats = {'generator': grads}, {'generator': stats}
+  if 'discriminator' in networks:
+    grads['discriminator'], judged = contradict(
+      networks['discriminator'], state, batch['target'], made
+    )
+    metrics, stats['discriminator'] = metrics | judged, {}
+  metrics['sync_weight'] = sync
+  state = state.replace(sync_weight=sync)
+  return advance(state, grads, stats, metrics, optimisers, ema_decay)
+
+
+def hq(state: State, batch: Batch, frozen: dict, *, networks, **values):
+  """`generator` with a discriminator, which must be there."""
+  assert 'discriminator' in networks, networks.keys()
+  return generator(state, batch, frozen, networks=networks, **values)
+
+
+def contradict(net, state: State, true, made):
+  """The discriminator's gradients, and its two losses, which are added."""
+  made = jax.lax.stop_gradient(made)
+
+  def loss(params):
+    def mean(judge, faces):
+      logit = net.apply({'params': params}, fold(faces), train=True)
+      return judge(logit).mean()
+
+    values = {'real': mean(losses.real, true), 'fake': mean(losses.fake, made)}
+    return values['real'] + values['fake'], values
+
+  return jax.grad(loss, has_aux=True)(state.params['discriminator'])
+
+
+# --- both
+
+
+def advance(
+  state: State,
+  grads: dict,
+  stats: dict,
+  metrics: Metrics,
+  optimisers: Optimisers,
+  ema_decay: float = 0.0,
+) -> tuple[State, Metrics]:
+  """Update all networks, or none if anything is not finite."""
+  params, opt = {}, {}
+  for name, grad in grads.items():
+    norm = optax.tree.norm(grad)
+    metrics[f'grad_norm/{name}'] = norm
+    update, opt[name] = optimisers[name].update(
+      grad, state.opt[name], state.params[name]
+    )
+    params[name] = optax.apply_updates(state.params[name], update)
+  ema = states.averaged(state.ema, params, stats, ema_decay, state.step)
+  new = state.replace(params=params, batch_stats=stats, opt=opt, ema=ema)
+  finite = functools.reduce(
+    jnp.logical_and, [jnp.isfinite(x) for x in metrics.values()]
+  )
+  kept = jax.tree.map(lambda x, y: jnp.where(finite, x, y), new, state)
+  metrics['finite'] = finite.astype(jnp.float32)
+  return kept.replace(step=state.step + 1), metrics
+
+
+# --- measuring
+
+
+def sums(values: dict, mask: Float[Array, 'b']) -> Metrics:
+  """Sums over the rows that count, and their number as 'count'."""
+  # where, not a product: what fills up a batch may be anything.
+  totals = {name: jnp.where(mask > 0, x, 0).sum() for name, x in values.items()}
+  return totals | {'count': mask.sum()}
+
+
+def measure_syncnet(
+  state: State, batch: Batch, frozen: dict, *, networks: Networks
+) -> Metrics:
+  """Sums of the expert's loss and accuracy over a batch with 'mask'."""
+  del frozen
+  variables = states.variables(state, 'syncnet')
+  vectors, _ = embed(networks['syncnet'], variables, batch, False)
+  scale = state.params.get('temperature')
+  return sums(judge(*vectors, batch, scale, False), batch['mask'])
+
+
+def measure_generator(
+  state: State, batch: Batch, frozen: dict, *, networks: Networks
+) -> Metrics:
+  """Sums of the averaged generator's L1 and sync loss over a batch."""
+  variables = states.variables(state, 'generator')
+  made, _ = imagine(networks['generator'], variables, batch, False)
+  heard = listen(networks['syncnet'], frozen['syncnet'], batch, made, False)
+  true = listen(
+    networks['syncnet'], frozen['syncnet'], batch, batch['target'], False
+  )
+  values = {
+    'l1': losses.l1(made, batch['target']).mean(-1),
+    'sync': heard,
+    'sync_of_truth': true,  # what the expert says of the real lips
+  }
+  return sums(values, batch['mask'])
+
+
+def show(state: State, batch: Batch, frozen: dict, *, networks: Networks):
+  """The averaged generator's faces for a batch.  -> [b, t, h, w, 3]"""
+  del frozen
+  variables = states.variables(state, 'generator')
+  return imagine(networks['generator'], variables, batch, False)[0]
