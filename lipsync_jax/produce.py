@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from fractions import Fraction
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from lipsync_jax import (
   audio,
@@ -29,12 +29,13 @@ from lipsync_jax import (
   weights,
 )
 from lipsync_jax.models import engine
+from lipsync_jax.request import Request
 
 BATCH = {'cpu': 16, 'gpu': 128, 'tpu': 128}  # faces at a time
 
 
-def produce(wanted) -> dict:
-  """Do what `sync.Options` ask for and return the report."""
+def produce(wanted: Request) -> dict:
+  """Do what a `Request` asks for and return the report."""
   clock = pipe.Clock()
   bar = functools.partial(progress, wanted.quiet)
   with clock('load'):
@@ -81,7 +82,7 @@ def produce(wanted) -> dict:
   }
 
 
-def video_of(wanted) -> planes.Video:
+def video_of(wanted: Request) -> planes.Video:
   """The face's video; a photo, or `static`, is one frame at `fps`."""
   view = planes.View(wanted.resize_factor, wanted.rotate, wanted.crop)
   video = media.probe_video(wanted.face, view)
@@ -120,22 +121,32 @@ def listen(
   return mel, Fraction(count, audio.SAMPLE_RATE)
 
 
-def schedule(wanted, net, video, times, mel, duration):
+def schedule(
+  wanted: Request,
+  net: weights.Weights,
+  video: planes.Video,
+  times: list[Fraction],
+  mel: Float[np.ndarray, '80 t'],
+  duration: Fraction,
+) -> tuple[list[timeline.Show], Int[np.ndarray, 'f']]:
   """What is shown when, and the first mel column of every show."""
   if wanted.compat:
     return original_schedule(video, times, mel)
   mode = wanted.when_audio_longer or 'bounce'
-  keep = 'keep' if wanted.when_video_longer == 'keep' else 'cut'
   if video.still and mode == 'cut':
     raise media.MediaError(
       f'{media.shown(video.path)}: a photo has no end at which to cut; leave '
       '--when-audio-longer out'
     )
-  shows = list(timeline.shows(times, video.rate, duration, mode, keep))
+  shows = list(
+    timeline.shows(times, video.rate, duration, mode, wanted.when_video_longer)
+  )
   return shows, audio.window_starts((s.time for s in shows), net.mel_lead)
 
 
-def original_schedule(video, times, mel):
+def original_schedule(
+  video: planes.Video, times: list[Fraction], mel: Float[np.ndarray, '80 t']
+) -> tuple[list[timeline.Show], Int[np.ndarray, 'f']]:
   """Wav2Lip's time line: constant rate, hard loop, no lead (spec 1.6, 7.2)."""
   starts = audio.wav2lip_starts(mel.shape[1], float(video.rate))
   shows = [
@@ -153,7 +164,9 @@ def ending(
   return duration if abs(end - duration) <= 1 / rate else end
 
 
-def stage(wanted, net, video, times, path, shows, mel, starts):
+def stage(
+  wanted: Request, net: weights.Weights, video, times, path, shows, mel, starts
+):
   """The scene, the network compiled for it, and the engine's name."""
   import jax
 

@@ -21,12 +21,15 @@ from lipsync_jax import (
   tracks,
 )
 from lipsync_jax.pipe import ahead
+from lipsync_jax.request import Request
 
 SMALL = 640  # pixels, longest side of the frame that is searched for faces
 ORIGINAL_PADS = (0, 10, 0, 0)  # top bottom left right pixels (spec 7.1)
 
 
-def find(wanted, video: planes.Video, duration: Fraction, bar: Callable):
+def find(
+  wanted: Request, video: planes.Video, duration: Fraction, bar: Callable
+):
   """(times of the frames, the chosen person's path, who is there)."""
   keep = wanted.when_video_longer == 'keep' and wanted.preview is None
   until = None if keep else duration
@@ -116,7 +119,9 @@ def exact(times: Float[np.ndarray, 'f'], tick: Fraction) -> list[Fraction]:
   return [round(time / float(tick)) * tick for time in times.tolist()]
 
 
-def boxed(wanted, video: planes.Video, until: Fraction | None, bar: Callable):
+def boxed(
+  wanted: Request, video: planes.Video, until: Fraction | None, bar: Callable
+):
   """The path of a face box given by hand, in every frame."""
   top, bottom, left, right = wanted.box
   crop = faces.box_crop((left, top, right, bottom))
@@ -147,7 +152,7 @@ def constant_path(
 
 
 def original_path(
-  analysis: tracks.Analysis, person: tracks.Person, wanted
+  analysis: tracks.Analysis, person: tracks.Person, wanted: Request
 ) -> paths.Path:
   """Wav2Lip's boxes: padded, cut at the frame, smoothed forwards (spec 7.3).
 

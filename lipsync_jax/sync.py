@@ -9,46 +9,13 @@ hyphens or underscores.
 
 import argparse
 import contextlib
-import dataclasses
 import json
 import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
 
-
-class SyncError(ValueError):
-  """The request cannot be met; one line says why and what to do."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-  """Everything `sync` can be told; the flags have the same names."""
-
-  face: str
-  audio: str
-  outfile: str = 'results/result_voice.mp4'
-  checkpoint_path: str | None = None
-  person: str = 'largest'
-  static: bool = False
-  fps: float = 25.0
-  pads: tuple[float, float, float, float] | None = None
-  resize_factor: int = 1
-  crop: tuple[int, int, int, int] = (0, -1, 0, -1)
-  box: tuple[int, int, int, int] | None = None
-  rotate: bool = False
-  nosmooth: bool = False
-  when_audio_longer: str | None = None
-  when_video_longer: str = 'cut'
-  final_audio: str | None = None
-  preview: float | None = None
-  crf: int = 16
-  dtype: str = 'auto'
-  batch: int | None = None
-  compat: bool = False
-  report: str | None = None
-  quiet: bool = False
-
+from lipsync_jax.request import Request, SyncError, check
 
 PathLike = str | os.PathLike
 
@@ -62,7 +29,7 @@ def sync(
     face: video or photo.
     audio: any file with sound; it drives the lips and is the output's sound.
     outfile: .mp4, .mov, .mkv, .avi or .webm; appears only when whole.
-    **options: see `Options`; the command line's help explains each.
+    **options: see `request.Request`; the command line's help explains each.
 
   Returns:
     The report: frames, rate, person, skipped ranges (seconds), seconds spent
@@ -75,7 +42,7 @@ def sync(
 
   if outfile:
     options['outfile'] = os.fspath(outfile)
-  wanted = Options(os.fspath(face), os.fspath(audio), **options)
+  wanted = Request(os.fspath(face), os.fspath(audio), **options)
   check(wanted)
   began = time.perf_counter()
   report = produce.produce(wanted)
@@ -85,34 +52,6 @@ def sync(
       json.dump(report, file, indent=2, ensure_ascii=False)
       file.write('\n')
   return report
-
-
-def check(wanted: Options) -> None:
-  """Refuse what no file can put right, before anything is loaded."""
-  for name in ('face', 'audio'):
-    path = getattr(wanted, name)
-    if not os.path.isfile(path):
-      raise SyncError(f'--{name}: expected a file, found none at {path!r}')
-  if wanted.checkpoint_path is None:
-    raise SyncError(
-      '--checkpoint_path is needed: no weights come with this version; give '
-      'wav2lip.pth, wav2lip_hq.pdparams or a .safetensors file of your own'
-    )
-  same = os.path.abspath(wanted.outfile)
-  sources = (wanted.face, wanted.audio, wanted.final_audio)
-  if any(path and os.path.abspath(path) == same for path in sources):
-    raise SyncError('--outfile would overwrite an input: name another file')
-  bounds = [
-    ('fps', 1 <= wanted.fps <= 240, 'a rate from 1 to 240 frames/s'),
-    ('crf', 0 <= wanted.crf <= 51, '0 (lossless) to 51 (worst)'),
-    ('resize_factor', wanted.resize_factor >= 1, 'a whole number from 1'),
-    ('batch', wanted.batch is None or wanted.batch >= 1, 'at least 1'),
-    ('preview', wanted.preview is None or wanted.preview > 0, 'seconds > 0'),
-  ]
-  for name, fine, expected in bounds:
-    if not fine:
-      found = getattr(wanted, name)
-      raise SyncError(f'--{name}: expected {expected}, found {found}')
 
 
 def truth(text: str) -> bool:
@@ -132,7 +71,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def parser() -> argparse.ArgumentParser:
-  """The command line; names are those of `Options`."""
+  """The command line; names are those of `Request`."""
   p = Parser('lipsync', description=__doc__.partition('\n')[0])
   add = p.add_argument
   add('--face', required=True, help='video or photo of the person')

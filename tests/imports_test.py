@@ -42,13 +42,16 @@ ROOMS = {
   'weights': 'cache containers exports models published standins stored',
   # the product
   'pipe': '',
+  'request': '',
   'render': 'audio compose faces media paths pipe planes timeline',
-  'search': 'analyses detect detector faces media paths pipe planes tracks',
-  'produce': (
-    'audio cache encode media models pipe planes render search sound '
-    'timeline weights'
+  'search': (
+    'analyses detect detector faces media paths pipe planes request tracks'
   ),
-  'sync': 'produce',
+  'produce': (
+    'audio cache encode media models pipe planes render request search '
+    'sound timeline weights'
+  ),
+  'sync': 'produce request',
   # training data
   'examples': '',
   'shards': '',
@@ -57,9 +60,14 @@ ROOMS = {
   'augment': 'audio faces windows',
   'data': 'audio augment faces records windows',
   'resident': 'audio augment data faces records windows',
+  # training
+  'losses': '',
+  'state': 'models',
+  'steps': 'losses models state',
+  # shells
   'benchmark': 'models sync weights',
 }
-INFERENCE = set(ROOMS) - {'benchmark', 'data', 'resident'}
+INFERENCE = set(ROOMS) - {'benchmark', 'data', 'resident', 'state', 'steps'}
 HEAVY = {'optax', 'orbax', 'grain', 'tensorflow', 'apache_beam', 'torch'}
 
 

@@ -230,7 +230,7 @@ def test_an_old_command_line_is_understood(style):
     'crop': (0, -1, 0, -1), 'rotate': True, 'nosmooth': True,
     'compat': False, 'quiet': False,
   }  # fmt: skip
-  sync.Options(**got)
+  sync.Request(**got)
 
 
 def refused(capsys, tmp_path, *words) -> str:

@@ -1,0 +1,91 @@
+"""What is asked of `sync`, and what can be refused without opening a file."""
+
+import dataclasses
+import os
+
+
+class SyncError(ValueError):
+  """The request cannot be met; one line says why and what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+  """Everything `sync` can be told; the flags have the same names.
+
+  Attributes:
+    face: video or photo.
+    audio: any file with sound, which drives the lips.
+    outfile: .mp4, .mov, .mkv, .avi or .webm.
+    checkpoint_path: weights, ours or published.
+    person: largest, left, right, N or x,y.
+    static: use the first frame only.
+    fps: frames/s of a photo, 1 to 240.
+    pads: pixels added to the crop: top, bottom, left, right.
+    resize_factor: divides width and height.
+    crop: top, bottom, left, right of the frame in pixels; -1 is its edge.
+    box: top, bottom, left, right of a face box given by hand.
+    rotate: 90 degrees clockwise.
+    nosmooth: leave the face's path as measured.
+    when_audio_longer: of timeline.AUDIO_LONGER; None is bounce.
+    when_video_longer: of timeline.VIDEO_LONGER.
+    final_audio: muxed instead of `audio`.
+    preview: seconds to render at most.
+    crf: 0 (lossless) to 51.
+    dtype: auto, float32 or bfloat16.
+    batch: faces at a time; None chooses by the machine.
+    compat: boxes, timing and paste of Wav2Lip.
+    report: JSON file to write.
+    quiet: no progress bars.
+  """
+
+  face: str
+  audio: str
+  outfile: str = 'results/result_voice.mp4'
+  checkpoint_path: str | None = None
+  person: str = 'largest'
+  static: bool = False
+  fps: float = 25.0
+  pads: tuple[float, float, float, float] | None = None
+  resize_factor: int = 1
+  crop: tuple[int, int, int, int] = (0, -1, 0, -1)
+  box: tuple[int, int, int, int] | None = None
+  rotate: bool = False
+  nosmooth: bool = False
+  when_audio_longer: str | None = None
+  when_video_longer: str = 'cut'
+  final_audio: str | None = None
+  preview: float | None = None
+  crf: int = 16
+  dtype: str = 'auto'
+  batch: int | None = None
+  compat: bool = False
+  report: str | None = None
+  quiet: bool = False
+
+
+def check(wanted: Request) -> None:
+  """Refuse what no file can put right, before anything is loaded."""
+  for name in ('face', 'audio'):
+    path = getattr(wanted, name)
+    if not os.path.isfile(path):
+      raise SyncError(f'--{name}: expected a file, found none at {path!r}')
+  if wanted.checkpoint_path is None:
+    raise SyncError(
+      '--checkpoint_path is needed: no weights come with this version; give '
+      'wav2lip.pth, wav2lip_hq.pdparams or a .safetensors file of your own'
+    )
+  same = os.path.abspath(wanted.outfile)
+  sources = (wanted.face, wanted.audio, wanted.final_audio)
+  if any(path and os.path.abspath(path) == same for path in sources):
+    raise SyncError('--outfile would overwrite an input: name another file')
+  bounds = [
+    ('fps', 1 <= wanted.fps <= 240, 'a rate from 1 to 240 frames/s'),
+    ('crf', 0 <= wanted.crf <= 51, '0 (lossless) to 51 (worst)'),
+    ('resize_factor', wanted.resize_factor >= 1, 'a whole number from 1'),
+    ('batch', wanted.batch is None or wanted.batch >= 1, 'at least 1'),
+    ('preview', wanted.preview is None or wanted.preview > 0, 'seconds > 0'),
+  ]
+  for name, fine, expected in bounds:
+    if not fine:
+      found = getattr(wanted, name)
+      raise SyncError(f'--{name}: expected {expected}, found {found}')
