@@ -1,0 +1,284 @@
+"""Checkpoints: a run on disk, whole and verified, or not there at all.
+
+`workdir/checkpoints/00000120/` holds the state (Orbax), the state of every
+process's data, the config, some facts, and last a manifest with the sha256
+of all of these. What has no manifest was interrupted and does not count;
+what differs from its manifest is refused, and the step before is taken.
+Saving goes on behind the training. Orbax lives only in this room.
+"""
+
+import concurrent.futures
+import contextlib
+import hashlib
+import json
+import math
+import sys
+from typing import Any
+
+import jax
+from etils import epath
+
+MANIFEST = 'manifest.json'
+BLOCK = 2**22  # bytes hashed at once
+
+
+class CheckpointError(ValueError):
+  """A run that cannot be stored or continued; one line says what to do."""
+
+
+def canonical(value) -> bytes:
+  """JSON whose bytes depend on the value alone."""
+  text = json.dumps(value, sort_keys=True, indent=1, allow_nan=True)
+  return f'{text}\n'.encode()
+
+
+def sha256(path: epath.Path) -> str:
+  total = hashlib.sha256()
+  with path.open('rb') as file:
+    while block := file.read(BLOCK):
+      total.update(block)
+  return total.hexdigest()
+
+
+def files(folder: epath.Path, prefix: str = '') -> dict[str, epath.Path]:
+  """All files of a checkpoint but its manifest, by relative name."""
+  found = {}
+  for path in folder.iterdir():
+    name = f'{prefix}{path.name}'
+    if path.is_dir():
+      found |= files(path, f'{name}/')
+    elif name != MANIFEST:
+      found[name] = path
+  return found
+
+
+def seal(folder: epath.Path) -> None:
+  """Write the manifest, which makes a checkpoint count."""
+  table = {name: sha256(path) for name, path in files(folder).items()}
+  body = canonical(table)
+  digest = hashlib.sha256(body).hexdigest()
+  part = folder / f'{MANIFEST}.part'
+  part.write_bytes(digest.encode() + b'\n' + body)
+  part.rename(folder / MANIFEST)
+
+
+def fault(folder: epath.Path) -> str | None:
+  """What keeps a sealed checkpoint from being as it was saved, or None."""
+  digest, _, body = (folder / MANIFEST).read_bytes().partition(b'\n')
+  if hashlib.sha256(body).hexdigest().encode() != digest:
+    return f'{MANIFEST} is damaged'
+  table, found = json.loads(body), files(folder)
+  if table.keys() != found.keys():
+    names = sorted(table.keys() ^ found.keys())
+    return f'{names[0]} is missing or foreign'
+  for name in sorted(table):
+    if sha256(found[name]) != table[name]:
+      return f'{name} is damaged (its sha256 differs)'
+  return None
+
+
+class Checkpoints:
+  """The checkpoints of one workdir, locked against a second run.
+
+  `with Checkpoints(workdir) as checkpoints:` waits for the last save.
+  """
+
+  def __init__(self, workdir, keep: int = 3, keep_best: bool = True):
+    """Open a workdir.
+
+    Args:
+      workdir: a folder or a bucket; made if absent.
+      keep: how many of the newest steps stay.
+      keep_best: whether the one with the least 'measured' fact stays too.
+
+    Raises:
+      CheckpointError: another run has it, or it cannot be written.
+    """
+    self.folder = epath.Path(workdir) / 'checkpoints'
+    self.keep, self.keep_best = keep, keep_best
+    self._pool = concurrent.futures.ThreadPoolExecutor(1)
+    self._pending = self._lock = None
+    self._first = jax.process_index() == 0
+    with one_line(workdir):
+      self.folder.mkdir(parents=True, exist_ok=True)
+      if self._first:
+        self._lock = lock(self.folder)
+        for step in self.folder.iterdir():  # what was interrupted
+          if step.is_dir() and not (step / MANIFEST).exists():
+            step.rmtree()
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, kind, *rest):
+    try:
+      # An error under way must not be hidden by that of a save.
+      with contextlib.suppress(CheckpointError) if kind else _nothing():
+        self.wait()
+    finally:
+      self._pool.shutdown()
+      if self._lock:
+        self._lock.close()
+
+  def steps(self) -> list[int]:
+    """Sealed steps, oldest first."""
+    return sorted(
+      int(path.name)
+      for path in self.folder.iterdir()
+      if path.name.isdigit() and (path / MANIFEST).exists()
+    )
+
+  def at(self, step: int) -> epath.Path:
+    return self.folder / f'{step:08d}'
+
+  def save(self, step: int, state, data: dict, config: dict, facts: dict):
+    """Begin to save; returns when the arrays are copied from the device.
+
+    Args:
+      data: of this process's iterator, anything JSON can hold.
+      config: of the run, likewise.
+      facts: likewise; 'measured' decides which step is the best (least).
+    """
+    from orbax.checkpoint import v1 as ocp
+
+    self.wait()
+    folder = self.at(step)
+    if (folder / MANIFEST).exists():
+      return
+    with one_line(folder):
+      folder.mkdir(parents=True, exist_ok=True)
+      response = ocp.save_async(folder / 'state', state)
+    texts = {f'data-{jax.process_index()}.json': data}
+    if self._first:
+      texts |= {'config.json': config, 'facts.json': facts}
+    self._pending = self._pool.submit(self._finish, folder, response, texts)
+
+  def _finish(self, folder: epath.Path, response, texts: dict) -> None:
+    with one_line(folder):
+      for name, value in texts.items():
+        (folder / name).write_bytes(canonical(value))
+      response.result()
+      if self._first and jax.process_count() == 1:
+        self._seal(folder)
+
+  def _seal(self, folder: epath.Path) -> None:
+    seal(folder)
+    steps = self.steps()
+    stay = set(steps[-self.keep :]) | ({self.best()} - {None})
+    for step in set(steps) - stay:
+      # The manifest first: half a checkpoint must not look whole.
+      (self.at(step) / MANIFEST).unlink()
+      self.at(step).rmtree()
+
+  def wait(self) -> None:
+    """Until what was begun is on disk; raises what went wrong there."""
+    pending, self._pending = self._pending, None
+    if not pending:
+      return
+    pending.result()
+    if jax.process_count() > 1:
+      from jax.experimental import multihost_utils
+
+      # All processes have written their share before one seals it.
+      multihost_utils.sync_global_devices('checkpoint written')
+      if self._first:
+        with one_line(self.folder):
+          self._seal(self.at(max(int(p.name) for p in self.folder.iterdir())))
+      multihost_utils.sync_global_devices('checkpoint sealed')
+
+  def facts(self, step: int) -> dict:
+    return json.loads((self.at(step) / 'facts.json').read_bytes())
+
+  def best(self) -> int | None:
+    """The step whose 'measured' is least, if any was measured."""
+    if not self.keep_best:
+      return None
+    rows = [(self.facts(s).get('measured', math.nan), s) for s in self.steps()]
+    rows = [row for row in rows if not math.isnan(row[0])]
+    return min(rows)[1] if rows else None
+
+  def restore(
+    self, abstract, step: int | None = None
+  ) -> tuple[int, Any, dict, dict, dict] | None:
+    """The newest undamaged checkpoint (or that of `step`), verified.
+
+    Args:
+      abstract: the state's shapes with shardings.
+
+    Returns:
+      step, state, data, config and facts, or None where none was saved.
+
+    Raises:
+      CheckpointError: all are damaged, or of another architecture.
+    """
+    from orbax.checkpoint import v1 as ocp
+
+    steps = self.steps() if step is None else [step]
+    for number in reversed(steps):
+      folder = self.at(number)
+      with one_line(folder):
+        wrong = fault(folder)
+        if wrong:
+          print(f'{folder}: {wrong}; not used', file=sys.stderr)
+          continue
+        data, config, facts = (
+          json.loads((folder / f'{name}.json').read_bytes())
+          for name in (f'data-{jax.process_index()}', 'config', 'facts')
+        )
+        state = ocp.load(folder / 'state', abstract)
+      return number, state, data, config, facts
+    if steps:
+      raise CheckpointError(
+        f'{self.folder}: all of {len(steps)} checkpoints are damaged; '
+        'delete the folder to begin again'
+      )
+    return None
+
+  def config(self) -> dict | None:
+    """The config of the newest undamaged checkpoint, before its state."""
+    for number in reversed(self.steps()):
+      if not fault(self.at(number)):
+        return json.loads((self.at(number) / 'config.json').read_bytes())
+    return None
+
+
+def lock(folder: epath.Path):
+  """An open file that no other run can have open so, or None on a bucket.
+
+  The system drops it with the process, however that ends.
+  """
+  try:
+    import fcntl
+  except ImportError:  # no such locks on this system
+    return None
+  if '://' in str(folder):
+    return None
+  file = open(folder / 'lock', 'a')  # noqa: SIM115
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except OSError:
+    file.close()
+    raise CheckpointError(
+      f'{folder.parent}: another run trains here; stop it or choose another '
+      '--workdir'
+    ) from None
+  return file
+
+
+@contextlib.contextmanager
+def one_line(path):
+  """Turn what a file system or Orbax says into one line."""
+  try:
+    yield
+  except CheckpointError:
+    raise
+  except Exception as error:
+    words = str(getattr(error, 'strerror', None) or error).split('\n')[0]
+    raise CheckpointError(
+      f'{path}: cannot store or read the run here: {words[:200]}; make room '
+      'or choose another --workdir'
+    ) from error
+
+
+def _nothing():
+  return contextlib.nullcontext()
