@@ -213,7 +213,7 @@ def _fresh(span, fresh: Bool[np.ndarray, 'f']) -> list[tuple[int, int]]:
   """The parts of a span whose pictures belong to their times."""
   first, end = (int(v) for v in span)
   edges = np.flatnonzero(np.diff(np.pad(fresh[first:end], 1).astype(np.int8)))
-  return [(first + a, first + b) for a, b in zip(edges[::2], edges[1::2])]
+  return [(first + a, first + b) for a, b in edges.reshape(-1, 2).tolist()]
 
 
 def split(first: int, end: int, longest: int) -> list[tuple[int, int]]:

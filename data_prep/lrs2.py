@@ -8,13 +8,14 @@ import dataclasses
 import hashlib
 import os
 import urllib.parse
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 LAYOUTS = ('lrs2', 'lrs2_preprocessed', 'lrs3', 'videos')
-SUFFIXES = frozenset(
-  '.3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ts .vob '
-  '.webm .wmv'.split()
-)
+SUFFIXES = {
+  *('.3gp', '.avi', '.flv', '.m2ts', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg'),
+  *('.mpg', '.mts', '.mxf', '.ts', '.vob', '.webm', '.wmv'),
+}
 UNLISTED = 'unlisted'  # the split of a file that no list names
 # Folder of a layout -> the list that wants it, and the split without lists
 # (None: by hash).
@@ -160,15 +161,12 @@ def by_hash(
   chosen = {name: 'train' for _, name in places}
   chosen |= {name: 'val' for at, name in places if at < val}
   chosen |= {name: 'test' for at, name in places if val <= at < val + test}
-  missing = [
-    split
-    for split, share in (('val', val), ('test', test))
-    if share and split not in chosen.values()
-  ]
-  rest = [name for _, name in places if chosen[name] == 'train']
-  for split in missing:
-    if len(rest) > 1 and len(places) > 2:
-      chosen[rest.pop(0)] = split
+  for split, share in (('train', 1), ('val', val), ('test', test)):
+    sizes = Counter(chosen.values())
+    donor, count = sizes.most_common(1)[0] if sizes else ('', 0)
+    if share and not sizes[split] and count > 1 and len(places) > 2:
+      names = [name for _, name in places if chosen[name] == donor]
+      chosen[names[0]] = split
   return {
     key: split or chosen[key.partition('/')[0]] for key, split in clips.items()
   }
@@ -218,7 +216,7 @@ def _videos(root, by: str) -> dict:
   if by not in ('speaker', 'video'):
     raise LayoutError(f'expected to split by speaker or video, found {by!r}')
   root, found = _path(root), {}
-  for path in root.rglob('*'):
+  for path in _below(root):
     if path.suffix.lower() not in SUFFIXES or path.name.startswith('.'):
       continue
     parts = path.relative_to(root).parts
@@ -229,6 +227,15 @@ def _videos(root, by: str) -> dict:
     names = [urllib.parse.quote(name, safe='') for name in names]
     found['/'.join(names)] = (str(path), None)
   return found
+
+
+def _below(folder):
+  """All files at any depth; epath has no recursive pattern for buckets."""
+  for path in sorted(folder.iterdir()):
+    if path.is_dir():
+      yield from _below(path)
+    else:
+      yield path
 
 
 def _path(path):

@@ -106,12 +106,7 @@ def prepare(
 
 def spread(jobs: Sequence[Job]) -> list[Job]:
   """Jobs in an order in which long and short ones are mixed."""
-  return sorted(jobs, key=lambda job: order(job.key))
-
-
-def order(key: str) -> str:
-  """Where a clip stands in the data set: shuffled, the same everywhere."""
-  return hashlib.sha256(key.encode()).hexdigest()
+  return sorted(jobs, key=lambda job: stages.order(job.key))
 
 
 def layout(
@@ -122,7 +117,7 @@ def layout(
   splits = sorted({row['split'] for row in rows if not row['reason']})
   for split in splits:
     kept = [r for r in rows if r['split'] == split and not r['reason']]
-    kept.sort(key=lambda row: order(row['key']))
+    kept.sort(key=lambda row: stages.order(row['key']))
     total = sum(row['bytes'] for row in kept)
     count = min(max(1, round(total / size)), len(kept))
     names = [
@@ -136,11 +131,8 @@ def layout(
 
 def recipe(rows: Sequence[Row]) -> str:
   """What decides the bytes of a shard."""
-  parts = [
-    [row['key'], os.path.basename(row['pack']), row['at']]
-    + [row.get('offset'), row.get('confidence')]
-    for row in rows
-  ]
+  names = ('key', 'pack', 'at', 'offset', 'confidence')
+  parts = [[row.get(name) for name in names] for row in rows]
   return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

@@ -41,7 +41,7 @@ class Task:
   cache: str
   settings: Settings
   syncnet: str = ''  # weights; '' measures no offset
-  limits: offset.Limits = offset.Limits()
+  limits: offset.Limits = dataclasses.field(default_factory=offset.Limits)
 
 
 class Worker:
@@ -227,6 +227,11 @@ def content_of(path: str) -> str:
     [n, content_of(os.path.join(path, n))] for n in sorted(os.listdir(path))
   ]
   return digest(*(word for part in parts for word in part))
+
+
+def order(key: str) -> str:
+  """Where a clip stands in the data set: shuffled, the same everywhere."""
+  return hashlib.sha256(key.encode()).hexdigest()
 
 
 def digest(*words: str) -> str:

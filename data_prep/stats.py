@@ -5,13 +5,14 @@ The page is a single file without scripts; its pictures are in it.
 
 import base64
 import html
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import UInt8
 
-from data_prep import pipeline, stages
+from data_prep import stages
 from data_prep.stages import Row
 from lipsync_jax import faces, records
 
@@ -104,7 +105,7 @@ def histogram(title: str, values: Sequence[float]) -> str:
   ends = np.percentile(values, [0, 99.5])
   edges = np.linspace(ends[0], max(ends[1], ends[0] + 1e-6), 11)
   found, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
-  names = [f'{a:.3g} – {b:.3g}' for a, b in zip(edges, edges[1:], strict=False)]
+  names = [f'{a:.3g} – {b:.3g}' for a, b in itertools.pairwise(edges)]
   return bars(title, dict(zip(names, found.tolist(), strict=True)))
 
 
@@ -116,7 +117,7 @@ def speakers(kept: Sequence[Row], most: int = 15) -> dict[str, int]:
 
 def sheet(kept: Sequence[Row]) -> UInt8[np.ndarray, 'h w 3']:
   """One face of each of some clips, as a network sees it."""
-  chosen = sorted(kept, key=lambda row: pipeline.order(row['key']))
+  chosen = sorted(kept, key=lambda row: stages.order(row['key']))
   chosen = chosen[: COLUMNS * ROWS]
   height = max(1, -(-len(chosen) // COLUMNS))
   out = np.full((height * SIDE, COLUMNS * SIDE, 3), 255, np.uint8)
@@ -155,11 +156,13 @@ def picture(kept: Sequence[Row]) -> str:
 def examples(rows: Sequence[Row], most: int = 40) -> str:
   """Some of the clips that were dropped; all are in rejected.jsonl."""
   dropped = [row for row in rows if row['reason']]
-  dropped.sort(key=lambda row: pipeline.order(row['key']))
+  dropped.sort(key=lambda row: stages.order(row['key']))
   lines = [
-    ''.join(f'<td>{html.escape(str(row[name]))}</td>' for name in row_names)
+    ''.join(
+      f'<td>{html.escape(str(row[name]))}</td>'
+      for name in ('key', 'reason', 'detail')
+    )
     for row in dropped[:most]
-    for row_names in [('key', 'reason', 'detail')]
   ]
   if not lines:
     return ''
