@@ -100,6 +100,7 @@ def syncnet(
   networks: Networks,
   optimisers: Optimisers,
   across: bool = False,
+  ema_decay: float = 0.0,
 ) -> tuple[State, Metrics]:
   """Teach the expert (spec 3.4). `batch`: 'syncnet' or 'contrastive'."""
   del frozen
@@ -117,7 +118,8 @@ def syncnet(
   metrics['total'] = metrics['sync']
   if 'temperature' in state.params:
     metrics['log_scale'] = state.params['temperature']
-  return advance(state, grads, {'syncnet': stats}, metrics, optimisers)
+  stats = {'syncnet': stats}
+  return advance(state, grads, stats, metrics, optimisers, ema_decay)
 
 
 # --- the generator

@@ -64,10 +64,24 @@ ROOMS = {
   'losses': '',
   'state': 'models',
   'steps': 'losses models state',
+  'recipe': 'augment losses models state steps stored weights',
+  'feed': 'data recipe records resident state',
+  'checkpoint': '',
+  'metrics': '',
+  'progress': 'metrics',
+  'diagnose': 'losses state steps',
+  'cartoons': 'audio records shards',
+  'train': (
+    'cartoons checkpoint diagnose feed losses metrics progress recipe state '
+    'weights'
+  ),
   # shells
   'benchmark': 'models sync weights',
+  'main': 'train',
 }
-INFERENCE = set(ROOMS) - {'benchmark', 'data', 'resident', 'state', 'steps'}
+TRAINING = {'data', 'resident', 'state', 'steps', 'recipe', 'feed'}
+TRAINING |= {'checkpoint', 'progress', 'diagnose', 'train', 'main'}
+INFERENCE = set(ROOMS) - TRAINING - {'benchmark'}
 HEAVY = {'optax', 'orbax', 'grain', 'tensorflow', 'apache_beam', 'torch'}
 
 

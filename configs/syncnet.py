@@ -1,0 +1,27 @@
+"""The expert: do these lips speak this sound? (Wav2Lip, section 3.1)
+
+Default: six windows of one clip compete for each other's sound, with a
+learnt temperature. On a small corpus it left chance after 400 steps and
+never stood still at log n, while the published pairs (data.kind=syncnet:
+cosine BCE, batch 64, rate 1e-4) stay at ln 2 for up to 150k steps. Curves
+of both on LRS2 are not at hand yet.
+
+Cost: 2.4 GFLOP a window forward; the authors took 2-3 days on one GPU.
+Numbers reached: none yet on LRS2.
+
+  python -m lipsync_jax.main --config=configs/syncnet.py --workdir=DIR \
+    --config.data.folder=SHARDS
+"""
+
+from configs import wav2lip
+
+
+def get_config():
+  config = wav2lip.get_config().unlock()
+  config.stage = 'syncnet'
+  config.batch = 32  # clips of six windows
+  config.steps = 100_000
+  config.optimiser.rate = 3e-4
+  config.augment.mask_columns = 2
+  config.augment.mask_bins = 6
+  return config.lock()

@@ -1,0 +1,97 @@
+"""The generator without a discriminator (Wav2Lip, section 3.4).
+
+Reproduces the loss and optimiser of the originals' first script, with the
+paper's batch of 80 windows and weight of 0.03. Differs on purpose: bf16,
+warm-up, clipping, an averaged generator, reference windows that share no
+frame with the target, and a sync weight that follows the measured
+validation loss instead of jumping at 0.75.
+
+Cost: 17.9 GFLOP a window forward, three times that to learn; the authors
+report less than a day on one GPU. Numbers reached: none yet on LRS2.
+
+  python -m lipsync_jax.main --config=configs/wav2lip.py --workdir=DIR \
+    --config.data.folder=SHARDS --config.expert=EXPERT/syncnet.safetensors
+"""
+
+import ml_collections
+from ml_collections import config_dict
+
+
+def get_config() -> ml_collections.ConfigDict:
+  """All fields there are; the other configs change a few."""
+  config = ml_collections.ConfigDict()
+  config.stage = 'generator'  # syncnet | generator | hq | all three: all
+  config.seed = 0  # of first weights and of the order of data
+  config.steps = 250_000  # batches; gradients of `every` make one update
+  config.batch = 80  # windows over all devices
+  config.expert = ''  # weights of the expert, for generator and hq
+  config.init = ''  # weights to begin with; a checkpoint goes before them
+  config.ema_decay = 0.999  # of the averaged network, a batch; 0: none
+  config.expert_batch_stats = False  # as the originals, spec 4.5
+  config.across = False  # all windows of a batch compete, not those of a clip
+  config.adversarial_weight = 0.07  # of the loss; hq only
+
+  config.net = config_dict.create(
+    size=96,  # pixels: 96, 192, 256, 384
+    width=1.0,  # of all layers, times the published channels
+    dtype='bfloat16',  # of activations; all else is float32
+  )
+  config.optimiser = config_dict.create(
+    rate=1e-4,
+    b1=0.9,
+    b2=0.999,
+    clip=1.0,  # greatest global norm of a gradient; 0: none
+    every=1,  # batches averaged for one update
+    warmup_steps=500,  # updates
+    decay_steps=0,  # updates, half a cosine to zero; 0: stays
+  )
+  config.sync = config_dict.create(
+    weight=0.03,  # of the loss, at most
+    # Measured sync loss above which the weight is 0, below which it is
+    # whole. Equal: the originals' rule, never lowered (0.75 there, with
+    # expert_batch_stats).
+    high=3.0,
+    low=1.5,
+    ramp_steps=1000,  # batches from 0 to the whole weight; 0: at once
+  )
+  config.data = config_dict.create(
+    folder='',  # of TFRecord shards (data_prep/build_tfrecords.py)
+    train='train',  # split
+    val='val',  # split
+    resident=False,  # keep the split in the device's memory
+    threads=8,  # that decode
+    kind='contrastive',  # syncnet: contrastive | syncnet (the published pairs)
+    order='clip',  # an epoch is every clip | window | speaker once
+    apart=0,  # frames to the wrong or reference window, at least; 0: usual
+    most=0,  # frames, at most; 0: any
+    elsewhere=0.0,  # share of wrong or reference windows from other clips
+    group=6,  # windows of a clip that compete (contrastive)
+    edges=False,  # also windows whose sound is padded
+  )
+  config.augmented = True
+  config.augment = config_dict.create(
+    flip=0.5,  # probability
+    brightness=0.08,  # of [0, 1], at most
+    contrast=0.15,  # relative
+    saturation=0.2,  # relative
+    hue=0.02,  # turns
+    shift=0.02,  # of the crop
+    scale=0.04,  # of the crop
+    roll=3.0,  # degrees
+    mask_columns=0,  # of the mel, at most
+    mask_bins=0,  # of the mel, at most
+    noise=0.0,  # probability
+    quiet=40.0,  # dB
+    loud=15.0,  # dB
+  )
+  config.mesh = config_dict.create(data=-1, fsdp=1)  # devices; -1: the rest
+
+  config.log_steps = 100
+  config.validate_steps = 3000
+  config.validate_rounds = 1  # passes over the split
+  config.stuck_steps = 5000  # at chance so long: the expert says why
+  config.save_steps = 3000
+  config.keep = 3  # newest checkpoints that stay
+  config.keep_best = True
+  config.strips = 2  # rows of the first validation batch that are drawn
+  return config.lock()

@@ -1,0 +1,107 @@
+"""Feed: the batches of a run, from what its config says of data."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lipsync_jax import data, records, resident
+from lipsync_jax import state as states
+from lipsync_jax.recipe import Recipe
+
+# All validation is of the same windows, whatever the seed of the run.
+VALIDATION_SEED = 0
+
+
+class FeedError(ValueError):
+  """Data that a run cannot use; one line says what to change."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Feed:
+  """Where batches come from."""
+
+  train: Any  # grain IterDataset without end, global arrays
+  validation: Any  # the same, the whole split, with 'mask'
+  frozen: dict[str, Any]  # {'store': the resident split} or empty
+  sample: Callable | None  # (store, picks) -> batch, where data are resident
+  source: records.Source  # of the training clips
+
+
+def open_feed(config, recipe: Recipe, mesh) -> Feed:
+  """Open both splits.
+
+  Raises:
+    ValueError: shards are missing, empty or damaged, clips too short or
+      fewer than a batch.
+  """
+  pairs, size, batch = config.data, config.net.size, config.batch
+  train, validation = (
+    records.Source(pairs.folder, split) for split in (pairs.train, pairs.val)
+  )
+  plans = [
+    data.plan(source, recipe.kind, **recipe.windows)
+    for source in (train, validation)
+  ]
+  devices = mesh.size
+  if batch % devices:
+    raise FeedError(
+      f'expected a batch that {devices} devices can share, found {batch}; '
+      f'set --config.batch to a multiple of {devices}'
+    )
+  if len(plans[0]) < batch:
+    raise FeedError(
+      f'{pairs.folder}: expected at least a batch of {batch} items to train '
+      f'on, found {len(plans[0])}; lower --config.batch or add clips'
+    )
+  sharding = states.by_batch(mesh)
+  process = jax.process_index(), jax.process_count()
+  stream = functools.partial(
+    data.batches,
+    batch=batch,
+    size=size,
+    process=process,
+    threads=pairs.threads,
+    sharding=sharding,
+  )
+  frozen, sample = {}, None
+  if pairs.resident:
+    frozen = {'store': resident.load(train, size, recipe.change)}
+    sample = functools.partial(
+      resident.sample, kind=recipe.kind, change=recipe.change
+    )
+    picks = data.pick_batches(
+      plans[0], batch, seed=config.seed, process=process
+    )
+    first = picks.map(functools.partial(data.spread, sharding=sharding))
+  else:
+    first = stream(train, plans[0], change=recipe.change, seed=config.seed)
+  second = stream(
+    validation,
+    plans[1],
+    seed=VALIDATION_SEED,
+    rounds=config.validate_rounds,
+  )
+  return Feed(first, second, frozen, sample, train)
+
+
+def prepared(function: Callable, sample: Callable | None = None) -> Callable:
+  """A step or measure that takes batches as they come from the host."""
+
+  def run(state, batch, frozen):
+    if sample:
+      batch = sample(frozen['store'], batch)
+    return function(state, data.ready(batch, jnp), frozen)
+
+  return run
+
+
+def names(feed: Feed, batch: dict) -> str:
+  """The clips of this process's rows of a batch, for people."""
+  rows = [np.asarray(s.data) for s in batch['clip'].addressable_shards]
+  clips = sorted({feed.source.keys[i] for i in np.concatenate(rows)})
+  return ', '.join(clips[:8]) + (' …' if len(clips) > 8 else '')

@@ -1,0 +1,57 @@
+"""Train: python -m lipsync_jax.main --config=configs/hq.py --workdir=DIR"""
+
+import os
+import sys
+
+from absl import app, flags
+from ml_collections import config_flags
+
+_CONFIG = config_flags.DEFINE_config_file(
+  'config', None, 'File with get_config(); override by --config.field=value.'
+)
+_WORKDIR = flags.DEFINE_string(
+  'workdir', None, 'Folder of checkpoints and metrics; the same one resumes.'
+)
+_DISTRIBUTED = flags.DEFINE_bool(
+  'distributed', None, 'Several processes; by default if a cluster is seen.'
+)
+_COORDINATOR = flags.DEFINE_string(
+  'coordinator', None, 'host:port of process 0, where nothing tells it.'
+)
+_PROCESSES = flags.DEFINE_integer('processes', None, 'How many there are.')
+_PROCESS = flags.DEFINE_integer('process', None, 'Which one this is.')
+
+CLUSTERS = ('SLURM_NTASKS', 'TPU_WORKER_HOSTNAMES', 'JAX_COORDINATOR_ADDRESS')
+
+
+def main(argv: list[str]) -> None:
+  if len(argv) > 1:
+    raise app.UsageError(f'expected flags only, found {argv[1]!r}')
+  import jax
+
+  wanted = _DISTRIBUTED.value
+  if wanted is None:
+    known = [os.environ.get(name, '') for name in CLUSTERS]
+    wanted = bool(_COORDINATOR.value) or any(v not in ('', '1') for v in known)
+  if wanted:
+    jax.distributed.initialize(
+      _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
+    )
+  from lipsync_jax import train
+
+  try:
+    found = train.train_and_evaluate(_CONFIG.value, _WORKDIR.value)
+  except ValueError as error:
+    print(f'main: {error}', file=sys.stderr)
+    sys.exit(1)
+  end = 'stopped; the same command resumes' if found['stopped'] else 'done'
+  print(f'step {found["step"]}, {end}: {found["weights"]}')
+
+
+def run() -> None:
+  flags.mark_flags_as_required(['config', 'workdir'])
+  app.run(main)
+
+
+if __name__ == '__main__':
+  run()

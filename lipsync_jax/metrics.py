@@ -1,0 +1,120 @@
+"""Metrics: numbers and pictures of a run, as JSON lines and TensorBoard.
+
+`workdir/metrics.jsonl` has one object a line with 'step', 'kind' and
+numbers; it can be read while the run goes on. Pictures lie as PNG under
+`workdir/strips/`. Only the first process writes.
+"""
+
+import json
+import math
+import pathlib
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+Strip = UInt8[np.ndarray, 'rows columns 3']
+
+
+def strip(
+  face: Float[np.ndarray, 'b t h w 6'],
+  made: Float[np.ndarray, 'b t h w 3'],
+  true: Float[np.ndarray, 'b t h w 3'],
+) -> Strip:
+  """Rows of reference | masked | generated | truth, one for each frame.
+
+  Args:
+    face, made, true: of `data.ready` and the generator, in [0, 1].
+  """
+  parts = [face[..., 3:], face[..., :3], made, true]
+  wide = np.concatenate(parts, -2)  # [b, t, h, 4*w, 3]
+  tall = wide.reshape(-1, *wide.shape[-2:])  # [b*t*h, 4*w, 3]
+  return np.round(np.clip(tall, 0, 1) * 255).astype(np.uint8)
+
+
+class Writer:
+  """Writes the numbers of one run; a resumed run goes on in the same file.
+
+  What a broken run wrote after its last checkpoint is dropped, so that
+  every step is there once.
+  """
+
+  def __init__(self, workdir, start: int = 0, active: bool = True):
+    """Args: `start` is the step to go on from, `active` whether to write."""
+    self.folder = pathlib.Path(workdir)
+    self._lines = self._board = None
+    if not active:
+      return
+    self.folder.mkdir(parents=True, exist_ok=True)
+    path = self.folder / 'metrics.jsonl'
+    kept = [line for line in _lines(path) if line['step'] <= start]
+    part = path.with_suffix('.part')
+    part.write_text(''.join(f'{json.dumps(line)}\n' for line in kept))
+    part.replace(path)
+    self._lines = path.open('a', encoding='utf-8')
+    try:
+      import tensorboardX
+    except ImportError:  # the JSON lines are enough
+      return
+    self._board = tensorboardX.SummaryWriter(
+      str(self.folder / 'tensorboard'), purge_step=start + 1
+    )
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    for file in (self._lines, self._board):
+      if file:
+        file.close()
+
+  def write(self, step: int, kind: str, numbers: dict[str, float]) -> None:
+    """One line; `kind` is 'train' or 'validation'."""
+    if not self._lines:
+      return
+    values = {k: _short(v) for k, v in numbers.items()}
+    line = {'step': step, 'kind': kind} | values
+    self._lines.write(f'{json.dumps(line)}\n')
+    self._lines.flush()
+    if self._board:
+      for name, value in numbers.items():
+        self._board.add_scalar(f'{kind}/{name}', value, step)
+      self._board.flush()
+
+  def picture(self, step: int, name: str, rgb: Strip) -> None:
+    """A picture, as `strips/<step>-<name>.png`."""
+    if not self._lines:
+      return
+    import cv2
+
+    folder = self.folder / 'strips'
+    folder.mkdir(exist_ok=True)
+    bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
+    _, data = cv2.imencode('.png', bgr)
+    (folder / f'{step:08d}-{name}.png').write_bytes(data.tobytes())
+    if self._board:
+      self._board.add_image(name, rgb, step, dataformats='HWC')
+
+
+def _short(value: float) -> float | str:
+  """Seven digits; JSON has no word for what is not finite."""
+  value = float(value)
+  return float(f'{value:.7g}') if math.isfinite(value) else str(value)
+
+
+def _lines(path: pathlib.Path) -> list[dict]:
+  """Whole lines of a file that may end in half a one."""
+  if not path.exists():
+    return []
+  found = []
+  for text in path.read_text(encoding='utf-8').splitlines():
+    try:
+      found.append(json.loads(text))
+    except json.JSONDecodeError:
+      break
+  return found
+
+
+def read(workdir, kind: str = 'train') -> list[dict]:
+  """All lines of a kind, in order."""
+  lines = _lines(pathlib.Path(workdir) / 'metrics.jsonl')
+  return [line for line in lines if line['kind'] == kind]

@@ -1,0 +1,144 @@
+"""Progress: the numbers of a running loop, and the signal that ends it."""
+
+import contextlib
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable
+
+import jax
+
+from lipsync_jax import metrics
+
+PEAKS = {'NVIDIA H200': 790e12}  # measured bf16 FLOP/s of one device
+
+
+class NotFinite(ValueError):
+  """A loss or gradient was not finite; one line names the batch."""
+
+
+class Stop:
+  """Whether SIGTERM or SIGINT came; a second one ends the program."""
+
+  def __enter__(self):
+    self.asked, self._before = False, {}
+    if threading.current_thread() is threading.main_thread():
+      for number in (signal.SIGTERM, signal.SIGINT):
+        self._before[number] = signal.signal(number, self._ask)
+    return self
+
+  def __exit__(self, *_):
+    for number, handler in self._before.items():
+      signal.signal(number, handler)
+
+  def _ask(self, number, _):
+    if self.asked:
+      signal.signal(number, signal.SIG_DFL)
+      signal.raise_signal(number)
+    self.asked = True
+
+
+class Log:
+  """Reads each step's numbers when the next is under way.
+
+  So the device never waits for the host. A step that was not finite
+  changed nothing (`steps.advance`), and ends the run here.
+  """
+
+  def __init__(
+    self,
+    writer: metrics.Writer,
+    every: int,
+    start: int,
+    steps: int,
+    faces: int,
+    rate: Callable,
+    shown: bool,
+  ):
+    """Args: `faces` a step learns from, `rate` the schedule, `shown`: bar."""
+    import tqdm
+
+    self._writer, self._every, self._rate = writer, every, rate
+    self._faces = faces
+    self._previous = None
+    self._sums, self._count, self._waited = {}, 0, 0.0
+    self._began = None
+    self.flops: float | None = None  # of a step, all devices, where known
+    self._bar = tqdm.tqdm(
+      total=steps, initial=start, disable=not shown, unit='step', mininterval=1
+    )
+
+  def close(self) -> None:
+    self._bar.close()
+
+  def add(self, step: int, values: dict, waited: float, names) -> None:
+    """Take the numbers of a step, and look at those of the one before.
+
+    Args:
+      waited: seconds for the batch.
+      names: function that says what was in it.
+    """
+    self.flush()
+    self._previous = step, values, names
+    self._waited += waited
+    self._bar.update()
+
+  def flush(self) -> None:
+    """Look at the last step's numbers now.
+
+    Raises:
+      NotFinite: they are not finite.
+    """
+    if not self._previous:
+      return
+    (step, values, names), self._previous = self._previous, None
+    found = {k: float(v) for k, v in jax.device_get(values).items()}
+    if not found.pop('finite'):
+      bad = [k for k, v in found.items() if not math.isfinite(v)]
+      raise NotFinite(
+        f'step {step}: not finite: {", ".join(bad)}; batch of {names()}; '
+        'nothing was changed since: lower --config.optimiser.rate or look '
+        'at these clips, then run the same command'
+      )
+    for name, value in found.items():
+      self._sums[name] = self._sums.get(name, 0.0) + value
+    self._count += 1
+    if self._began is None:  # the first step is compilation
+      self._began, self._waited = time.perf_counter(), 0.0
+      self._timed = 0
+    else:
+      self._timed += 1
+    if step % self._every == 0:
+      self._write(step)
+
+  def _write(self, step: int) -> None:
+    means = {k: v / self._count for k, v in self._sums.items()}
+    with jax.transfer_guard('allow'):  # the schedule's few numbers
+      means['rate'] = float(self._rate(step))
+    now = time.perf_counter()
+    if self._timed:
+      seconds = now - self._began
+      speed = self._timed / seconds
+      means |= {
+        'steps_per_s': speed,
+        'faces_per_s': speed * self._faces,
+        'input_wait': min(1.0, self._waited / seconds),
+      }
+      peak = PEAKS.get(jax.devices()[0].device_kind)
+      if self.flops and peak:
+        means['of_peak'] = self.flops * speed / peak / jax.device_count()
+    self._writer.write(step, 'train', means)
+    self._bar.set_postfix(
+      {k: f'{means[k]:.3f}' for k in ('sync', 'l1', 'accuracy') if k in means}
+    )
+    self._sums, self._count, self._waited = {}, 0, 0.0
+    self._began, self._timed = now, 0
+
+  @contextlib.contextmanager
+  def pause(self):
+    """Time spent here, on validation say, is not the steps'."""
+    before = time.perf_counter()
+    yield
+    if self._began is not None:
+      self._began += time.perf_counter() - before

@@ -1,0 +1,196 @@
+"""Recipe: what a config asks for, built: networks, optimisers, steps.
+
+The only place that unpacks the parts of a config that shape learning;
+`train` unpacks those of the run and of its data.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
+
+import jax
+
+from lipsync_jax import augment, losses, models, steps, stored, weights
+from lipsync_jax import state as states
+from lipsync_jax.state import State
+
+STAGES = ('syncnet', 'generator', 'hq')
+
+
+class RecipeError(ValueError):
+  """A config that cannot be trained; one line says which field."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+  """A stage of training, without its data."""
+
+  network: str  # what is trained and exported
+  kind: str  # of windows, see `windows.KINDS`
+  init: dict[str, Any]  # arguments of `state.init`
+  step: Callable  # (state, batch, frozen) -> (state, metrics)
+  measure: Callable  # (state, batch, frozen) -> sums
+  show: Callable | None  # (state, batch, frozen) -> batch and faces
+  frozen: dict[str, Any]  # variables of the expert
+  rate: Callable  # learning rate of an update
+  change: augment.Augment | None
+  windows: dict[str, Any]  # arguments of `data.plan`
+  pictures: int  # faces that a row of a batch teaches
+
+
+def recipe(config) -> Recipe:
+  """Build what a locked config describes.
+
+  Raises:
+    RecipeError: an unknown stage, or an expert that does not fit.
+  """
+  if config.stage not in STAGES:
+    raise RecipeError(
+      f'expected a stage of {STAGES}, found {config.stage!r}; set '
+      '--config.stage'
+    )
+  expert = config.stage == 'syncnet'
+  kind = config.data.kind if expert else 'generator'
+  change = augment.Augment(**config.augment) if config.augmented else None
+  rate = states.schedule(
+    config.optimiser.rate,
+    config.optimiser.warmup_steps,
+    config.optimiser.decay_steps,
+  )
+  optimiser = states.optimiser(
+    rate,
+    b1=config.optimiser.b1,
+    b2=config.optimiser.b2,
+    clip=config.optimiser.clip,
+    every=config.optimiser.every,
+  )
+  pairs = config.data
+  values = {
+    'order': pairs.order,
+    'apart': pairs.apart or None,
+    'most': pairs.most or None,
+    'edges': pairs.edges,
+  }
+  if kind == 'contrastive':
+    values['group'] = pairs.group
+  else:
+    values['elsewhere'] = pairs.elsewhere
+  common = {
+    'kind': kind,
+    'rate': rate,
+    'change': change,
+    'windows': values,
+    'pictures': 5 * (pairs.group if kind == 'contrastive' else 1),
+  }
+  build = expert_recipe if expert else generator_recipe
+  return build(config, optimiser, common)
+
+
+def _build(config, network: str):
+  net = config.net
+  return models.build(network, net.size, net.width, net.dtype)
+
+
+def expert_recipe(config, optimiser, common: dict) -> Recipe:
+  networks = {'syncnet': _build(config, 'syncnet')}
+  optimisers = {'syncnet': optimiser}
+  if common['kind'] == 'contrastive':
+    optimisers['temperature'] = optimiser
+  init = {
+    'networks': networks,
+    'optimisers': optimisers,
+    'log_scale': losses.LOG_SCALE,
+    'averaged': ('syncnet',) if config.ema_decay else (),
+  }
+  step = functools.partial(
+    steps.syncnet,
+    networks=networks,
+    optimisers=optimisers,
+    across=config.across,
+    ema_decay=config.ema_decay,
+  )
+  measure = functools.partial(steps.measure_syncnet, networks=networks)
+  return Recipe(
+    network='syncnet',
+    init=init,
+    step=step,
+    measure=measure,
+    show=None,
+    frozen={},
+    **common,
+  )
+
+
+def generator_recipe(config, optimiser, common: dict) -> Recipe:
+  names = ('generator', 'discriminator')[: 1 + (config.stage == 'hq')]
+  trained = {name: _build(config, name) for name in names}
+  expert, variables = read_expert(config)
+  networks = trained | {'syncnet': expert}
+  optimisers = dict.fromkeys(names, optimiser)
+  values = {
+    'sync_rate': config.sync.weight / max(config.sync.ramp_steps, 1),
+    'ema_decay': config.ema_decay,
+    'expert_batch_stats': config.expert_batch_stats,
+  }
+  step = steps.generator
+  if config.stage == 'hq':
+    step, values['adversarial_weight'] = steps.hq, config.adversarial_weight
+  init = {
+    'networks': trained,
+    'optimisers': optimisers,
+    'averaged': ('generator',) if config.ema_decay else (),
+  }
+  return Recipe(
+    network='generator',
+    init=init,
+    step=functools.partial(
+      step, networks=networks, optimisers=optimisers, **values
+    ),
+    measure=functools.partial(steps.measure_generator, networks=networks),
+    show=functools.partial(show, networks=networks),
+    frozen={'syncnet': variables},
+    **common,
+  )
+
+
+def show(state: State, batch: dict, frozen: dict, *, networks: dict) -> dict:
+  """A batch and the faces made for it, as strips want them."""
+  made = steps.show(state, batch, frozen, networks=networks)
+  return {'face': batch['face'], 'made': made, 'true': batch['target']}
+
+
+def read_expert(config):
+  """The expert's module and variables, from the file that the config names."""
+  if not config.expert:
+    raise RecipeError(
+      'expected the weights of an expert, found none: train one with '
+      '--config=configs/syncnet.py and set --config.expert=FILE'
+    )
+  found = weights.read(config.expert, 'syncnet')
+  if found.size != config.net.size:
+    raise RecipeError(
+      f'{config.expert}: expected an expert of {config.net.size} pixels, '
+      f'found {found.size}; set --config.net.size or choose another'
+    )
+  net = models.build('syncnet', found.size, found.width, config.net.dtype)
+  return net, found.variables
+
+
+def export(path, found: Recipe, state: State, config, meta: dict) -> None:
+  """Write what `sync` or the next stage needs, averaged where it is kept."""
+  variables = states.variables(state, found.network)
+  stored.save(
+    path,
+    stored.Weights(
+      found.network,
+      config.net.size,
+      config.net.width,
+      jax.device_get(variables),
+      source=f'trained by lipsync_jax, stage {config.stage}',
+      # Only the generator's window starts before its frame.
+      mel_lead=stored.LEAD if found.network == 'generator' else Fraction(0),
+      meta=meta,
+    ),
+  )
