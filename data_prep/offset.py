@@ -143,7 +143,8 @@ class Expert:
 
   def offset(self, clip: records.Clip) -> tuple[int, float]:
     """(frames by which the sound of a clip is late, confidence)."""
-    return search(*self.vectors(clip))
+    late, sure = search(*self.vectors(clip))
+    return late, round(sure, 4)  # the last digits depend on the machine
 
 
 def half(data: bytes, row: Float[np.ndarray, '5'], size: int):

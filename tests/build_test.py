@@ -388,26 +388,30 @@ def test_corrected_sound_is_in_step(tmp_path):
   assert still.frames == clip.frames and still.offset == 0.0
 
 
-def test_expert_reads_every_window(tmp_path):
-  """Plumbing only: weights at random know no offset."""
+@pytest.fixture(scope='module')
+def expert_file(tmp_path_factory):
+  """A SyncNet of random weights: it knows nothing of offsets."""
   import jax
 
   from lipsync_jax import models, weights
 
-  (clip,) = results(film(tmp_path / 'a.mkv', 20), analysis(20))
   net = models.build('syncnet', 96, 0.125)
-  inputs = models.inputs('syncnet')
   init = functools.partial(net.init, train=False)
-  shapes = jax.eval_shape(init, jax.random.key(0), *inputs)
+  shapes = jax.eval_shape(init, jax.random.key(0), *models.inputs('syncnet'))
   rng = np.random.default_rng(0)
   tensors = jax.tree.map(
     lambda x: np.abs(rng.normal(0.02, 0.1, x.shape)).astype(np.float32), shapes
   )
-  path = tmp_path / 'w.safetensors'
+  path = tmp_path_factory.mktemp('expert') / 'w.safetensors'
   weights.save(
     path, weights.Weights('syncnet', 96, 0.125, dict(tensors), 'test')
   )
-  expert = offset.Expert(str(path))
+  return str(path)
+
+
+def test_expert_reads_every_window(tmp_path, expert_file):
+  (clip,) = results(film(tmp_path / 'a.mkv', 20), analysis(20))
+  expert = offset.Expert(expert_file)
   face, heard = expert.vectors(clip)
   assert len(face) == len(heard) == 16
   np.testing.assert_allclose(np.linalg.norm(face, axis=1), 1, atol=1e-4)
@@ -415,6 +419,43 @@ def test_expert_reads_every_window(tmp_path):
   assert first.shape == (48, 96, 3)
   same, _ = expert.vectors(offset.corrected(clip, -3, 0.0))
   np.testing.assert_allclose(same, face[3:], atol=1e-4)
+
+
+class Told(stages.Worker):
+  """A worker that may not look for faces, with an expert that is sure."""
+
+  verdicts: tuple = ()
+
+  @property
+  def finder(self):
+    raise AssertionError('the faces are known')
+
+  @property
+  def expert(self):
+    if not self.verdicts:
+      raise AssertionError('the offset is known')
+    return self
+
+  sha256 = 'told'
+
+  def offset(self, clip):
+    return self.verdicts[clip.key[-1] == '2']
+
+
+def test_an_expert_filters_without_detecting(built, monkeypatch):
+  folder, out, _ = built
+  jobs = lrs2.find('lrs2', folder / 'mvlrs_v1', folder)
+  jobs = [job for job in jobs if job.key[:2] == '61']
+  limits = offset.Limits(6, 0.1)
+  task = stages.Task(str(out / 'cache'), SETTINGS, 'w', limits)
+  monkeypatch.setattr(Told, 'verdicts', ((3, 0.5), (-9, 0.5)))
+  rows = [row for job in jobs for row in Told(task).rows(job)]
+  reasons = {row['key'][-1]: row['reason'] for row in rows}
+  assert len(rows) == 6 and reasons == {'1': '', '2': clips.OFFSET}
+  kept = next(row for row in rows if not row['reason'])
+  _, data, facts = stages.record(kept)
+  assert facts.offset == 3 and facts.frames == kept['frames'] - 3
+  assert records.decode(data, kept['key']).confidence == 0.5
 
 
 # Whole builds
