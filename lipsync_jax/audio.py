@@ -32,6 +32,7 @@ SILENCE = -4.0  # what digital silence maps to; the scale is symmetric
 
 COLUMNS_PER_SECOND = SAMPLE_RATE // HOP
 assert COLUMNS_PER_SECOND * HOP == SAMPLE_RATE
+BLOCK = 10 * SAMPLE_RATE  # samples transformed at once by `mel_stream`
 WINDOW = 16  # columns driving one frame: 200 ms, five frames at 25 frames/s
 
 # How long before a frame is shown its window starts. With CENTRED the
@@ -171,7 +172,7 @@ def mel_stream(
     last, total = float(block[-1]), total + block.size
     if not started and held.size > half:
       held, started = np.concatenate([held[half:0:-1], held]), True
-    if started and held.size >= 2 * FFT:
+    if started and held.size >= BLOCK:
       # Keep enough behind for the reflection at the end.
       count = (held.size - FFT) // HOP
       parts.append(columns(held[: HOP * (count - 1) + FFT]).astype(np.float32))

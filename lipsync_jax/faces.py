@@ -65,6 +65,8 @@ BOX_TOP = 0.126
 # Differs from Wav2Lip: scales with the face.
 PAD_BOTTOM = 0.04
 
+BLOCK = 2048  # frames measured at once, to keep memory flat
+
 
 @dataclasses.dataclass(frozen=True)
 class Crop:
@@ -136,6 +138,25 @@ def _median(values: Float[np.ndarray, 't']) -> float:
   return float(np.median(known)) if known.size else float('nan')
 
 
+def _measures(points: Float[np.ndarray, 't n 2']) -> Float[np.ndarray, 't 7']:
+  """What a crop is made of, with the eyes level: left, right and top of the
+  oval, chin, height and radius of the steady points; then the lean."""
+  turned, roll = _upright(points.astype(np.float64))
+  upper = turned[:, UPPER_OVAL]
+  x0, x1 = upper[..., 0].min(1), upper[..., 0].max(1)
+  gap = turned[:, LOWER_LIP, 1] - turned[:, UPPER_LIP, 1]
+  # 0.7: the chin's share of the gap, 0.53 to 1.0 in ten talking clips.
+  chin = turned[:, CHIN, 1] - 0.7 * np.maximum(gap, 0)
+  # The radius of the steady points follows YuNet's height within 2.2 % and
+  # is quieter (0.4 % of the width) than the height itself (0.6 %).
+  steady = turned[:, STEADY]
+  anchor = steady.mean(1)  # [t 2]
+  radius = np.sqrt(((steady - anchor[:, None]) ** 2).sum(-1).mean(1))
+  return np.stack(
+    [x0, x1, upper[..., 1].min(1), chin, anchor[:, 1], radius, roll], -1
+  )
+
+
 def crops(
   points: Float[np.ndarray, 't n 2'],
   pads: tuple[float, float, float, float] | None = None,
@@ -153,20 +174,10 @@ def crops(
       lowers the bottom edge by 4 % of the height, what Wav2Lip's default
       of 10 pixels is on an average face.
   """
-  turned, roll = _upright(points.astype(np.float64))
-  upper = turned[:, UPPER_OVAL]
-  x0, x1 = upper[..., 0].min(1), upper[..., 0].max(1)
-  gap = turned[:, LOWER_LIP, 1] - turned[:, UPPER_LIP, 1]
-  # 0.7: the chin's share of the gap, 0.53 to 1.0 in ten talking clips.
-  chin = turned[:, CHIN, 1] - 0.7 * np.maximum(gap, 0)
-  # The radius of the steady points follows YuNet's height within 2.2 % and
-  # is quieter (0.4 % of the width) than the height itself (0.6 %).
-  steady = turned[:, STEADY]
-  anchor = steady.mean(1)  # [t 2]
-  radius = np.sqrt(((steady - anchor[:, None]) ** 2).sum(-1).mean(1))
-  top = anchor[:, 1] - radius * _median(
-    (anchor[:, 1] - upper[..., 1].min(1)) / radius
-  )
+  starts = range(0, max(len(points), 1), BLOCK)
+  rows = np.concatenate([_measures(points[i : i + BLOCK]) for i in starts])
+  x0, x1, brow, chin, level, radius, roll = rows.T
+  top = level - radius * _median((level - brow) / radius)
   # 1.03: the mean opening of talking lips, which the boxes that the
   # networks learnt on did follow.
   height = 1.03 * radius * _median((chin - top) / radius)
