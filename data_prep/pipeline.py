@@ -129,8 +129,11 @@ def layout(
 
 def recipe(rows: Sequence[Row]) -> str:
   """What decides the bytes of a shard."""
-  names = ('key', 'pack', 'at', 'offset', 'confidence')
-  parts = [[row.get(name) for name in names] for row in rows]
+  names = ('at', 'offset', 'confidence')
+  parts = [
+    [row['key'], os.path.basename(row['pack']), *(row.get(n) for n in names)]
+    for row in rows
+  ]
   return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

@@ -92,18 +92,18 @@ class Worker:
 
   def _clips(self, job: Job, path: str, content: str) -> tuple[list[Row], str]:
     """What became of each clip, and the file that has those kept."""
-    words = (*(job.key, job.path, content), repr(job.single))
+    words = job.key, shown(job.path), content, repr(job.single)
     name = digest(*words, repr(self.task.settings), str(clips.VERSION))
     pack = place(self.task.cache, 'clips', f'{name}.tfrecord')
     listed = place(self.task.cache, 'clips', f'{name}.json')
     rows = load(listed)
     if rows is not None:
-      return rows, pack
+      return located(rows, pack), pack
     rows = []
     _path(pack).parent.mkdir(parents=True, exist_ok=True)
     here = dataclasses.replace(job, path=path)
     try:
-      records.write_encoded(pack, self._kept(here, job.path, pack, rows))
+      records.write_encoded(pack, self._kept(here, job.path, rows))
     except OSError:
       raise  # a full disk is no fault of the clip
     except Exception as error:  # whatever a file provokes costs that file only
@@ -115,9 +115,9 @@ class Worker:
       row = Drop(job.key, clips.BROKEN, detail)
       rows = [dataclasses.asdict(row)]
     save(listed, json.dumps(rows).encode())
-    return rows, pack
+    return located(rows, pack), pack
 
-  def _kept(self, job: Job, source: str, pack: str, rows: list[Row]):
+  def _kept(self, job: Job, source: str, rows: list[Row]):
     """The records of a file; `rows` gets a row of each clip, kept or not."""
     at = 0
     for result in self._results(job):
@@ -126,7 +126,7 @@ class Worker:
         continue
       result = dataclasses.replace(result, source=shown(source))
       data = records.encode(result)
-      rows.append(row_of(result, len(data), pack, at))
+      rows.append(row_of(result, len(data), at))
       yield result.key, data, records.facts(result)
       at += 1
 
@@ -171,7 +171,7 @@ class Worker:
       row['reason'], row['detail'] = reason
 
 
-def row_of(clip: records.Clip, size: int, pack: str, at: int) -> Row:
+def row_of(clip: records.Clip, size: int, at: int) -> Row:
   """What the build needs to know of a clip that is kept."""
   import cv2
 
@@ -185,9 +185,13 @@ def row_of(clip: records.Clip, size: int, pack: str, at: int) -> Row:
     'frames': len(clip.frames),
     'bytes': size,
     'width': round(float(np.median(clip.crops[:, 2] * unit)), 1),
-    'pack': pack,
     'at': at,
   }
+
+
+def located(rows: list[Row], pack: str) -> list[Row]:
+  """Rows that say where their records lie: a cache may be moved."""
+  return [row if row['reason'] else row | {'pack': pack} for row in rows]
 
 
 def record(row: Row) -> tuple[str, bytes, records.Facts]:

@@ -1,5 +1,6 @@
 """data_prep: layouts, splits, clips, offsets, and whole builds."""
 
+import ast
 import dataclasses
 import functools
 import hashlib
@@ -669,6 +670,56 @@ def test_damage_in_the_cache_is_seen(built, tmp_path):
   shutil.copy(shards.index_name(str(pack)), tmp_path)
   with pytest.raises(shards.ShardError, match='record 0 is damaged'):
     stages.packed(str(copy), 0)
+
+
+def test_a_moved_build_does_nothing(built, tmp_path):
+  """Neither the folder's name nor the data's place is in what is kept."""
+  folder, out, _ = built
+  shutil.copytree(out, tmp_path / 'out')
+  shutil.copytree(folder / 'mvlrs_v1', tmp_path / 'mvlrs_v1')
+  for path in folder.glob('*.txt'):
+    shutil.copy(path, tmp_path)
+  jobs = lrs2.find('lrs2', tmp_path / 'mvlrs_v1', tmp_path)
+  worker = Told(stages.Task(str(tmp_path / 'out/cache'), SETTINGS))
+  kept = [row for job in jobs for row in worker.rows(job) if not row['reason']]
+  assert len(kept) == 6
+  assert all(row['pack'].startswith(str(tmp_path)) for row in kept)
+
+
+def test_imports_only_what_it_may():
+  """Rooms of the data path, and nothing of training or TensorFlow."""
+  allowed = set(
+    [
+      'analyses',
+      'audio',
+      'detect',
+      'detector',
+      'faces',
+      'media',
+      'models',
+      'paths',
+      'planes',
+      'records',
+      'shards',
+      'sound',
+      'source',
+      'tracks',
+      'weights',
+    ]
+  )
+  for path in (ROOT / 'data_prep').glob('*.py'):
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+      if isinstance(node, ast.Import):
+        names |= {alias.name for alias in node.names}
+      if isinstance(node, ast.ImportFrom):
+        names |= {f'{node.module}.{alias.name}' for alias in node.names}
+    rooms = {n.split('.')[1] for n in names if n.startswith('lipsync_jax.')}
+    assert rooms <= allowed, path.name
+    tops = {n.split('.')[0] for n in names}
+    assert not tops & {'tensorflow', 'torch', 'optax', 'grain', 'subprocess'}
+    beam = {'pipeline.py'} if 'apache_beam' in tops else set()
+    assert path.name in beam or 'apache_beam' not in tops
 
 
 @pytest.mark.slow
