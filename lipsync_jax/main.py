@@ -3,7 +3,7 @@
 import os
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -29,6 +29,7 @@ def main(argv: list[str]) -> None:
     raise app.UsageError(f'expected flags only, found {argv[1]!r}')
   import jax
 
+  logging.set_verbosity(logging.WARNING)  # Orbax tells every rename
   wanted = _DISTRIBUTED.value
   if wanted is None:
     known = [os.environ.get(name, '') for name in CLUSTERS]

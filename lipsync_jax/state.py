@@ -199,20 +199,22 @@ def shardings(tree, mesh: Mesh, least: int = LEAST):
   )
 
 
-def create(mesh: Mesh, seed: int = 0, **values) -> tuple[State, Any]:
+def create(
+  mesh: Mesh, seed: int = 0, least: int = LEAST, **values
+) -> tuple[State, Any]:
   """`init`, made where it will lie; with the shardings."""
   # Numbers by partitionable threefry do not depend on the mesh.
   make = functools.partial(init, **values)
   key = jax.random.fold_in(jax.random.key(seed), INIT)
-  where = shardings(jax.eval_shape(make, key), mesh)
+  where = shardings(jax.eval_shape(make, key), mesh, least)
   return jax.jit(make, out_shardings=where)(key), where
 
 
-def jit_step(step, mesh: Mesh, where):
+def jit_step(step, mesh: Mesh, where, options: dict | None = None):
   """`step(state, batch, frozen) -> (state, metrics)` over the mesh.
 
   The state is donated; what is frozen, as the expert, is not. Whoever
-  compiles this keeps the result: it is traced once.
+  compiles this keeps the result: it is traced once. `options` are XLA's.
   """
   rest = replicated(mesh)
   return jax.jit(
@@ -220,14 +222,16 @@ def jit_step(step, mesh: Mesh, where):
     donate_argnums=0,
     in_shardings=(where, by_batch(mesh), rest),
     out_shardings=(where, rest),
+    compiler_options=options,
   )
 
 
-def jit_measure(measure, mesh: Mesh, where):
+def jit_measure(measure, mesh: Mesh, where, options: dict | None = None):
   """`measure(state, batch, frozen) -> sums` over the mesh; donates nothing."""
   rest = replicated(mesh)
   return jax.jit(
     measure,
     in_shardings=(where, by_batch(mesh), rest),
     out_shardings=rest,
+    compiler_options=options,
   )

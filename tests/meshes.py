@@ -1,0 +1,31 @@
+"""Run by steps_test in a process of its own, which has eight devices."""
+
+import json
+import os
+import sys
+
+os.environ['JAX_PLATFORMS'] = 'cpu'
+import jax
+
+jax.config.update('jax_num_cpu_devices', 8)
+import steps_test  # noqa: E402
+
+from lipsync_jax import state as states  # noqa: E402
+
+
+def main(stage: str) -> None:
+  devices = jax.devices()
+  assert len(devices) == 8
+  found = {}
+  for data, fsdp in ((1, 1), (8, 1), (2, 4)):
+    mesh = states.mesh(data, fsdp, devices[: data * fsdp])
+    seen, state = steps_test.run(stage, mesh, count=2, least=64)
+    split = [
+      x for x in jax.tree.leaves(state.params) if not x.is_fully_replicated
+    ]
+    found[f'{data}x{fsdp}'] = {'metrics': seen, 'split': len(split)}
+  print(json.dumps(found))
+
+
+if __name__ == '__main__':
+  main(sys.argv[1])
