@@ -15,7 +15,6 @@ def test_published_size_in_flops():
   assert benchmark.frame_flops(96, 1.0) == 2 * 3_966_984_192
 
 
-@pytest.mark.oracle
 @pytest.mark.parametrize('low', [False, True])
 def test_twin_is_the_same_network(low):
   pytest.importorskip('torch', reason='needs PyTorch: pip install -e .[torch]')
