@@ -52,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
   add('--largest', type=int, default=512, help='pixels, side of a JPEG')
   add('--shortest', type=int, default=14, help='frames of a clip')
   add('--longest', type=int, default=250, help='frames of a clip')
-  add('--smallest', type=float, default=40, help='pixels, width of a face')
+  add('--smallest', type=float, default=40.0, help='pixels, width of a face')
   add('--most_offset', type=int, default=6, help='frames that are corrected')
   add('--confidence', type=float, default=0.0, help="least, on SyncNet's scale")
   add('--shard_mb', type=int, default=256, help='size of a shard')
