@@ -25,6 +25,7 @@ def get_config():
   config.optimiser.rate = 2e-3
   config.optimiser.warmup_steps = 5
   config.sync.ramp_steps = 10
+  config.quick_compile = True
   config.log_steps = 5
   config.validate_steps = 30
   config.save_steps = 30

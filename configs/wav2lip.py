@@ -86,6 +86,7 @@ def get_config() -> ml_collections.ConfigDict:
   )
   config.mesh = config_dict.create(data=-1, fsdp=1)  # devices; -1: the rest
 
+  config.quick_compile = False  # XLA compiles twice as fast, steps are slower
   config.log_steps = 100
   config.validate_steps = 3000
   config.validate_rounds = 1  # passes over the split

@@ -70,10 +70,16 @@ def open_feed(config, recipe: Recipe, mesh) -> Feed:
   )
   frozen, sample = {}, None
   if pairs.resident:
-    frozen = {'store': resident.load(train, size, recipe.change)}
-    sample = functools.partial(
-      resident.sample, kind=recipe.kind, change=recipe.change
-    )
+    store = vars(resident.load(train, size, recipe.change)).copy()
+    del store['size']  # the rest are arrays, which may go anywhere
+    frozen = {'store': store}
+
+    def sample(store: dict, picks: dict) -> dict:
+      held = resident.Resident(**store, size=size)
+      return resident.sample(
+        held, picks, kind=recipe.kind, change=recipe.change
+      )
+
     picks = data.pick_batches(
       plans[0], batch, seed=config.seed, process=process
     )

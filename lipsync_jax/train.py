@@ -24,8 +24,19 @@ from lipsync_jax.progress import Log, Stop
 
 # Fields that a resumed run may change; all others shape what is learnt.
 FREE = {'steps', 'keep', 'keep_best', 'log_steps', 'save_steps', 'strips'}
-FREE |= {'stuck_steps', 'mesh.data', 'mesh.fsdp', 'init', 'expert'}
+FREE |= {
+  'quick_compile',
+  'stuck_steps',
+  'mesh.data',
+  'mesh.fsdp',
+  'init',
+  'expert',
+}
 FREE |= {'data.folder', 'data.threads', 'data.resident'}
+
+
+# XLA's back end does not optimise: for debugging.
+QUICK = {'xla_backend_optimization_level': 0}
 
 
 class TrainingError(ValueError):
@@ -60,7 +71,10 @@ def loop(config, workdir, recipe, mesh, feed, store) -> dict[str, Any]:
   state, where, start, facts = begin(config, recipe, mesh, store, iterator)
   put = functools.partial(jax.device_put, device=states.replicated(mesh))
   frozen = put(feed.frozen | recipe.frozen)
-  run = states.jit_step(feeds.prepared(recipe.step, feed.sample), mesh, where)
+  options = QUICK if config.quick_compile else None
+  run = states.jit_step(
+    feeds.prepared(recipe.step, feed.sample), mesh, where, options
+  )
   first = jax.process_index() == 0
   look = validation(config, workdir, recipe, mesh, where, feed, frozen)
   step, numbers = start, {}
@@ -164,9 +178,14 @@ def validation(config, workdir, recipe, mesh, where, feed, frozen):
   Notes in `facts` what the checkpoint is to remember, draws strips, and
   exports the network whenever it is better than ever.
   """
-  measure = states.jit_measure(feeds.prepared(recipe.measure), mesh, where)
-  show = recipe.show and states.jit_measure(
-    feeds.prepared(recipe.show), mesh, where
+  options = QUICK if config.quick_compile else None
+
+  def compiled(function):
+    return states.jit_measure(feeds.prepared(function), mesh, where, options)
+
+  measure, show = (
+    compiled(recipe.measure),
+    recipe.show and compiled(recipe.show),
   )
   first = jax.process_index() == 0
 
