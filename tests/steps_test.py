@@ -214,7 +214,9 @@ def run(stage: str, mesh, count: int = 2, least=states.LEAST, **values):
 def test_meshes_agree(stage):
   """One device, eight along data, and 2 x 4 with split parameters.
 
-  Losses only: Adam makes noise of the zero gradients before a norm.
+  The first step only: Adam's first update is the sign of the gradient, so
+  it makes whole steps of the rounding of gradients that are zero (before a
+  norm) or nearly so, and the second loss differs in the third digit.
   """
   script = pathlib.Path(__file__).with_name('meshes.py')
   paths = [str(script.parent), str(script.parent / 'golden')]
@@ -236,6 +238,9 @@ def test_meshes_agree(stage):
     ):
       for name in set(names) & set(one):
         assert many[name] == pytest.approx(one[name], abs=1e-5), (shape, name)
+      for name in one:
+        if name.startswith('grad_norm/'):
+          assert many[name] == pytest.approx(one[name], rel=1e-3), (shape, name)
 
 
 @pytest.fixture(scope='module')
