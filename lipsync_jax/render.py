@@ -68,13 +68,11 @@ def render(
 
 def ahead_by(scene: Scene) -> int:
   """How many frames may wait in a queue, at least 2."""
-  video = scene.video
-  frame = video.width * video.height * (3 if video.colour.depth > 8 else 1.5)
-  return max(2, min(2 * scene.batch, int(IN_FLIGHT / 3 / frame)))
+  return max(2, fitting_batch(scene.video, 2 * scene.batch))
 
 
 def fitting_batch(video: planes.Video, wanted: int) -> int:
-  """`wanted`, or what frames of that size leave room for."""
+  """`wanted` frames, or as many as there is room for."""
   frame = video.width * video.height * (3 if video.colour.depth > 8 else 1.5)
   return max(1, min(wanted, int(IN_FLIGHT / 3 / frame)))
 
@@ -84,9 +82,7 @@ def played(scene: Scene) -> Iterator[planes.Frame]:
   indices = [show.index for show in scene.shows]
   for start, count, step in timeline.runs(indices):
     first = indices[start]
-    if step == 1:
-      source = media.read_frames(scene.video, first)
-    elif step == -1:
+    if step == -1:
       source = media.read_backwards(scene.video, first, scene.times)
     else:
       source = media.read_frames(scene.video, first)
