@@ -58,6 +58,8 @@ def get_config() -> ml_collections.ConfigDict:
     folder='',  # of TFRecord shards (data_prep/build_tfrecords.py)
     train='train',  # split
     val='val',  # split
+    part=0,  # train on the speakers of this part …
+    parts=1,  # … of so many, chosen by the hash of their names
     resident=False,  # keep the split in the device's memory
     threads=8,  # that decode
     kind='contrastive',  # syncnet: contrastive | syncnet (the published pairs)

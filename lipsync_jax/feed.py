@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lipsync_jax import data, records, resident
+from lipsync_jax import data, records, resident, windows
 from lipsync_jax import state as states
 from lipsync_jax.recipe import Recipe
 
@@ -43,9 +43,10 @@ def open_feed(config, recipe: Recipe, mesh) -> Feed:
   train, validation = (
     records.Source(pairs.folder, split) for split in (pairs.train, pairs.val)
   )
+  keep = windows.part(train.speakers, pairs.part, pairs.parts)
   plans = [
-    data.plan(source, recipe.kind, **recipe.windows)
-    for source in (train, validation)
+    data.plan(train, recipe.kind, keep=keep, **recipe.windows),
+    data.plan(validation, recipe.kind, **recipe.windows),
   ]
   devices = mesh.size
   if batch % devices:

@@ -11,6 +11,7 @@ A window is five consecutive frames, named by its first; 25 frames/s.
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Sequence
 from fractions import Fraction
 
@@ -45,6 +46,23 @@ def columns(frames, lead: Fraction = audio.CENTRED):
 def along(count: int, rank: int) -> Int[np.ndarray, '...']:
   """0, 1, … along the last of `rank` axes, the others of length 1."""
   return np.arange(count, dtype=np.int32).reshape((1,) * (rank - 1) + (-1,))
+
+
+def part(
+  speakers: Sequence[str], number: int, parts: int
+) -> Bool[np.ndarray, 'n']:
+  """True for the clips of the speakers of one part, chosen by their hash.
+
+  So that two networks can be taught by different people: the expert that
+  teaches a generator, and the judge of what it learnt.
+  """
+  if not 0 <= number < parts:
+    raise WindowError(f'expected 0 <= part < parts, found {number} of {parts}')
+  found = [
+    int.from_bytes(hashlib.sha256(s.encode()).digest()[:8], 'big') % parts
+    for s in speakers
+  ]
+  return np.array(found) == number
 
 
 @dataclasses.dataclass(frozen=True)

@@ -65,7 +65,7 @@ ROOMS = {
   'state': 'models',
   'steps': 'losses models state',
   'recipe': 'augment losses models state steps stored weights',
-  'feed': 'data recipe records resident state',
+  'feed': 'data recipe records resident state windows',
   'checkpoint': '',
   'metrics': '',
   'progress': 'metrics',

@@ -150,3 +150,15 @@ def test_nothing_to_train_on_is_one_line():
     planned([50], 'sync')
   with pytest.raises(windows.WindowError):
     planned([50], 'syncnet', keep=np.array([False]))
+
+
+def test_parts_share_no_speaker_and_lose_none():
+  speakers = [f'speaker{i // 3}' for i in range(120)]
+  parts = [windows.part(speakers, i, 3) for i in range(3)]
+  assert (np.sum(parts, 0) == 1).all()
+  named = [{speakers[i] for i in np.flatnonzero(keep)} for keep in parts]
+  assert not named[0] & named[1] and not named[1] & named[2]
+  assert all(5 < len(names) < 25 for names in named)
+  assert windows.part(speakers, 0, 1).all()
+  with pytest.raises(windows.WindowError, match='part < parts'):
+    windows.part(speakers, 2, 2)
