@@ -63,7 +63,10 @@ def small(drawn, stage='syncnet', **changes):
 # --- configs
 
 
-@pytest.mark.parametrize('name', ['syncnet', 'wav2lip', 'hq', 'debug'])
+NAMES = ['syncnet', 'wav2lip', 'hq', 'debug', 'judge']
+
+
+@pytest.mark.parametrize('name', NAMES)
 def test_config_is_locked_complete_and_explained(name):
   module = importlib.import_module(f'configs.{name}')
   config = module.get_config()

@@ -1,0 +1,28 @@
+"""The judge: an expert that scores generators and teaches none.
+
+A network that helped to teach a generator flatters it. The judge shares
+with the expert of `syncnet.py` neither the first weights (seed), nor the
+layers (width), nor a single speaker: train the expert with
+--config.data.part=0 --config.data.parts=2, the judge with part 1 of 2.
+
+Neighbouring windows compete too (apart=1), since `evaluate` asks the
+judge for the offset to the frame.
+
+Cost: a seventh of `syncnet.py` a window. Numbers reached: none yet on
+LRS2.
+
+  python -m lipsync_jax.main --config=configs/judge.py --workdir=DIR \
+    --config.data.folder=SHARDS
+"""
+
+from configs import syncnet
+
+
+def get_config():
+  config = syncnet.get_config().unlock()
+  config.seed = 1
+  config.net.width = 0.375
+  config.data.part = 1
+  config.data.parts = 2
+  config.data.apart = 1  # the nearest wrong window is the next frame
+  return config.lock()
