@@ -39,7 +39,7 @@ def produce(wanted: Request) -> dict:
   clock = pipe.Clock()
   bar = functools.partial(progress, wanted.quiet)
   with clock('load'):
-    net = weights.read(wanted.checkpoint_path, 'generator')
+    net = generator_of(wanted)
     video = video_of(wanted)
     driver = sound.probe_audio(wanted.audio)
     final = sound.probe_audio(wanted.final_audio or wanted.audio)
@@ -80,6 +80,21 @@ def produce(wanted: Request) -> dict:
     'seconds': {k: round(v, 3) for k, v in clock.seconds.items()},
     'peak_memory_mb': peak_memory(),
   }
+
+
+def generator_of(wanted: Request) -> weights.Weights:
+  """The weights asked for, or else, said in one line, those of the package."""
+  if wanted.checkpoint_path is not None:
+    return weights.read(wanted.checkpoint_path, 'generator')
+  if not weights.DEFAULT.is_file():
+    raise weights.WeightsError(
+      '--checkpoint_path is needed: no weights come with this copy; give '
+      'wav2lip.pth, wav2lip_hq.pdparams or a .safetensors file of your own'
+    )
+  net = weights.read(weights.DEFAULT, 'generator')
+  if not wanted.quiet:
+    print(f'note: no --checkpoint_path, using {net.source}', file=sys.stderr)
+  return net
 
 
 def video_of(wanted: Request) -> planes.Video:

@@ -16,7 +16,7 @@ class Request:
     face: video or photo.
     audio: any file with sound, which drives the lips.
     outfile: .mp4, .mov, .mkv, .avi or .webm.
-    checkpoint_path: weights, ours or published.
+    checkpoint_path: weights, ours or published; None: those that come along.
     person: largest, left, right, N or x,y.
     static: use the first frame only.
     fps: frames/s of a photo, 1 to 240.
@@ -69,11 +69,6 @@ def check(wanted: Request) -> None:
     path = getattr(wanted, name)
     if not os.path.isfile(path):
       raise SyncError(f'--{name}: expected a file, found none at {path!r}')
-  if wanted.checkpoint_path is None:
-    raise SyncError(
-      '--checkpoint_path is needed: no weights come with this version; give '
-      'wav2lip.pth, wav2lip_hq.pdparams or a .safetensors file of your own'
-    )
   same = os.path.abspath(wanted.outfile)
   sources = (wanted.face, wanted.audio, wanted.final_audio)
   if any(path and os.path.abspath(path) == same for path in sources):

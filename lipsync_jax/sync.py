@@ -79,7 +79,8 @@ def parser() -> argparse.ArgumentParser:
   add('--outfile', help='default results/result_voice.mp4')
   add(
     '--checkpoint-path',
-    help='weights: .safetensors, or a .pth or .pdparams of Wav2Lip',
+    help='weights: .safetensors, or a .pth or .pdparams of Wav2Lip; '
+    'without it those that come with lipsync_jax',
   )
   choice = p.add_argument_group('who and where')
   add = choice.add_argument

@@ -6,6 +6,7 @@ them is executed (`containers`).
 
   python -m lipsync_jax.weights import FILE OUT.safetensors
   python -m lipsync_jax.weights export W.safetensors OUT.pth|OUT.pdparams
+  python -m lipsync_jax.weights half FILE OUT.safetensors
   python -m lipsync_jax.weights info W
 """
 
@@ -17,6 +18,8 @@ import os
 import pathlib
 import sys
 from fractions import Fraction
+
+import numpy as np
 
 from lipsync_jax import cache, containers, exports, published, stored
 from lipsync_jax.standins import UnsafeFile, shown
@@ -32,6 +35,8 @@ from lipsync_jax.stored import (
 
 __all__ = ['LEAD', 'UnsafeFile', 'Weights', 'WeightsError', 'load', 'save']
 
+# The generator that `sync` uses when it is given none, with its card.
+DEFAULT = pathlib.Path(__file__).parent / 'assets' / 'default.safetensors'
 NETWORKS = ('generator', 'syncnet', 'discriminator', 'syncnet_v2')
 KNOWN = {  # spec 6.5
   'b78b681b68ad9fe6c6fb1debc6ff43ad05834a8af8a62ffc4167b7b34ef63c37': (
@@ -177,6 +182,25 @@ def import_file(
   return weights
 
 
+def halve_file(src: str | os.PathLike, dst: str | os.PathLike) -> None:
+  """Store weights as float16, half as large; statistics stay float32.
+
+  Running variances span more than float16 does, and weigh nothing.
+  """
+  weights = load(src) if is_ours(src) else convert(src)
+  flat = dict(stored.flatten(weights.variables))
+  with np.errstate(over='ignore'):
+    halved = {
+      name: x.astype(np.float16) if name.startswith('params/') else x
+      for name, x in flat.items()
+    }
+  if not all(np.isfinite(x).all() for x in halved.values()):
+    raise fault(src, 'some weights are too large for float16; keep float32')
+  tree = stored.unflatten(halved)
+  with one_line(dst):
+    save(dst, dataclasses.replace(weights, variables=tree))
+
+
 def export_file(src: str | os.PathLike, dst: str | os.PathLike) -> None:
   """Write weights as PyTorch's .pth or Paddle's .pdparams.
 
@@ -245,6 +269,9 @@ def main(argv: list[str] | None = None) -> int:
   out = commands.add_parser('export', help='ours to .pth or .pdparams')
   out.add_argument('src', metavar='W.safetensors')
   out.add_argument('dst', metavar='OUT')
+  half = commands.add_parser('half', help='ours or published to float16')
+  half.add_argument('src', metavar='FILE')
+  half.add_argument('dst', metavar='OUT.safetensors')
   info = commands.add_parser('info', help='say what a file holds')
   info.add_argument('src', metavar='W')
   args = parser.parse_args(argv)
@@ -253,6 +280,8 @@ def main(argv: list[str] | None = None) -> int:
       import_file(args.src, args.dst, args.network)
     elif args.command == 'export':
       export_file(args.src, args.dst)
+    elif args.command == 'half':
+      halve_file(args.src, args.dst)
     print(args.dst if args.command != 'info' else describe(args.src))
   except (WeightsError, UnsafeFile) as error:
     print(f'weights: {error}', file=sys.stderr)

@@ -290,8 +290,20 @@ def test_bad_input_is_one_line(
   assert words in error
 
 
+def test_the_weights_of_the_package_are_named(
+  scene, capsys, stand_in, monkeypatch
+):
+  monkeypatch.setattr(weights, 'DEFAULT', scene / 'voice.wav')
+  words = ['--face', scene / 'grey.mp4', '--audio', scene / 'voice.wav']
+  words += ['--outfile', scene / 'o.mp4', '--box', '8', '56', '8', '56']
+  assert sync.main([str(word) for word in words]) == 0
+  lines = capsys.readouterr().err.splitlines()
+  assert sum('no --checkpoint_path, using' in line for line in lines) == 1
+
+
 @pytest.mark.parametrize('kind', ['text', 'cut', 'none', 'missing'])
-def test_bad_weights_are_one_line(scene, capsys, kind):
+def test_bad_weights_are_one_line(scene, capsys, kind, monkeypatch):
+  monkeypatch.setattr(weights, 'DEFAULT', scene / 'nothing')
   (scene / 'w.pth').write_bytes(b'PK\x03\x04' + bytes(100))
   (scene / 'w.txt').write_text('<!DOCTYPE html>')
   given = {'text': 'w.txt', 'cut': 'w.pth', 'missing': 'nope.pth'}

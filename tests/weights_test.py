@@ -317,6 +317,28 @@ def test_our_file_round_trip(small, tmp_path):
   assert os.listdir(tmp_path) == ['w.safetensors']
 
 
+def test_half_is_half_as_large_and_the_same_network(small, tmp_path, capsys):
+  path, half = tmp_path / 'w.safetensors', tmp_path / 'h.safetensors'
+  weights.save(path, small)
+  assert weights.main(['half', str(path), str(half)]) == 0
+  assert capsys.readouterr().out == f'{half}\n'
+  assert half.stat().st_size < 0.6 * path.stat().st_size
+  found = weights.load(half)
+  assert (found.meta, found.source) == (small.meta, small.source)
+  for x, y in zip(
+    jax.tree.leaves(found.variables),
+    jax.tree.leaves(small.variables),
+    strict=True,
+  ):
+    np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-7)
+  stats = found.variables['batch_stats'], small.variables['batch_stats']
+  jax.tree.map(np.testing.assert_array_equal, *stats)
+  large = jax.tree.map(lambda x: x + np.float32(1e6), small.variables)
+  weights.save(path, dataclasses.replace(small, variables=large))
+  assert weights.main(['half', str(path), str(half)]) == 1
+  assert 'float16' in capsys.readouterr().err
+
+
 def test_damage_to_our_file_is_seen(small, tmp_path):
   path = tmp_path / 'w.safetensors'
   weights.save(path, small)

@@ -1,0 +1,32 @@
+"""The expert that taught the weights that come with lipsync_jax.
+
+`configs/syncnet.py` for a small corpus: narrower, every clip resident on the
+device, half of the speakers only. The other half teach the judge
+(`configs/judge.py`), so that nobody marks his own work.
+
+Cost: 0.6 GFLOP a window forward at width 0.5. Numbers reached: see
+`lipsync_jax/assets/MODEL_CARD.md`, which names commit and command.
+
+  scripts/default_weights.sh SHARDS DIR
+"""
+
+from configs import syncnet
+
+
+def get_config():
+  config = syncnet.get_config().unlock()
+  config.seed = 0
+  config.net.width = 0.5
+  config.batch = 128  # clips of six windows
+  config.steps = 6000
+  config.ema_decay = 0.99
+  config.optimiser.rate = 1e-3
+  config.optimiser.warmup_steps = 100
+  config.optimiser.decay_steps = 6000
+  config.data.resident = True
+  config.data.part, config.data.parts = 0, 2
+  config.validate_rounds = 3
+  config.validate_steps = 250
+  config.save_steps = 500
+  config.stuck_steps = 2000
+  return config.lock()

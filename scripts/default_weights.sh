@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# The weights that come with lipsync_jax, from shards to one float16 file.
+#
+#   scripts/default_weights.sh SHARDS DIR [--config.field=value …]
+#
+# Expert, generator, HQ generator, each in its folder of DIR. Killed and
+# started again it goes on where it was. Further flags go to every stage
+# (a CPU wants --config.net.width=0.25 --config.net.dtype=float32
+# --config.data.resident=False --config.batch=16).
+set -euo pipefail
+[ $# -ge 2 ] || { sed -n '2,9p' "$0"; exit 2; }
+shards=$1 dir=$2
+shift 2
+cd "$(dirname "$0")/.."
+python=${PYTHON:-python3}
+
+train() { # CONFIG FOLDER FLAGS…
+  "$python" -m lipsync_jax.main --config="configs/$1.py" --workdir="$dir/$2" \
+    --config.data.folder="$shards" "${@:3}"
+}
+
+expert=$dir/expert/syncnet.safetensors
+train default_syncnet expert "$@"
+train default generator --config.expert="$expert" "$@"
+train default hq --config.expert="$expert" "$@" --config.stage=hq \
+  --config.init="$dir/generator/generator.safetensors" \
+  --config.steps="${HQ_STEPS:-8000}" --config.optimiser.b1=0.5
+"$python" -m lipsync_jax.weights half "$dir/hq/generator.safetensors" \
+  "$dir/default.safetensors"
+"$python" -m lipsync_jax.weights info "$dir/default.safetensors"
