@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -18,14 +18,15 @@ from jaxtyping import Float, Int
 from lipsync_jax import (
   audio,
   cache,
+  coverage,
   encode,
   media,
   pipe,
   planes,
   render,
   search,
-  sound,
   timeline,
+  voices,
   weights,
 )
 from lipsync_jax.models import engine
@@ -38,48 +39,66 @@ def produce(wanted: Request) -> dict:
   """Do what a `Request` asks for and return the report."""
   clock = pipe.Clock()
   bar = functools.partial(progress, wanted.quiet)
-  with clock('load'):
-    net = generator_of(wanted)
-    video = video_of(wanted)
-    driver = sound.probe_audio(wanted.audio)
-    final = sound.probe_audio(wanted.final_audio or wanted.audio)
-  # The output is claimed before the long work and dropped if that fails.
-  with encode.Writer(
-    wanted.outfile,
-    video,
-    audio=final,
-    origin=zero(final, video),
-    crf=wanted.crf,
-  ) as out:
-    with clock('listen'):
-      mel, duration = listen(driver, zero(driver, video), wanted.preview)
-    with clock('find faces'):
-      times, path, cast = search.find(wanted, video, duration, bar)
-    shows, starts = schedule(wanted, net, video, times, mel, duration)
-    out.duration = ending(shows, duration, video.rate)
-    with clock('compile'):
-      scene, predict, name = stage(
-        wanted, net, video, times, path, shows, mel, starts
+  with contextlib.ExitStack() as stack:
+    with clock('load'):
+      net = generator_of(wanted)
+      video = video_of(wanted)
+      cast = voices.probe(wanted, video)
+      final, origin = stack.enter_context(voices.heard(wanted, video, cast))
+    # The output is claimed before the long work and dropped if that fails.
+    out = stack.enter_context(
+      encode.Writer(
+        wanted.outfile, video, audio=final, origin=origin, crf=wanted.crf
       )
-    with clock('speak'), bar('speaking', len(shows)) as tick:
-      render.render(scene, predict, out.write, clock, tick)
+    )
+    report = speak(wanted, net, video, cast, out, clock, bar)
   return {
     'outfile': os.path.abspath(wanted.outfile),
     'face': os.path.abspath(wanted.face),
-    'audio': os.path.abspath(wanted.audio),
-    'seconds_of_sound': round(float(duration), 4),
-    'frames': len(shows),
-    'rate': str(video.rate),
     'width': video.width,
     'height': video.height,
-    **cast,
-    **coverage(scene),
+    'rate': str(video.rate),
+    **report,
     'weights': {'source': net.source, 'sha256': net.sha256},
-    'engine': name,
-    'batch': scene.batch,
     'seconds': {k: round(v, 3) for k, v in clock.seconds.items()},
     'peak_memory_mb': peak_memory(),
   }
+
+
+def speak(wanted, net, video, cast, out, clock, bar) -> dict:
+  """Write the output's frames; returns what the report says of them."""
+  with clock('listen'):
+    gated = not (wanted.no_gate or wanted.compat)
+    mels, lengths = zip(
+      *(voices.listen(voice, wanted.preview, gated) for voice in cast),
+      strict=True,
+    )
+  duration = max(lengths)
+  with clock('find faces'):
+    who = [voice.who for voice in cast]
+    times, paths, found = search.find(wanted, video, who, duration, bar)
+  shows, starts = schedule(wanted, net, video, times, mels, duration)
+  out.duration = ending(shows, duration, video.rate)
+  covers = [
+    coverage.cover(path, times, shows, wanted.since, wanted.until)
+    for path in paths
+  ]
+  rows = zip(paths, mels, starts, (share for share, _ in covers), strict=True)
+  with clock('compile'):
+    scene, predict, name = stage(
+      wanted, net, video, times, shows, [render.Speaker(*row) for row in rows]
+    )
+  with clock('speak'), bar('speaking', len(shows)) as tick:
+    render.render(scene, predict, out.write, clock, tick)
+  for speaker, voice, cover in zip(
+    found['speakers'], cast, covers, strict=True
+  ):
+    share, why = cover
+    speaker['audio'] = os.path.abspath(voice.sound.path)
+    speaker['frames_spoken'] = int((share > 0).sum())
+    speaker['skipped'] = coverage.ranges(shows, why)
+  facts = {'seconds_of_sound': round(float(duration), 4), 'frames': len(shows)}
+  return facts | found | {'engine': name, 'batch': scene.batch}
 
 
 def generator_of(wanted: Request) -> weights.Weights:
@@ -107,46 +126,18 @@ def video_of(wanted: Request) -> planes.Video:
   return dataclasses.replace(video, still=wanted.static)
 
 
-def zero(driver: sound.Audio, video: planes.Video) -> Fraction | None:
-  """File time of the sound at which the video begins; None: its own start.
-
-  Only sound out of the face's own file shares the video's clock.
-  """
-  same = os.path.samefile(driver.path, video.path)
-  return video.start if same else None
-
-
-def listen(
-  driver: sound.Audio, origin: Fraction | None, preview: float | None
-) -> tuple[Float[np.ndarray, '80 t'], Fraction]:
-  """The mel of the sound and its length in seconds."""
-  most = None if preview is None else round(preview * audio.SAMPLE_RATE)
-  count = 0
-
-  def wave():
-    nonlocal count
-    for block in audio.resampled(driver.rate, sound.read_audio(driver, origin)):
-      block = block if most is None else block[: most - count]
-      count += block.size
-      yield block
-      if most is not None and count >= most:
-        return
-
-  mel = audio.mel_stream(wave())
-  return mel, Fraction(count, audio.SAMPLE_RATE)
-
-
 def schedule(
   wanted: Request,
   net: weights.Weights,
   video: planes.Video,
   times: list[Fraction],
-  mel: Float[np.ndarray, '80 t'],
+  mels: Sequence[Float[np.ndarray, '80 _']],
   duration: Fraction,
-) -> tuple[list[timeline.Show], Int[np.ndarray, 'f']]:
-  """What is shown when, and the first mel column of every show."""
+) -> tuple[list[timeline.Show], list[Int[np.ndarray, 'p']]]:
+  """What is shown when, and each voice's first mel column of every show."""
   if wanted.compat:
-    return original_schedule(video, times, mel)
+    shows, starts = original_schedule(video, times, mels[0])
+    return shows, [starts]
   mode = wanted.when_audio_longer or 'bounce'
   if video.still and mode == 'cut':
     raise media.MediaError(
@@ -156,7 +147,8 @@ def schedule(
   shows = list(
     timeline.shows(times, video.rate, duration, mode, wanted.when_video_longer)
   )
-  return shows, audio.window_starts((s.time for s in shows), net.mel_lead)
+  starts = audio.window_starts((s.time for s in shows), net.mel_lead)
+  return shows, [starts] * len(mels)
 
 
 def original_schedule(
@@ -179,9 +171,7 @@ def ending(
   return duration if abs(end - duration) <= 1 / rate else end
 
 
-def stage(
-  wanted: Request, net: weights.Weights, video, times, path, shows, mel, starts
-):
+def stage(wanted: Request, net: weights.Weights, video, times, shows, speakers):
   """The scene, the network compiled for it, and the engine's name."""
   import jax
 
@@ -195,10 +185,8 @@ def stage(
   scene = render.Scene(
     video=video,
     times=times,
-    path=path,
     shows=shows,
-    mel=mel,
-    starts=starts,
+    speakers=tuple(speakers),
     size=net.size,
     batch=batch,
     whole_box=wanted.compat,
@@ -207,27 +195,6 @@ def stage(
     net.variables, net.size, net.width, dtype=wanted.dtype, batch=batch
   )
   return scene, predict, name
-
-
-def coverage(scene: render.Scene) -> dict:
-  """How many frames speak, and the ranges (seconds) that pass untouched."""
-  spoken, skipped = 0, []
-  for show in scene.shows:
-    if show.spoken and scene.path.present[show.index]:
-      spoken += 1
-      continue
-    reason = 'no face' if show.spoken else 'no sound'
-    end = show.time + show.length
-    if skipped and skipped[-1][1:] == [show.time, reason]:
-      skipped[-1][1] = end
-    else:
-      skipped.append([show.time, end, reason])
-  return {
-    'frames_spoken': spoken,
-    'skipped': [
-      {'from': float(a), 'to': float(b), 'why': why} for a, b, why in skipped
-    ],
-  }
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from lipsync_jax import audio, compose, faces, media, planes, timeline
 from lipsync_jax.paths import Path
@@ -22,15 +22,23 @@ IN_FLIGHT = 384 * 2**20  # bytes of frames that may wait between the stages
 
 
 @dataclasses.dataclass(frozen=True)
+class Speaker:
+  """One person who speaks."""
+
+  path: Path  # crops and landmarks, per source frame
+  mel: Float[np.ndarray, '80 t']
+  starts: Int[np.ndarray, 'p']  # first mel column of each show
+  share: Float[np.ndarray, 'p']  # of the generated mouth in each, 0 to 1
+
+
+@dataclasses.dataclass(frozen=True)
 class Scene:
   """What is fixed while one output is rendered."""
 
   video: planes.Video
   times: list  # of the source frames, Fraction seconds
-  path: Path  # the person's crops and landmarks, per source frame
   shows: list[timeline.Show]
-  mel: Float[np.ndarray, '80 t']
-  starts: np.ndarray  # first mel column of each show
+  speakers: tuple[Speaker, ...]
   size: int  # of the network's crop
   batch: int
   whole_box: bool = False  # paste as Wav2Lip does, the whole rectangle
@@ -38,12 +46,16 @@ class Scene:
 
 @dataclasses.dataclass
 class Item:
-  """One output frame on its way through the stages."""
+  """One output frame on its way through the stages.
+
+  Faces are [s, s, 3] uint8, by the number of their speaker; a frame without
+  any passes untouched.
+  """
 
   position: int
   frame: planes.Frame
-  face: UInt8[np.ndarray, 's s 3'] | None = None  # None: passes untouched
-  spoken: UInt8[np.ndarray, 's s 3'] | None = None
+  faces: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
+  spoken: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 def render(
@@ -100,23 +112,33 @@ def played(scene: Scene) -> Iterator[planes.Frame]:
 
 
 def cut(scene: Scene, clock: Clock) -> Iterator[Item]:
-  """Decode, and cut the face where there is one to speak."""
-  shape, before = (scene.video.height, scene.video.width), None
+  """Decode, and cut the faces of those who speak."""
+  before = None
   frames = played(scene)
-  for position, show in enumerate(scene.shows):
+  for position in range(len(scene.shows)):
     with clock('decode'):
       frame = next(frames)
       item = Item(position, frame)
-      if show.spoken and scene.path.present[show.index]:
-        if before is not None and before.frame is frame:
-          item.face = before.face  # a held frame is cut once
+      for number, speaker in enumerate(scene.speakers):
+        if speaker.share[position] == 0:
+          continue
+        if before and before.frame is frame and number in before.faces:
+          item.faces[number] = before.faces[number]  # held: cut once
         else:
-          crop = faces.crop_of(scene.path.crops[show.index])
-          box = tuple(int(v) for v in faces.roi(crop, shape))
-          rgb = planes.rgb(scene.video, frame, box)
-          item.face = faces.take(rgb, crop, scene.size, box[:2])
+          item.faces[number] = cut_face(scene, speaker, item)
       before = item
     yield item
+
+
+def cut_face(
+  scene: Scene, speaker: Speaker, item: Item
+) -> UInt8[np.ndarray, 's s 3']:
+  """One speaker's face out of one frame."""
+  row = speaker.path.crops[scene.shows[item.position].index]
+  crop, shape = faces.crop_of(row), (scene.video.height, scene.video.width)
+  box = tuple(int(v) for v in faces.roi(crop, shape))
+  rgb = planes.rgb(scene.video, item.frame, box)
+  return faces.take(rgb, crop, scene.size, box[:2])
 
 
 def generate(
@@ -130,40 +152,52 @@ def generate(
   waiting = 0
   for item in items:
     held.append(item)
-    waiting += item.face is not None
-    if waiting == scene.batch or not waiting or len(held) > 2 * scene.batch:
+    waiting += len(item.faces)
+    if waiting >= scene.batch or not waiting or len(held) > 2 * scene.batch:
       yield from speak(scene, held, predict, clock)
       held, waiting = [], 0
   yield from speak(scene, held, predict, clock)
 
 
 def speak(scene: Scene, items: list[Item], predict, clock: Clock) -> list[Item]:
-  """One batch of fixed shape: what is missing repeats the first face."""
-  facing = [item for item in items if item.face is not None]
-  if facing:
+  """Batches of fixed shape: what is missing repeats the first face."""
+  facing = [(item, number) for item in items for number in item.faces]
+  for first in range(0, len(facing), scene.batch):
+    part = facing[first : first + scene.batch]
     rows = np.zeros(scene.batch, np.int64)
-    rows[: len(facing)] = np.arange(len(facing))
-    starts = scene.starts[[item.position for item in facing]][rows]
-    mel = audio.windows(scene.mel, starts)  # [b, 80, 16]
-    face = np.stack([item.face for item in facing])[rows]  # [b, s, s, 3]
+    rows[: len(part)] = np.arange(len(part))
+    mel = np.concatenate([heard(scene, *one) for one in part])[rows]
+    face = np.stack([item.faces[number] for item, number in part])[rows]
     with clock('generate'):
       spoken = np.asarray(predict(mel, face))
-    for item, picture in zip(facing, spoken, strict=False):
-      item.spoken = picture
+    for (item, number), picture in zip(part, spoken, strict=False):
+      item.spoken[number] = picture
   return items
+
+
+def heard(
+  scene: Scene, item: Item, number: int
+) -> Float[np.ndarray, '1 80 16']:
+  """What a speaker says in one frame."""
+  speaker = scene.speakers[number]
+  return audio.windows(speaker.mel, speaker.starts[[item.position]])
 
 
 def finish(scene: Scene, item: Item) -> planes.Frame:
   """Paste what was spoken into the frame."""
-  if item.spoken is None:
-    return item.frame
-  index = scene.shows[item.position].index
-  crop = faces.crop_of(scene.path.crops[index])
+  frame = item.frame
   shape = (scene.video.height, scene.video.width)
-  if scene.whole_box:
-    patch = compose.whole_box_patch(item.spoken, crop, shape)
-  else:
-    patch = compose.paste_patch(
-      item.spoken, item.face, crop, scene.path.points[index], shape
-    )
-  return planes.paste(scene.video, item.frame, *patch)
+  index = scene.shows[item.position].index
+  for number, picture in item.spoken.items():
+    speaker = scene.speakers[number]
+    crop = faces.crop_of(speaker.path.crops[index])
+    if scene.whole_box:
+      patch, alpha, corner = compose.whole_box_patch(picture, crop, shape)
+    else:
+      points = speaker.path.points[index]
+      patch, alpha, corner = compose.paste_patch(
+        picture, item.faces[number], crop, points, shape
+      )
+    share = np.float32(speaker.share[item.position])
+    frame = planes.paste(scene.video, frame, patch, alpha * share, corner)
+  return frame

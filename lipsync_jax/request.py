@@ -14,10 +14,13 @@ class Request:
 
   Attributes:
     face: video or photo.
-    audio: any file with sound, which drives the lips.
+    audio: any file with sound, which drives the lips; '' with `audio_for`.
     outfile: .mp4, .mov, .mkv, .avi or .webm.
     checkpoint_path: weights, ours or published; None: those that come along.
-    person: largest, left, right, N or x,y.
+    person: largest, left, right, N or x,y; who speaks `audio`.
+    audio_for: (person, file) of everybody else who speaks.
+    since, until: seconds between which lips move; None is the end.
+    no_gate: let faint noise in pauses move the lips too.
     static: use the first frame only.
     fps: frames/s of a photo, 1 to 240.
     pads: pixels added to the crop: top, bottom, left, right.
@@ -39,10 +42,14 @@ class Request:
   """
 
   face: str
-  audio: str
+  audio: str = ''
   outfile: str = 'results/result_voice.mp4'
   checkpoint_path: str | None = None
   person: str = 'largest'
+  audio_for: tuple[tuple[str, str], ...] = ()
+  since: float = 0.0
+  until: float | None = None
+  no_gate: bool = False
   static: bool = False
   fps: float = 25.0
   pads: tuple[float, float, float, float] | None = None
@@ -65,12 +72,20 @@ class Request:
 
 def check(wanted: Request) -> None:
   """Refuse what no file can put right, before anything is loaded."""
-  for name in ('face', 'audio'):
-    path = getattr(wanted, name)
+  if not wanted.audio and not wanted.audio_for:
+    raise SyncError('expected --audio FILE or --audio-for N=FILE, found none')
+  files = [('face', wanted.face)]
+  files += [('audio', wanted.audio)] if wanted.audio else []
+  files += [('audio-for', path) for _, path in wanted.audio_for]
+  for name, path in files:
     if not os.path.isfile(path):
       raise SyncError(f'--{name}: expected a file, found none at {path!r}')
+  if wanted.audio_for and (wanted.box or wanted.compat):
+    raise SyncError(
+      '--audio-for needs people that are found: no --box, --compat'
+    )
   same = os.path.abspath(wanted.outfile)
-  sources = (wanted.face, wanted.audio, wanted.final_audio)
+  sources = [path for _, path in files] + [wanted.final_audio]
   if any(path and os.path.abspath(path) == same for path in sources):
     raise SyncError('--outfile would overwrite an input: name another file')
   bounds = [
@@ -78,9 +93,16 @@ def check(wanted: Request) -> None:
     ('crf', 0 <= wanted.crf <= 51, '0 (lossless) to 51 (worst)'),
     ('resize_factor', wanted.resize_factor >= 1, 'a whole number from 1'),
     ('batch', wanted.batch is None or wanted.batch >= 1, 'at least 1'),
+    ('since', wanted.since >= 0, 'seconds from 0'),
+    (
+      'until',
+      wanted.until is None or wanted.until > wanted.since,
+      'more than --from',
+    ),
     ('preview', wanted.preview is None or wanted.preview > 0, 'seconds > 0'),
   ]
   for name, fine, expected in bounds:
     if not fine:
       found = getattr(wanted, name)
-      raise SyncError(f'--{name}: expected {expected}, found {found}')
+      flag = {'since': 'from', 'until': 'to'}.get(name, name)
+      raise SyncError(f'--{flag}: expected {expected}, found {found}')

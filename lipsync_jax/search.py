@@ -28,30 +28,59 @@ ORIGINAL_PADS = (0, 10, 0, 0)  # top bottom left right pixels (spec 7.1)
 
 
 def find(
-  wanted: Request, video: planes.Video, duration: Fraction, bar: Callable
+  wanted: Request,
+  video: planes.Video,
+  who: list[str],
+  duration: Fraction,
+  bar: Callable,
 ):
-  """(times of the frames, the chosen person's path, who is there)."""
+  """(times of the frames, a path for each of `who`, who is there).
+
+  Args:
+    who: people as `tracks.choose` takes them.
+    duration: seconds of sound.
+    bar: progress bars, see `produce.progress`.
+  """
   keep = wanted.when_video_longer == 'keep' and wanted.preview is None
   until = None if keep else duration
   if wanted.box:
     return boxed(wanted, video, until, bar)
   analysis, times = detected(video, until, bar)
   found = tracks.people(analysis)
-  person = tracks.choose(found, wanted.person)
+  chosen = [tracks.choose(found, spec) for spec in who]
+  numbers = [next(i for i, p in enumerate(found) if p is c) for c in chosen]
+  if len(set(numbers)) < len(numbers):
+    raise faces.FaceError(
+      f'expected a voice each for different people, found {", ".join(who)} to '
+      f'be person {numbers}; in this video: {tracks.describe(found)}'
+    )
   cast = {
     'people': tracks.describe(found),
-    'person': next(i for i, p in enumerate(found) if p is person),
-    'tracks': [
-      [float(analysis.times[t.frames[0]]), float(analysis.times[t.frames[-1]])]
-      for t in person.tracks
+    'speakers': [
+      {'person': number, 'tracks': seen(analysis, person)}
+      for number, person in zip(numbers, chosen, strict=True)
     ],
     'cuts': [float(analysis.times[c]) for c in analysis.cuts],
   }
-  if wanted.compat:
-    path = original_path(analysis, person, wanted)
-  else:
-    path = paths.follow(analysis, person, wanted.pads, not wanted.nosmooth)
-  return times, path, cast
+  follow = original_path if wanted.compat else followed
+  return times, [follow(analysis, person, wanted) for person in chosen], cast
+
+
+def seen(
+  analysis: tracks.Analysis, person: tracks.Person
+) -> list[tuple[float, float]]:
+  """First and last second of each of a person's tracks."""
+  return [
+    (float(analysis.times[t.frames[0]]), float(analysis.times[t.frames[-1]]))
+    for t in person.tracks
+  ]
+
+
+def followed(
+  analysis: tracks.Analysis, person: tracks.Person, wanted: Request
+) -> paths.Path:
+  """The steady path of one person."""
+  return paths.follow(analysis, person, wanted.pads, not wanted.nosmooth)
 
 
 def reached(
@@ -134,7 +163,8 @@ def boxed(
   count = len(times)
   row = np.array([crop.cx, crop.cy, crop.w, crop.h, crop.roll])
   path = constant_path(np.tile(row, (count, 1)), np.ones(count, bool))
-  return times, path, {'people': 'a box given by hand', 'person': 0}
+  cast = {'people': 'a box given by hand', 'speakers': [{'person': 0}]}
+  return times, [path], cast
 
 
 def constant_path(

@@ -21,13 +21,14 @@ PathLike = str | os.PathLike
 
 
 def sync(
-  face: PathLike, audio: PathLike, outfile: PathLike = '', **options
+  face: PathLike, audio: PathLike = '', outfile: PathLike = '', **options
 ) -> dict:
   """Write `outfile`: the face of `face` speaking the words of `audio`.
 
   Args:
     face: video or photo.
     audio: any file with sound; it drives the lips and is the output's sound.
+      Not needed where `audio_for` says what everybody speaks.
     outfile: .mp4, .mov, .mkv, .avi or .webm; appears only when whole.
     **options: see `request.Request`; the command line's help explains each.
 
@@ -63,6 +64,14 @@ def truth(text: str) -> bool:
   return words[text.lower()]
 
 
+def pair(text: str) -> tuple[str, str]:
+  """Person and file of `WHO=FILE`."""
+  who, equals, path = text.partition('=')
+  if not (who and equals and path):
+    raise argparse.ArgumentTypeError(f'expected WHO=FILE, found {text!r}')
+  return who, path
+
+
 class Parser(argparse.ArgumentParser):
   """Errors in one line, and no usage in front of it."""
 
@@ -75,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
   p = Parser('lipsync', description=__doc__.partition('\n')[0])
   add = p.add_argument
   add('--face', required=True, help='video or photo of the person')
-  add('--audio', required=True, help='speech: any file with sound')
+  add('--audio', help='speech: any file with sound')
   add('--outfile', help='default results/result_voice.mp4')
   add(
     '--checkpoint-path',
@@ -87,6 +96,13 @@ def parser() -> argparse.ArgumentParser:
   add(
     '--person',
     help='largest (default), left, right, N (0 is the largest) or x,y',
+  )
+  add(
+    '--audio-for',
+    action='append',
+    type=pair,
+    metavar='WHO=FILE',
+    help='a voice for one more person, named as for --person; repeatable',
   )
   add('--pads', nargs=4, type=float, metavar=tuple('TBLR'))
   add('--box', nargs=4, type=int, metavar=tuple('TBLR'), help='fixed face box')
@@ -106,6 +122,25 @@ def parser() -> argparse.ArgumentParser:
     '--when-video-longer',
     choices=('cut', 'keep'),
     help='cut with the sound (default) or keep the rest as it is',
+  )
+  add(
+    '--from',
+    dest='since',
+    type=float,
+    metavar='SECONDS',
+    help='leave the picture as it is before',
+  )
+  add(
+    '--to',
+    dest='until',
+    type=float,
+    metavar='SECONDS',
+    help='leave the picture as it is from there on',
+  )
+  add(
+    '--no-gate',
+    action='store_true',
+    help='let faint noise in pauses move the lips',
   )
   add('--preview', type=float, metavar='SECONDS', help='only the beginning')
   add('--final-audio', metavar='FILE', help='mux this instead of --audio')

@@ -47,9 +47,12 @@ ROOMS = {
   'search': (
     'analyses detect detector faces media paths pipe planes request tracks'
   ),
+  'silence': 'audio',
+  'voices': 'audio planes request silence sound',
+  'coverage': 'faces paths timeline',
   'produce': (
-    'audio cache encode media models pipe planes render request search '
-    'sound timeline weights'
+    'audio cache coverage encode media models pipe planes render request '
+    'search timeline voices weights'
   ),
   'sync': 'produce request',
   # training data

@@ -152,8 +152,12 @@ def test_video_longer_keeps_its_rest_untouched(tmp_path, stand_in):
   out, report = run(
     tmp_path, clips.steady(4, 25), 2, 25, when_video_longer='keep', crf=0
   )
-  assert report['frames'] == 100 and report['frames_spoken'] == 50
-  assert report['skipped'] == [{'from': 2.0, 'to': 4.0, 'why': 'no sound'}]
+  assert (
+    report['frames'] == 100 and report['speakers'][0]['frames_spoken'] == 50
+  )
+  assert report['speakers'][0]['skipped'] == [
+    {'from': 2.0, 'to': 4.0, 'why': 'no sound'}
+  ]
   _, source = clips.read_video(tmp_path / 'face.mp4')
   _, lumas = clips.read_video(out)
   for a, b in zip(source[50:], lumas[50:], strict=True):
@@ -228,7 +232,7 @@ def test_an_old_command_line_is_understood(style):
     'outfile': 'o.mp4', 'static': False, 'fps': 30.0,
     'pads': (0, 20, 0, 0), 'batch': 64, 'resize_factor': 2,
     'crop': (0, -1, 0, -1), 'rotate': True, 'nosmooth': True,
-    'compat': False, 'quiet': False,
+    'compat': False, 'quiet': False, 'no_gate': False,
   }  # fmt: skip
   sync.Request(**got)
 
@@ -350,3 +354,78 @@ def test_old_output_survives_a_failure(scene, capsys, stand_in, monkeypatch):
   assert sync.main(words) == 130
   assert old.read_text() == 'an older result'
   assert not [p for p in os.listdir(scene) if p.endswith('.part')]
+
+
+def test_only_the_segment_changes(tmp_path, stand_in):
+  out, report = run(
+    tmp_path, clips.steady(3, 25), 3, 25, since=1.0, until=2.2, crf=0
+  )
+  _, source = clips.read_video(tmp_path / 'face.mp4')
+  _, lumas = clips.read_video(out)
+  changed = [
+    i
+    for i, (a, b) in enumerate(zip(source, lumas, strict=True))
+    if not np.array_equal(a, b)
+  ]
+  assert set(changed) <= set(range(25, 55)) and len(changed) > 25
+  (speaker,) = report['speakers']
+  assert speaker['frames_spoken'] == 30
+  assert [(r['from'], r['to']) for r in speaker['skipped']] == [
+    (0.0, 1.0),
+    (2.2, 3.0),
+  ]
+
+
+def test_two_people_speak_with_voices_of_their_own(
+  tmp_path, stand_in, monkeypatch
+):
+  """The left face shows the loudness of one file, the right of another."""
+  face = clips.write_video(tmp_path / 'f.mp4', clips.steady(2, 25), (128, 64))
+  loud = clips.write_wav(tmp_path / 'a.wav', saw_tooth(2))
+  still = clips.write_wav(tmp_path / 'b.wav', np.zeros(2 * 16000))
+  times = clips.steady(2, 25)
+
+  def find(wanted, video, who, duration, bar):
+    assert who == ['left', 'right']
+    rows = [np.tile([x, 32.0, 48, 48, 0], (50, 1)) for x in (32, 96)]
+    paths = [
+      produce.search.constant_path(row, np.ones(50, bool)) for row in rows
+    ]
+    return times, paths, {'speakers': [{'person': 1}, {'person': 0}]}
+
+  monkeypatch.setattr(produce.search, 'find', find)
+  out = tmp_path / 'o.mp4'
+  report = sync.sync(
+    face, outfile=out, checkpoint_path='x', crf=0, quiet=True,
+    audio_for=(('left', str(loud)), ('right', str(still))),
+  )  # fmt: skip
+  _, lumas = clips.read_video(out)
+  left = np.array([float(y[20:44, 20:44].mean()) for y in lumas])
+  right = np.array([float(y[20:44, 84:108].mean()) for y in lumas])
+  assert np.ptp(left) > 40 and np.ptp(right) < 2
+  assert [s['person'] for s in report['speakers']] == [1, 0]
+  assert [os.path.basename(s['audio']) for s in report['speakers']] == [
+    'a.wav',
+    'b.wav',
+  ]
+  import av
+
+  with av.open(str(out)) as file:
+    assert file.streams.audio[0].rate == 48000
+
+
+@pytest.mark.parametrize(
+  'words, said',
+  [
+    (('--audio-for', 'left'), 'WHO=FILE'),
+    (('--audio-for', 'left=nope.wav'), '--audio-for: expected a file'),
+    ((), 'expected --audio FILE or --audio-for'),
+    (('--audio', 'voice.wav', '--from', '2', '--to', '1'), '--to: expected'),
+    (('--audio', 'voice.wav', '--from', '-1'), '--from: expected'),
+  ],
+)
+def test_segments_and_voices_that_make_no_sense(
+  scene, capsys, stand_in, words, said
+):
+  words = ['--face', 'grey.mp4', '--outfile', 'o.mp4', *words]
+  assert said in refused(capsys, scene, *words, '--checkpoint_path', 'x')

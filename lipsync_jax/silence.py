@@ -1,0 +1,67 @@
+"""Silence: where nobody speaks, the network hears nothing at all.
+
+Hum and hiss between the words move lips that should rest. The gate finds
+pauses in the log-mel and takes them down to digital silence with a soft
+ramp. Pure. Alphabet: `t` mel columns, 80 a second.
+"""
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from lipsync_jax import audio
+
+DECIBEL = 12.5  # of one unit of the log-mel (spec 1.5: 100 dB over 8 units)
+QUIET = 35.0  # dB below the loud speech: nothing that is said is so soft …
+LONG = 20  # … for so many columns, 0.25 s
+CLEAR = 15.0  # dB between noise and speech; with less nobody can tell
+OVER = 6.0  # dB over the noise floor at which a voice begins
+LEAD, TAIL = 6, 10  # columns kept before and after a voice
+RAMP = 8  # columns of the fade
+BLOCK = 4096  # columns worked on at once, to keep memory flat
+
+
+def level(mel: Float[np.ndarray, '80 t']) -> Float[np.ndarray, 't']:
+  """Power of every column in dB, up to a constant."""
+  out = np.empty(mel.shape[1])
+  for at in range(0, len(out), BLOCK):
+    here = slice(at, at + BLOCK)
+    power = 10 ** (mel[:, here].astype(np.float64) * DECIBEL / 10)
+    out[here] = 10 * np.log10(power.mean(0))
+  return out
+
+
+def voiced(mel: Float[np.ndarray, '80 t']) -> Bool[np.ndarray, 't']:
+  """True where somebody may be speaking, pauses of 0.25 s and more False."""
+  loud = level(mel)
+  speech, floor = np.percentile(loud, 95), np.percentile(loud, 5)
+  gate = speech - QUIET
+  if floor > gate - OVER:
+    # A noisy recording: above the noise, if noise and voice differ at all.
+    gate = floor + OVER if speech - floor > CLEAR + OVER else -np.inf
+  # Nothing at all is quiet whatever the rest is.
+  least = level(np.full((len(mel), 1), audio.SILENCE))[0] + 1
+  on = loud > max(gate, least)
+  edges = np.flatnonzero(np.diff(np.pad(on, 1, constant_values=True)))
+  for first, end in edges.reshape(-1, 2):
+    if end - first < LONG:
+      on[first:end] = True
+  return on
+
+
+def gate(mel: Float[np.ndarray, '80 t']) -> Float[np.ndarray, '80 t']:
+  """The mel with its pauses taken down to silence, softly."""
+  if not mel.shape[1]:
+    return mel
+  on = voiced(mel)
+  wide = np.pad(on, (TAIL, LEAD))
+  # Open from LEAD columns before a voice to TAIL after it.
+  reach = LEAD + TAIL + 1
+  kept = np.lib.stride_tricks.sliding_window_view(wide, reach).any(-1)
+  soft = np.hanning(RAMP + 2)[1:-1]
+  share = np.convolve(np.pad(kept, RAMP // 2, 'edge'), soft / soft.sum())
+  share = share[RAMP - 1 :][: len(on)].astype(mel.dtype)
+  share[on] = 1  # no word loses anything
+  out = mel.copy()
+  for at in np.flatnonzero(share < 1):
+    out[:, at] = audio.SILENCE + share[at] * (mel[:, at] - audio.SILENCE)
+  return out

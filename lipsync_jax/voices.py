@@ -1,0 +1,159 @@
+"""Voices: who speaks what, from the request to log-mels, and their mix.
+
+`--audio` is the voice of `--person`; every `--audio-for WHO=FILE` is one
+more. Alphabet: `t` mel columns, `c` channels, `n` samples.
+"""
+
+import contextlib
+import dataclasses
+import os
+import tempfile
+from collections.abc import Iterator
+from fractions import Fraction
+
+import numpy as np
+from jaxtyping import Float, Float32
+
+from lipsync_jax import audio, planes, silence, sound
+from lipsync_jax.request import Request
+
+MIXED = 48_000  # samples/s of a mix
+BLOCK = 48_000  # samples mixed at once
+
+
+@dataclasses.dataclass(frozen=True)
+class Voice:
+  """What one person says.
+
+  `origin` is the file time of the sound at which the video begins; None is
+  the sound's own start.
+  """
+
+  who: str  # as for --person
+  sound: sound.Audio
+  origin: Fraction | None
+
+
+def probe(wanted: Request, video: planes.Video) -> list[Voice]:
+  """The voices of a request, their files looked at."""
+  pairs = [(wanted.person, wanted.audio)] if wanted.audio else []
+  found = []
+  for who, path in (*pairs, *wanted.audio_for):
+    driver = sound.probe_audio(path)
+    found.append(Voice(who, driver, zero(driver, video)))
+  return found
+
+
+def zero(driver: sound.Audio, video: planes.Video) -> Fraction | None:
+  """File time of the sound at which the video begins; None: its own start.
+
+  Only sound out of the face's own file shares the video's clock.
+  """
+  same = os.path.samefile(driver.path, video.path)
+  return video.start if same else None
+
+
+def listen(
+  voice: Voice, preview: float | None, gated: bool = True
+) -> tuple[Float[np.ndarray, '80 t'], Fraction]:
+  """The mel of a voice and its length in seconds.
+
+  Args:
+    preview: seconds after which to stop.
+    gated: take pauses down to silence (`silence.gate`).
+  """
+  most = None if preview is None else round(preview * audio.SAMPLE_RATE)
+  count = 0
+
+  def wave():
+    nonlocal count
+    blocks = sound.read_audio(voice.sound, voice.origin)
+    for block in audio.resampled(voice.sound.rate, blocks):
+      block = block if most is None else block[: most - count]
+      count += block.size
+      yield block
+      if most is not None and count >= most:
+        return
+
+  mel = audio.mel_stream(wave())
+  mel = silence.gate(mel) if gated else mel
+  return mel, Fraction(count, audio.SAMPLE_RATE)
+
+
+@contextlib.contextmanager
+def heard(
+  wanted: Request, video: planes.Video, voices: list[Voice]
+) -> Iterator[tuple[sound.Audio, Fraction | None]]:
+  """The output's sound and its origin; a mix lasts as long as the block."""
+  if wanted.final_audio or len(voices) == 1:
+    final = voices[0].sound
+    if wanted.final_audio:
+      final = sound.probe_audio(wanted.final_audio)
+    yield final, zero(final, video)
+    return
+  with tempfile.TemporaryDirectory(prefix='lipsync_jax-') as folder:
+    path = os.path.join(folder, 'mix.flac')
+    write_mix(path, voices)
+    yield sound.probe_audio(path), None
+
+
+def write_mix(path: str, voices: list[Voice]) -> None:
+  """Write the sum of all voices, 48 kHz stereo, cut at full scale."""
+  import av
+
+  with av.open(path, 'w', format='flac') as file:
+    stream = file.add_stream('flac', rate=MIXED, layout='stereo')
+    count = 0
+    for block in mixed(voices):
+      samples = np.rint(np.clip(block, -1, 1) * 32767).astype(np.int16)
+      packed = np.ascontiguousarray(samples.T).reshape(1, -1)
+      frame = av.AudioFrame.from_ndarray(packed, 's16', 'stereo')
+      frame.sample_rate, frame.pts = MIXED, count
+      count += samples.shape[1]
+      file.mux(stream.encode(frame))
+    file.mux(stream.encode(None))
+
+
+def mixed(voices: list[Voice]) -> Iterator[Float32[np.ndarray, '2 n']]:
+  """Blocks of the sum of all voices, as long as the longest."""
+  open_ = [steady(stereo(voice)) for voice in voices]
+  while open_:
+    blocks, going = [], []
+    for source in open_:
+      block = next(source, None)
+      if block is not None:
+        blocks.append(block)
+        going.append(source)
+    if blocks:
+      total = np.zeros((2, max(b.shape[1] for b in blocks)), np.float32)
+      for block in blocks:
+        total[:, : block.shape[1]] += block
+      yield total
+    open_ = going
+
+
+def stereo(voice: Voice) -> Iterator[Float32[np.ndarray, '2 n']]:
+  """A voice's samples at 48 kHz, two channels."""
+  import soxr
+
+  change = soxr.ResampleStream(voice.sound.rate, MIXED, 2, dtype='float32')
+  for block in sound.read_audio(voice.sound, voice.origin):
+    # More than two channels have no order that every codec shares.
+    pair = block if len(block) == 2 else block.mean(0, keepdims=True)
+    pair = np.broadcast_to(pair, (2, pair.shape[1]))
+    yield change.resample_chunk(np.ascontiguousarray(pair.T)).T
+  yield change.resample_chunk(np.zeros((0, 2), np.float32), last=True).T
+
+
+def steady(
+  source: Iterator[Float32[np.ndarray, '2 n']],
+) -> Iterator[Float32[np.ndarray, '2 n']]:
+  """The same samples in blocks of BLOCK; the last may be shorter."""
+  held = np.zeros((2, 0), np.float32)
+  for block in source:
+    held = np.concatenate([held, block], 1)
+    while held.shape[1] >= BLOCK:
+      yield held[:, :BLOCK]
+      held = held[:, BLOCK:]
+  if held.shape[1]:
+    yield held

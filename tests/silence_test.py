@@ -1,0 +1,75 @@
+"""Pauses go down to silence, words stay to the bit."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lipsync_jax import audio, silence
+
+RATE = 16000
+
+
+def spoken(noise: float, seconds=(1.0, 0.8, 1.0), level=0.3) -> np.ndarray:
+  """A buzz, a pause and a buzz over steady noise."""
+  rng = np.random.default_rng(0)
+  parts, on = [], True
+  for length in seconds:
+    t = np.arange(round(length * RATE)) / RATE
+    buzz = sum(np.sin(2 * np.pi * 150 * k * t) / k for k in range(1, 15))
+    parts.append(level * on * buzz * (1.2 + np.sin(2 * np.pi * 4 * t)))
+    on = not on
+  wave = np.concatenate(parts)
+  wave += noise * rng.standard_normal(wave.size)
+  return audio.log_mel(wave.astype(np.float32))
+
+
+@pytest.mark.parametrize('noise', [0.0, 1e-4, 1e-3, 1e-2])
+def test_a_pause_is_silent_and_words_are_whole(noise):
+  mel = spoken(noise)
+  out = silence.gate(mel)
+  assert (out[:, 98:130] == audio.SILENCE).all()
+  for words in (slice(0, 78), slice(146, None)):
+    np.testing.assert_array_equal(out[:, words], mel[:, words])
+  share = (out - audio.SILENCE)[:, 78:146].sum(0)
+  assert (share <= (mel - audio.SILENCE)[:, 78:146].sum(0) + 1e-3).all()
+
+
+def test_the_way_down_is_soft():
+  mel = np.full((80, 200), -1.0, np.float32)
+  mel[:, :60] = 2
+  mel[:, 140:] = 2
+  out = silence.gate(mel)
+  steps = np.abs(np.diff(out[40]))[75:]
+  fall = np.abs(np.diff(out[40]))[60:76]
+  assert fall.max() < 0.3 * 3 and steps[:45].max() < 0.3 * 3
+  assert (out[:, 90:120] == audio.SILENCE).all()
+
+
+def test_noise_as_loud_as_the_voice_opens_the_gate():
+  mel = spoken(0.3)
+  np.testing.assert_array_equal(silence.gate(mel), mel)
+
+
+def test_short_gaps_stay():
+  mel = spoken(0.0, (1.0, 0.15, 1.0))
+  np.testing.assert_array_equal(silence.gate(mel), mel)
+
+
+def test_nothing_and_no_sound():
+  none = np.zeros((80, 0), np.float32)
+  assert silence.gate(none).shape == (80, 0)
+  quiet = np.full((80, 90), audio.SILENCE, np.float32)
+  np.testing.assert_array_equal(silence.gate(quiet), quiet)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 300))
+def test_it_only_ever_lowers(seed, columns):
+  rng = np.random.default_rng(seed)
+  walk = np.cumsum(rng.normal(0, 0.3, columns))
+  mel = np.clip(walk + rng.normal(0, 1, (80, columns)), -4, 4)
+  mel = mel.astype(np.float32)
+  out = silence.gate(mel)
+  assert out.dtype == mel.dtype and (out <= mel).all()
+  assert (out >= audio.SILENCE).all()
