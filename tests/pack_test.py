@@ -1,0 +1,57 @@
+"""What goes through the narrow wire comes out as it was, nearly."""
+
+import numpy as np
+import pytest
+
+from data_prep import pack
+from lipsync_jax import cartoons, data, records, resident, shards
+
+
+@pytest.fixture(scope='module')
+def ways(tmp_path_factory):
+  """Shards of cartoons, and the same packed and unpacked."""
+  folder = tmp_path_factory.mktemp('pack')
+  before, after = folder / 'before', folder / 'after'
+  before.mkdir()
+  for split in pack.SPLITS:
+    keys = [f'{split}{i % 2}/{i:05d}' for i in range(3)]
+    made = [cartoons.clip(key, 30 + i, 0) for i, key in enumerate(keys)]
+    records.write(before / shards.shard_name(records.NAME, split, 0, 1), made)
+  words = [str(before), str(folder / 'wire'), '--crf=16', '--pieces=2']
+  assert pack.main(['pack', *words]) == 0
+  assert pack.main(['unpack', str(folder / 'wire'), str(after)]) == 0
+  return before, after
+
+
+@pytest.mark.parametrize('split', pack.SPLITS)
+def test_pictures_and_sound_come_back(ways, split):
+  before, after = (records.Source(folder, split) for folder in ways)
+  assert sorted(before.keys) == sorted(after.keys)
+  for i, key in enumerate(before.keys):
+    one, two = before[i], after[after.keys.index(key)]
+    assert len(one.frames) == len(two.frames)
+    assert one.wave.shape == two.wave.shape and one.mel.shape == two.mel.shape
+    faces = [resident.cut(clip, 96, 0).astype(float) for clip in (one, two)]
+    gaps = [np.abs(faces[0][:-1] - faces[1][k : k + len(faces[0]) - 1])
+            for k in (0, 1)]  # fmt: skip
+    assert gaps[0].mean() < 3 and gaps[0].mean() < gaps[1].mean()
+    waves = [clip.wave.astype(float) for clip in (one, two)]
+    middle = slice(2000, -2000)
+    alike = [
+      np.corrcoef(waves[0][middle], np.roll(waves[1], k)[middle])[0, 1]
+      for k in (-8, 0, 8)
+    ]
+    assert alike[1] > 0.98 and alike[1] == max(alike)
+    assert np.abs(one.mel - two.mel)[:, 5:-5].mean() < 0.3
+
+
+def test_what_was_unpacked_can_be_trained_on(ways):
+  source = records.Source(ways[1], 'train')
+  plan = data.plan(source, 'contrastive', group=4)
+  batch = next(iter(data.batches(source, plan, 2, 96, threads=1)))
+  assert batch['frames'].shape == (2, 4, 48, 96, 15)
+
+
+def test_an_empty_folder_is_an_error(tmp_path):
+  with pytest.raises(SystemExit, match='found none'):
+    pack.main(['unpack', str(tmp_path), str(tmp_path / 'out')])
