@@ -14,7 +14,7 @@ import secrets
 
 import numpy as np
 
-from lipsync_jax import sound
+from lipsync_jax import decoder, sound, soundtrack
 from lipsync_jax.planes import Frame, Video
 from lipsync_jax.source import MediaError, one_line, shown
 
@@ -188,10 +188,15 @@ class Writer:
     context.flags |= av.codec.context.Flags.frame_duration
     if audio is not None:
       zero = audio.origin if origin is None else origin
-      if audio.codec in self.kind.copied and sound.can_copy(audio, zero):
-        self.sound = sound.copied(self.file, audio, zero, self.kind.edits)
+      form = None
+      if audio.codec in self.kind.copied:
+        form = decoder.template(audio, zero)
+      if form is not None:
+        self.sound = soundtrack.copied(
+          self.file, audio, form, zero, self.kind.edits
+        )
       else:
-        self.sound = sound.encoded(self.file, audio, zero, self.kind.audio)
+        self.sound = soundtrack.encoded(self.file, audio, zero, self.kind.audio)
       self.waiting = next(self.sound, None)
 
   def _encode(self, frame: Frame, time: Fraction, end: Fraction) -> None:

@@ -19,8 +19,8 @@ from lipsync_jax import (
   audio,
   cache,
   coverage,
+  decoder,
   encode,
-  media,
   pipe,
   planes,
   render,
@@ -31,6 +31,7 @@ from lipsync_jax import (
 )
 from lipsync_jax.models import engine
 from lipsync_jax.request import Request
+from lipsync_jax.source import MediaError, shown
 
 BATCH = {'cpu': 16, 'gpu': 128, 'tpu': 128}  # faces at a time
 
@@ -39,6 +40,7 @@ def produce(wanted: Request) -> dict:
   """Do what a `Request` asks for and return the report."""
   clock = pipe.Clock()
   bar = functools.partial(progress, wanted.quiet)
+  decoder.prepare()
   with contextlib.ExitStack() as stack:
     with clock('load'):
       net = generator_of(wanted)
@@ -119,7 +121,7 @@ def generator_of(wanted: Request) -> weights.Weights:
 def video_of(wanted: Request) -> planes.Video:
   """The face's video; a photo, or `static`, is one frame at `fps`."""
   view = planes.View(wanted.resize_factor, wanted.rotate, wanted.crop)
-  video = media.probe_video(wanted.face, view)
+  video = decoder.probe_video(wanted.face, view)
   if video.still:
     rate = Fraction(wanted.fps).limit_denominator(1001)
     return dataclasses.replace(video, rate=rate)
@@ -140,8 +142,8 @@ def schedule(
     return shows, [starts]
   mode = wanted.when_audio_longer or 'bounce'
   if video.still and mode == 'cut':
-    raise media.MediaError(
-      f'{media.shown(video.path)}: a photo has no end at which to cut; leave '
+    raise MediaError(
+      f'{shown(video.path)}: a photo has no end at which to cut; leave '
       '--when-audio-longer out'
     )
   shows = list(

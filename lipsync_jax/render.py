@@ -14,9 +14,10 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from lipsync_jax import audio, compose, faces, media, planes, timeline
+from lipsync_jax import audio, compose, decoder, faces, planes, timeline
 from lipsync_jax.paths import Path
 from lipsync_jax.pipe import Clock, ahead
+from lipsync_jax.source import MediaError, shown
 
 IN_FLIGHT = 384 * 2**20  # bytes of frames that may wait between the stages
 
@@ -95,17 +96,17 @@ def played(scene: Scene) -> Iterator[planes.Frame]:
   for start, count, step in timeline.runs(indices):
     first = indices[start]
     if step == -1:
-      source = media.read_backwards(scene.video, first, scene.times)
+      source = decoder.read_backwards(scene.video, first, scene.times)
     else:
-      source = media.read_frames(scene.video, first)
+      source = decoder.read_frames(scene.video, first)
     with contextlib.closing(source):
       frame = None
       for _ in range(count):
         if frame is None or step:
           frame = next(source, None)
         if frame is None:
-          raise media.MediaError(
-            f'{media.shown(scene.video.path)}: it has fewer frames than '
+          raise MediaError(
+            f'{shown(scene.video.path)}: it has fewer frames than '
             'before; do not change the file while it is used'
           )
         yield frame

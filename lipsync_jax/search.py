@@ -12,10 +12,10 @@ from jaxtyping import Float
 
 from lipsync_jax import (
   analyses,
+  decoder,
   detect,
   detector,
   faces,
-  media,
   paths,
   planes,
   tracks,
@@ -87,7 +87,7 @@ def reached(
   video: planes.Video, until: Fraction | None
 ) -> Iterator[planes.Frame]:
   """The frames that sound of `until` seconds reaches; all if None."""
-  with contextlib.closing(media.read_frames(video)) as frames:
+  with contextlib.closing(decoder.read_frames(video)) as frames:
     for frame in frames:
       if frame.index and until is not None and frame.time > until:
         return

@@ -1,10 +1,12 @@
-"""Sound: probe and stream the samples of a file, copy or encode them.
+"""Sound in: probe a file, stream its samples or its packets.
 
 Alphabet: c channels, n samples.
 """
 
 import dataclasses
 import fractions
+import io
+import itertools
 import os
 from collections.abc import Iterable, Iterator
 
@@ -29,11 +31,6 @@ Fraction = fractions.Fraction
 NEEDED = 'a file with sound is needed'
 GAP = Fraction(1, 10)  # s; a smaller gap between time stamps is rounding
 SHIFT = Fraction(1, 50)  # s; copied sound may begin late by no more
-PRIMING = Fraction(1, 10)  # s; what a codec may need ahead of the first sample
-AAC_RATES = (
-  *(7350, 8000, 11025, 12000, 16000, 22050, 24000),
-  *(32000, 44100, 48000, 64000, 88200, 96000),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +56,17 @@ class Audio:
   start: Fraction
   origin: Fraction
   stream: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Packet:
+  """Compressed sound; `pts`, `dts` and `duration` count `unit` seconds."""
+
+  data: bytes
+  pts: int
+  dts: int
+  duration: int
+  unit: Fraction
 
 
 def probe_audio(path: str | os.PathLike) -> Audio:
@@ -126,89 +134,56 @@ def read_audio(
         done = place
 
 
-def can_copy(audio: Audio, origin: Fraction) -> bool:
-  """Whether packets can be muxed as they are, to be heard from `origin` on."""
+def template(audio: Audio, origin: Fraction) -> bytes | None:
+  """The form of the stream, if packets can be muxed as they are.
+
+  It is a small file of its own (NUT): the header and the first packets, from
+  which `soundtrack` makes the stream of an output. None where the sound, to
+  be heard from `origin` on, must be encoded anew.
+  """
+  import av
+
   if audio.start - origin > SHIFT:
-    return False
+    return None
+  content = io.BytesIO()
   with one_line(audio.path, STOPPED), open_media(audio.path) as file:
     stream = file.streams[audio.stream]
     # Raw AAC has its header in every packet and none for the container.
     if audio.codec == 'aac' and not stream.codec_context.extradata:
-      return False
-    packet = next(file.demux(stream), None)
-    if packet is None:
-      return False
-    return None not in (packet.pts, packet.dts, packet.duration)
+      return None
+    first = list(itertools.islice(file.demux(stream), 4))
+    timed = all(p.duration for p in first if p.size)
+    if not timed or any(None in (p.pts, p.dts) for p in first if p.size):
+      return None
+    try:
+      with av.open(content, 'w', format='nut') as copy:
+        target = copy.add_stream_from_template(stream)
+        for packet in first:
+          if packet.size:
+            packet.stream = target
+            copy.mux(packet)
+      # Whoever reads this must not be the first to try.
+      with av.open(io.BytesIO(content.getvalue()), format='nut') as copy:
+        fits = copy.streams.audio[0].codec_context is not None
+    except av.error.MemoryError:
+      raise
+    except (av.error.FFmpegError, ValueError, IndexError):
+      return None  # a codec that NUT does not know
+  return content.getvalue() if fits else None
 
 
-def copied(
-  target, audio: Audio, origin: Fraction, edits: bool
-) -> Iterator[tuple[Fraction, object]]:
-  """Add a stream to an open output and yield its packets, unchanged.
-
-  Args:
-    target: the PyAV container.
-    origin: file time of the sound that becomes time 0.
-    edits: the output may begin below 0 and players skip what it covers.
-
-  Yields:
-    (seconds, packet), from `origin` on, with what the codec needs before.
-  """
+def packets(audio: Audio) -> Iterator[Packet]:
+  """Stream the packets of the file that have time stamps."""
   with one_line(audio.path, STOPPED), open_media(audio.path) as file:
-    stream = file.streams[audio.stream]
-    copy = target.add_stream_from_template(stream)
-    shift = last = None
-    for packet in file.demux(stream):
-      if packet.pts is None or packet.dts is None:
-        continue
-      time = seconds(packet.pts, packet.time_base) - origin
-      length = (packet.duration or 0) * packet.time_base
-      if time < -(PRIMING if edits else length / 2):
-        continue
-      if shift is None:
-        # Without edit lists a first stamp below 0 would move the pictures.
-        at_zero = time < 0 and not edits
-        shift = packet.pts if at_zero else round(origin / packet.time_base)
-      packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
-      if last is not None and packet.dts <= last:
-        continue
-      last = packet.dts
-      packet.stream = copy
-      yield seconds(packet.pts, packet.time_base), packet
-
-
-def encoded(
-  target, audio: Audio, origin: Fraction, encoder: str
-) -> Iterator[tuple[Fraction, object]]:
-  """Add a stream to an open output and yield the packets of an encoder.
-
-  Rate and channels stay what they are where the encoder knows them. Arguments
-  and result are those of `copied`.
-  """
-  import av
-
-  rate = audio.rate
-  if encoder == 'aac':
-    rate = min(AAC_RATES, key=lambda known: abs(known - rate))
-  elif encoder == 'libopus':
-    rate = 48_000
-  # Other counts of channels have no layout that every player knows.
-  layout = {1: 'mono', 2: 'stereo', 6: '5.1'}.get(audio.channels)
-  stream = target.add_stream(encoder, rate=rate, layout=layout or 'mono')
-  stream.codec_context.bit_rate = max(128_000, 96_000 * audio.channels)
-  count = 0
-  for samples in read_audio(audio, origin):
-    if layout is None:
-      samples = samples.mean(axis=0, keepdims=True)
-    samples = np.ascontiguousarray(samples)
-    frame = av.AudioFrame.from_ndarray(samples, 'fltp', layout or 'mono')
-    frame.sample_rate, frame.pts = audio.rate, count
-    frame.time_base = Fraction(1, audio.rate)
-    count += samples.shape[1]
-    for packet in stream.encode(frame):
-      yield seconds(packet.pts, packet.time_base), packet
-  for packet in stream.encode(None):
-    yield seconds(packet.pts, packet.time_base), packet
+    for packet in file.demux(file.streams[audio.stream]):
+      if packet.size and packet.pts is not None and packet.dts is not None:
+        yield Packet(
+          bytes(packet),
+          packet.pts,
+          packet.dts,
+          packet.duration or 0,
+          packet.time_base,
+        )
 
 
 def _samples(

@@ -20,6 +20,10 @@ ATTACHED_PICTURE, DEPENDENT = 0x400, 0x80000  # AV_DISPOSITION_...
 STOPPED = 'reading stopped'
 
 
+def alive() -> None:
+  """Called for every packet; the decoder process puts its own here."""
+
+
 class MediaError(ValueError):
   """A file cannot be read or written; one line says why and what to do."""
 
@@ -35,6 +39,11 @@ def one_line(path: str | os.PathLike, what: str) -> Iterator[None]:
     yield
   except MediaError:
     raise
+  except MemoryError as error:
+    raise MediaError(
+      f'{shown(path)}: {what}: it needs more memory than there is; make it '
+      'smaller first'
+    ) from error
   except Exception as error:
     reason = getattr(error, 'strerror', None) or str(error) or repr(error)
     raise MediaError(f'{shown(path)}: {what}: {shown(reason)}') from error
@@ -74,11 +83,14 @@ def decoded(path, container, stream) -> Iterator:
   damaged = 0
   packets = container.demux(stream)
   while True:
+    alive()
     try:
       packet = next(packets, None)
       if packet is None:
         break
       frames = packet.decode()
+    except av.error.MemoryError:
+      raise  # the file is whole, but too big for us
     except av.error.FFmpegError:
       damaged += 1
       frames = []

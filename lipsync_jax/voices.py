@@ -14,7 +14,7 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import Float, Float32
 
-from lipsync_jax import audio, planes, silence, sound
+from lipsync_jax import audio, decoder, planes, silence, sound
 from lipsync_jax.request import Request
 
 MIXED = 48_000  # samples/s of a mix
@@ -39,7 +39,7 @@ def probe(wanted: Request, video: planes.Video) -> list[Voice]:
   pairs = [(wanted.person, wanted.audio)] if wanted.audio else []
   found = []
   for who, path in (*pairs, *wanted.audio_for):
-    driver = sound.probe_audio(path)
+    driver = decoder.probe_audio(path)
     found.append(Voice(who, driver, zero(driver, video)))
   return found
 
@@ -67,7 +67,7 @@ def listen(
 
   def wave():
     nonlocal count
-    blocks = sound.read_audio(voice.sound, voice.origin)
+    blocks = decoder.read_audio(voice.sound, voice.origin)
     for block in audio.resampled(voice.sound.rate, blocks):
       block = block if most is None else block[: most - count]
       count += block.size
@@ -88,13 +88,13 @@ def heard(
   if wanted.final_audio or len(voices) == 1:
     final = voices[0].sound
     if wanted.final_audio:
-      final = sound.probe_audio(wanted.final_audio)
+      final = decoder.probe_audio(wanted.final_audio)
     yield final, zero(final, video)
     return
   with tempfile.TemporaryDirectory(prefix='lipsync_jax-') as folder:
     path = os.path.join(folder, 'mix.flac')
     write_mix(path, voices)
-    yield sound.probe_audio(path), None
+    yield decoder.probe_audio(path), None
 
 
 def write_mix(path: str, voices: list[Voice]) -> None:
@@ -137,7 +137,7 @@ def stereo(voice: Voice) -> Iterator[Float32[np.ndarray, '2 n']]:
   import soxr
 
   change = soxr.ResampleStream(voice.sound.rate, MIXED, 2, dtype='float32')
-  for block in sound.read_audio(voice.sound, voice.origin):
+  for block in decoder.read_audio(voice.sound, voice.origin):
     # More than two channels have no order that every codec shares.
     pair = block if len(block) == 2 else block.mean(0, keepdims=True)
     pair = np.broadcast_to(pair, (2, pair.shape[1]))

@@ -22,7 +22,11 @@ ROOMS = {
   'source': '',
   'media': 'planes source',
   'sound': 'source',
-  'encode': 'planes sound source',
+  'wire': 'planes sound',
+  'worker': 'media sound source wire',
+  'decoder': 'planes sound source wire worker',
+  'soundtrack': 'decoder sound source',
+  'encode': 'decoder planes sound soundtrack source',
   # faces
   'faces': '',
   'compose': 'faces',
@@ -43,16 +47,16 @@ ROOMS = {
   # the product
   'pipe': '',
   'request': '',
-  'render': 'audio compose faces media paths pipe planes timeline',
+  'render': 'audio compose decoder faces paths pipe planes source timeline',
   'search': (
-    'analyses detect detector faces media paths pipe planes request tracks'
+    'analyses decoder detect detector faces paths pipe planes request tracks'
   ),
   'silence': 'audio',
-  'voices': 'audio planes request silence sound',
+  'voices': 'audio decoder planes request silence sound',
   'coverage': 'faces paths timeline',
   'produce': (
-    'audio cache coverage encode media models pipe planes render request '
-    'search timeline voices weights'
+    'audio cache coverage decoder encode models pipe planes render request '
+    'search source timeline voices weights'
   ),
   'sync': 'produce request',
   # training data

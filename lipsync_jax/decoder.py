@@ -1,0 +1,283 @@
+"""The readers of `media` and `sound`, run in a process of their own.
+
+Decoders are large programs in C that meet files from anywhere. Here a crash,
+a hang or a flood of memory ends that process (`worker`) and becomes one line;
+the functions are those of `media` and `sound`, with the same results.
+
+A process serves one reading at a time and is kept for the next one.
+"""
+
+import atexit
+import contextlib
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from lipsync_jax import sound, wire, worker
+from lipsync_jax.planes import Frame, Video, View
+from lipsync_jax.source import MediaError, log, shown
+
+SILENCE = 60.0  # s without a sign of life, after which the process is killed
+ADIEU = 2.0  # s in which a process must answer that it has stopped reading
+PIPE = 2**20  # bytes; what Linux allows everybody
+KEPT = 2  # idle processes: pictures and sound are read side by side
+ROOT = str(pathlib.Path(__file__).resolve().parents[1])
+COMMAND = (sys.executable, '-P', '-m', worker.__name__)
+# Threads of NumPy and heaps of many threads take room from the decoders.
+FRUGAL = {'OPENBLAS_NUM_THREADS': '1', 'MALLOC_ARENA_MAX': '2'}
+
+_idle: list['Decoder'] = []
+peaks: dict[int, int] = {}  # process id -> most bytes it has held
+
+
+def probe_video(path: str | os.PathLike, view: View | None = None) -> Video:
+  """`media.probe_video`, apart."""
+  path = os.fspath(path)
+  return _result('probe_video', {'path': path, 'view': view})
+
+
+def probe_audio(path: str | os.PathLike) -> sound.Audio:
+  """`sound.probe_audio`, apart."""
+  path = os.fspath(path)
+  return _result('probe_audio', {'path': path})
+
+
+def read_frames(video: Video, start: int = 0) -> Iterator[Frame]:
+  """`media.read_frames`, apart."""
+  yield from _frames('read_frames', {'video': video, 'start': start})
+
+
+def read_backwards(
+  video: Video, last: int, times: Sequence[Fraction]
+) -> Iterator[Frame]:
+  """`media.read_backwards`, apart."""
+  known = ' '.join(str(time) for time in times[: last + 1])
+  details = {'video': video, 'last': last, 'times': known}
+  yield from _frames('read_backwards', details)
+
+
+def read_audio(
+  audio: sound.Audio, origin: Fraction | None = None
+) -> Iterator[Float32[np.ndarray, 'c n']]:
+  """`sound.read_audio`, apart."""
+  details = {'audio': audio, 'origin': origin}
+  for _, body in answers(audio.path, 'read_audio', details):
+    yield body.view(np.float32).reshape(audio.channels, -1)  # [c n]
+
+
+def template(audio: sound.Audio, origin: Fraction) -> bytes | None:
+  """`sound.template`, apart."""
+  details = {'audio': audio, 'origin': origin}
+  facts, body = next(answers(audio.path, 'template', details))
+  return bytes(body) if facts['copied'] else None
+
+
+def packets(audio: sound.Audio) -> Iterator[sound.Packet]:
+  """`sound.packets`, apart."""
+  for facts, body in answers(audio.path, 'packets', {'audio': audio}):
+    yield sound.Packet(bytes(body), **facts)
+
+
+def answers(
+  path: str, what: str, details: dict
+) -> Iterator[tuple[dict, UInt8[np.ndarray, 'n']]]:
+  """Ask a decoder process for one of `worker.ANSWERS` about a file.
+
+  Raises:
+    MediaError: the reader's own, or what happened to the process.
+  """
+  process = _hired()
+  try:
+    yield from process.answers(path, what, details)
+  finally:
+    if process.stop() and len(_idle) < KEPT:
+      _idle.append(process)
+    else:
+      process.close()
+
+
+def prepare() -> None:
+  """Start a process that will be needed soon; starting takes half a second."""
+  if not _idle:
+    _idle.append(_hired())
+
+
+def dismiss() -> None:
+  """End the idle processes."""
+  while _idle:
+    _idle.pop().close()
+
+
+class Decoder:
+  """A decoder process and the pipes to it; `answers` are read one by one."""
+
+  def __init__(self):
+    options = {}
+    if sys.platform == 'win32':
+      options['creationflags'] = (
+        subprocess.CREATE_NO_WINDOW | subprocess.CREATE_NEW_PROCESS_GROUP
+      )
+    else:
+      options['start_new_session'] = True  # Ctrl-C is for the program
+    path = os.pathsep.join(filter(None, [ROOT, os.environ.get('PYTHONPATH')]))
+    try:
+      self.process = subprocess.Popen(  # noqa: S603  (no word of the user's)
+        COMMAND,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, **FRUGAL, 'PYTHONPATH': path},
+        bufsize=0,
+        **options,
+      )
+    except OSError as error:
+      raise MediaError(
+        f'the decoder process could not be started: {error}'
+      ) from error
+    _widen(self.process.stdout)
+    self.owner, self.serial = os.getpid(), 0
+    self.busy = self.torn = self.silent = False
+    self.waiting: float | None = None  # since when for an answer
+    self.patience = SILENCE
+    threading.Thread(target=self._watch, daemon=True).start()
+
+  def answers(
+    self, path: str, what: str, details: dict
+  ) -> Iterator[tuple[dict, UInt8[np.ndarray, 'n']]]:
+    """Ask, and yield every message of the answer but the last."""
+    self.serial += 1
+    request = {'serial': self.serial, 'what': what, 'with': details}
+    request['folder'] = os.getcwd()
+    self.busy, self.patience = True, SILENCE
+    try:
+      self._send(request)
+      while True:
+        facts, body = self._receive()
+        if 'end' in facts:
+          break
+        if 'beat' not in facts:
+          yield facts, body
+    except (OSError, EOFError, ValueError) as error:
+      self.torn = True
+      raise MediaError(f'{shown(path)}: {self._death(error)}') from None
+    self.busy = False
+    peaks[self.process.pid] = facts['peak']
+    for note in facts['notes']:
+      log.warning('%s', note)
+    if 'error' in facts:
+      raise MediaError(facts['error'])
+
+  def stop(self) -> bool:
+    """Call the rest of an answer off; whether it can serve again."""
+    if self.busy and not self.torn:
+      self.patience = ADIEU
+      with contextlib.suppress(OSError, EOFError, ValueError):
+        self._send({'stop': self.serial})
+        while 'end' not in self._receive()[0]:
+          pass
+        self.busy = False
+    return not (self.busy or self.torn) and self.process.poll() is None
+
+  def close(self) -> None:
+    """End the process."""
+    self.process.kill()
+    for pipe in (self.process.stdin, self.process.stdout):
+      with contextlib.suppress(OSError):
+        pipe.close()
+    self.process.wait()
+
+  def _send(self, facts: dict) -> None:
+    wire.send(self.process.stdin, facts)
+
+  def _receive(self) -> tuple[dict, UInt8[np.ndarray, 'n']]:
+    """Read one message; if that is interrupted, the next cannot be found."""
+    self.torn, self.waiting = True, time.monotonic()
+    message = wire.receive(self.process.stdout)
+    self.torn, self.waiting = False, None
+    return message
+
+  def _watch(self) -> None:
+    """Kill the process when it keeps silent for too long."""
+    while self.process.poll() is None:
+      time.sleep(0.25)
+      since = self.waiting
+      if since is not None and time.monotonic() - since > self.patience:
+        self.silent = True
+        self.process.kill()
+
+  def _death(self, error: Exception) -> str:
+    """Say what happened to the process."""
+    if self.silent:
+      how = f'gave no sign of life for {SILENCE:g} s'
+    elif not isinstance(error, EOFError | OSError):
+      how = f'answered nonsense ({shown(str(error))})'
+    else:
+      with contextlib.suppress(subprocess.TimeoutExpired):
+        self.process.wait(ADIEU)
+      status = self.process.returncode
+      if status == worker.OVERFULL:
+        how = f'took more than {worker.MEMORY / 2**30:g} GB of memory'
+      elif status is not None and status < 0:
+        name = signal.Signals(-status).name if -status < 32 else -status
+        how = f'was ended by {name}'
+      else:
+        how = f'ended with status {status}'
+    return f'its decoder {how}; the file is damaged, convert or replace it'
+
+
+def _widen(pipe) -> None:
+  """Let a pipe hold most of a frame, where it can; fewer changes of turn."""
+  if sys.platform == 'linux':
+    import fcntl
+
+    with contextlib.suppress(OSError):
+      fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE)
+
+
+def _hired() -> Decoder:
+  """An idle process, or a new one."""
+  while True:
+    try:
+      process = _idle.pop()
+    except IndexError:
+      break
+    # A fork has the list too, but must leave its parent's processes alone.
+    if process.owner == os.getpid() and process.process.poll() is None:
+      return process
+  atexit.unregister(dismiss)
+  atexit.register(dismiss)
+  return Decoder()
+
+
+def _result(what: str, details: dict):
+  """The result of a request that has one."""
+  with contextlib.closing(answers(details['path'], what, details)) as messages:
+    result = next(messages)[0]['result']
+    for _ in messages:  # the last message brings warnings
+      pass
+  return result
+
+
+def _frames(what: str, details: dict) -> Iterator[Frame]:
+  """Frames of a video, each with its planes in one block of memory."""
+  video = details['video']
+  shapes = [(video.height // s, video.width // s) for s in (1, 2, 2)]
+  kind = np.uint8 if video.colour.depth == 8 else np.uint16
+  with contextlib.closing(answers(video.path, what, details)) as messages:
+    for facts, body in messages:
+      body.flags.writeable = False
+      planes, done = [], 0
+      for shape in shapes:
+        size = shape[0] * shape[1] * np.dtype(kind).itemsize
+        planes.append(body[done : done + size].view(kind).reshape(shape))
+        done += size
+      yield Frame(facts['index'], facts['time'], tuple(planes))

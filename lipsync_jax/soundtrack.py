@@ -1,0 +1,96 @@
+"""The sound of an output: packets copied as they are, or encoded anew.
+
+Both give (seconds, packet) for a stream that they add to an open output; all
+foreign bytes come by way of `decoder`.
+
+Alphabet: c channels, n samples.
+"""
+
+import fractions
+import io
+from collections.abc import Iterator
+
+import numpy as np
+
+from lipsync_jax import decoder
+from lipsync_jax.sound import Audio
+from lipsync_jax.source import seconds
+
+Fraction = fractions.Fraction
+
+PRIMING = Fraction(1, 10)  # s; what a codec may need ahead of the first sample
+AAC_RATES = (
+  *(7350, 8000, 11025, 12000, 16000, 22050, 24000),
+  *(32000, 44100, 48000, 64000, 88200, 96000),
+)
+
+
+def copied(
+  target, audio: Audio, template: bytes, origin: Fraction, edits: bool
+) -> Iterator[tuple[Fraction, object]]:
+  """Add a stream to an open output and yield its packets, unchanged.
+
+  Args:
+    target: the PyAV container.
+    template: of `decoder.template`.
+    origin: file time of the sound that becomes time 0.
+    edits: the output may begin below 0 and players skip what it covers.
+
+  Yields:
+    (seconds, packet), from `origin` on, with what the codec needs before.
+  """
+  import av
+
+  with av.open(io.BytesIO(template), format='nut') as form:
+    copy = target.add_stream_from_template(form.streams.audio[0])
+  shift = last = None
+  for packet in decoder.packets(audio):
+    unit = packet.unit
+    time = packet.pts * unit - origin
+    if time < -(PRIMING if edits else packet.duration * unit / 2):
+      continue
+    if shift is None:
+      # Without edit lists a first stamp below 0 would move the pictures.
+      at_zero = time < 0 and not edits
+      shift = packet.pts if at_zero else round(origin / unit)
+    if last is not None and packet.dts - shift <= last:
+      continue
+    last = packet.dts - shift
+    out = av.Packet(packet.data)
+    out.pts, out.dts, out.time_base = packet.pts - shift, last, unit
+    out.duration, out.is_keyframe, out.stream = packet.duration, True, copy
+    yield out.pts * unit, out
+
+
+def encoded(
+  target, audio: Audio, origin: Fraction, encoder: str
+) -> Iterator[tuple[Fraction, object]]:
+  """Add a stream to an open output and yield the packets of an encoder.
+
+  Rate and channels stay what they are where the encoder knows them. Arguments
+  and result are those of `copied`.
+  """
+  import av
+
+  rate = audio.rate
+  if encoder == 'aac':
+    rate = min(AAC_RATES, key=lambda known: abs(known - rate))
+  elif encoder == 'libopus':
+    rate = 48_000
+  # Other counts of channels have no layout that every player knows.
+  layout = {1: 'mono', 2: 'stereo', 6: '5.1'}.get(audio.channels)
+  stream = target.add_stream(encoder, rate=rate, layout=layout or 'mono')
+  stream.codec_context.bit_rate = max(128_000, 96_000 * audio.channels)
+  count = 0
+  for samples in decoder.read_audio(audio, origin):
+    if layout is None:
+      samples = samples.mean(axis=0, keepdims=True)
+    samples = np.ascontiguousarray(samples)
+    frame = av.AudioFrame.from_ndarray(samples, 'fltp', layout or 'mono')
+    frame.sample_rate, frame.pts = audio.rate, count
+    frame.time_base = Fraction(1, audio.rate)
+    count += samples.shape[1]
+    for packet in stream.encode(frame):
+      yield seconds(packet.pts, packet.time_base), packet
+  for packet in stream.encode(None):
+    yield seconds(packet.pts, packet.time_base), packet
