@@ -1,8 +1,9 @@
 """Pictures in: probe and stream the frames of any video or photo.
 
-This room, `sound.py` and `encode.py` are the only ones that open media. All
-is read by time stamps and streamed: nothing here holds more than a few
-frames, except `read_backwards`, which holds `BUDGET` bytes of them.
+This room, `sound.py` and `encode.py` are the only ones that open media; the
+program reaches the first two by way of `decoder.py`, which runs them in
+another process. All is read by time stamps and streamed: nothing here holds
+more than a few frames, except `read_backwards`, which holds `BUDGET` bytes.
 
 A file counts its time from anywhere; frames count from the first frame of
 the video, which is `Video.start` in file time.

@@ -9,9 +9,9 @@ Alphabet: n bytes.
 
 import dataclasses
 import fractions
+import io
 import json
 import struct
-from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import UInt8
@@ -19,6 +19,8 @@ from jaxtyping import UInt8
 from lipsync_jax import planes, sound
 
 Fraction = fractions.Fraction
+
+Pipe = io.RawIOBase | io.BufferedIOBase
 
 HEAD = struct.Struct('<IQ')  # bytes of JSON, bytes of the block
 MOST_TEXT = 2**27  # bytes; the times of a day at 60 frames/s are a tenth
@@ -29,7 +31,7 @@ KINDS = {
 }
 
 
-def send(file: BinaryIO, facts: dict, *blocks) -> None:
+def send(file: Pipe, facts: dict, *blocks) -> None:
   """Write a message; blocks are contiguous arrays or bytes."""
   text = json.dumps(facts, default=_plain).encode('ascii')
   blocks = [memoryview(block) for block in blocks]
@@ -40,7 +42,7 @@ def send(file: BinaryIO, facts: dict, *blocks) -> None:
   file.flush()
 
 
-def receive(file: BinaryIO) -> tuple[dict, UInt8[np.ndarray, 'n']]:
+def receive(file: Pipe) -> tuple[dict, UInt8[np.ndarray, 'n']]:
   """Read a message.
 
   Raises:
@@ -57,7 +59,7 @@ def receive(file: BinaryIO) -> tuple[dict, UInt8[np.ndarray, 'n']]:
   return facts, _block(file, size)
 
 
-def _block(file: BinaryIO, size: int) -> UInt8[np.ndarray, 'n']:
+def _block(file: Pipe, size: int) -> UInt8[np.ndarray, 'n']:
   """Read exactly `size` bytes."""
   block = np.empty(size, np.uint8)
   view, done = memoryview(block), 0

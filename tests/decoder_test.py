@@ -1,0 +1,266 @@
+"""decoder.py, worker.py, wire.py: the same readings, apart and unbreakable."""
+
+import fractions
+import io
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import media_test
+import numpy as np
+import pytest
+
+from lipsync_jax import decoder, encode, media, planes, sound, wire, worker
+
+Fraction = fractions.Fraction
+POSIX = pytest.mark.skipif(os.name != 'posix', reason='signals of POSIX')
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+  """Every test starts and ends without a process."""
+  decoder.dismiss()
+  yield
+  decoder.dismiss()
+
+
+def clip(folder, count=40, **options):
+  return media_test.film(folder / 'a.mp4', media_test.even(count), **options)
+
+
+@pytest.mark.parametrize(
+  ('suffix', 'options'),
+  [
+    ('mp4', {}),
+    ('ts', {}),
+    ('mp4', {'rotation': -90, 'hflip': True}),
+    ('mkv', {'pix_fmt': 'yuv420p10le'}),
+    ('avi', {'codec': 'rawvideo', 'pix_fmt': 'bgr24', 'options': {}}),
+    ('mkv', {'codec': 'ffv1', 'size': (97, 65), 'options': {}}),
+  ],
+)
+def test_pictures_are_those_of_this_process(tmp_path, suffix, options):
+  path = tmp_path / f'a.{suffix}'
+  media_test.film(path, media_test.even(30), **options)
+  for view in (None, planes.View(2, True, (2, -1, 0, 20))):
+    video = media.probe_video(path, view)
+    assert decoder.probe_video(path, view) == video
+    frames = list(media.read_frames(video))
+    media_test.same(decoder.read_frames(video), frames)
+    media_test.same(decoder.read_frames(video, 20), frames[20:])
+    times = [frame.time for frame in frames]
+    back = decoder.read_backwards(video, 25, times)
+    media_test.same(back, frames[25::-1])
+  plane = next(decoder.read_frames(video)).planes[0]
+  assert not plane.flags.writeable and plane.dtype == frames[0].planes[0].dtype
+  assert len(decoder._idle) == 1, 'one process has served all of it'
+
+
+@pytest.mark.parametrize('name', ['a.wav', 'a.mp3', 'a.m4a', 'a.mkv'])
+def test_sound_is_that_of_this_process(tmp_path, name):
+  path = media_test.tone(tmp_path / name, 1.3, 44_100, 2)
+  audio = sound.probe_audio(path)
+  assert decoder.probe_audio(path) == audio
+  for origin in (None, Fraction(1, 3), Fraction(-2)):
+    ours = np.concatenate(list(decoder.read_audio(audio, origin)), 1)
+    want = np.concatenate(list(sound.read_audio(audio, origin)), 1)
+    assert np.array_equal(ours, want)
+  assert list(decoder.packets(audio)) == list(sound.packets(audio))
+  assert decoder.template(audio, Fraction(0)) == sound.template(
+    audio, Fraction(0)
+  )
+
+
+def test_a_name_of_any_bytes_and_another_folder(tmp_path, monkeypatch):
+  path = clip(tmp_path, 3)
+  strange = os.path.join(os.fsencode(tmp_path), b'a\xff\n$(x);.mp4')
+  try:
+    os.rename(path, strange)
+  except OSError:
+    pytest.skip('the file system takes no such name')
+  decoder.probe_audio(media_test.tone(tmp_path / 'a.wav', 1))
+  monkeypatch.chdir(tmp_path)  # after the process was started
+  video = decoder.probe_video(os.fsdecode(os.path.basename(strange)))
+  assert len(list(decoder.read_frames(video))) == 3
+
+
+def test_a_reading_called_off_leaves_a_process_that_serves(tmp_path):
+  video = decoder.probe_video(clip(tmp_path, 80))
+  pid = decoder._idle[0].process.pid
+  for _ in range(5):
+    frames = decoder.read_frames(video)
+    assert [next(frames).index for _ in range(3)] == [0, 1, 2]
+    frames.close()
+  side = decoder.read_frames(video)
+  next(side)
+  assert len(list(decoder.read_frames(video))) == 80  # beside it
+  side.close()
+  assert pid in {process.process.pid for process in decoder._idle}
+  assert len(decoder._idle) == 2
+
+
+def test_errors_and_warnings_come_across(tmp_path, caplog):
+  with pytest.raises(media.MediaError, match='no such file'):
+    decoder.probe_video(tmp_path / 'none.mp4')
+  (tmp_path / 'text.mp4').write_text('nothing\n' * 99)
+  with pytest.raises(media.MediaError) as caught:
+    decoder.probe_video(tmp_path / 'text.mp4')
+  media_test.one_line(caught)
+  path = clip(tmp_path, 60, options={'crf': '20', 'g': '10'})
+  content = bytearray(path.read_bytes())
+  content[len(content) // 3 : len(content) // 2] = bytes(
+    len(content) // 2 - len(content) // 3
+  )
+  path.write_bytes(content)
+  assert len(list(decoder.read_frames(decoder.probe_video(path)))) >= 10
+  assert 'damaged packets skipped' in caplog.text
+
+
+@POSIX
+@pytest.mark.parametrize('name', ['SIGSEGV', 'SIGKILL', 'SIGABRT'])
+def test_death_is_one_line_and_the_next_reading_works(tmp_path, name):
+  video = decoder.probe_video(clip(tmp_path, 80, size=(640, 480)))
+  frames = decoder.read_frames(video)
+  pid = decoder._idle[0].process.pid
+  next(frames)
+  os.kill(pid, getattr(signal, name))
+  with pytest.raises(
+    media.MediaError, match=f'decoder was ended by {name}'
+  ) as e:
+    list(frames)
+  assert 'a.mp4' in media_test.one_line(e)
+  assert len(list(decoder.read_frames(video))) == 80
+  os.kill(decoder._idle[0].process.pid, signal.SIGKILL)
+  time.sleep(0.2)
+  assert len(list(decoder.read_frames(video))) == 80  # died while idle
+
+
+@POSIX
+def test_silence_is_death(tmp_path, monkeypatch):
+  video = decoder.probe_video(clip(tmp_path, 80, size=(640, 480)))
+  monkeypatch.setattr(decoder, 'SILENCE', 1.0)
+  frames = decoder.read_frames(video)
+  pid = decoder._idle[0].process.pid
+  next(frames)
+  os.kill(pid, signal.SIGSTOP)
+  began = time.monotonic()
+  with pytest.raises(media.MediaError, match='no sign of life for 1 s'):
+    list(frames)
+  assert time.monotonic() - began < 10
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='needs prlimit')
+def test_memory_is_limited(tmp_path):
+  import resource
+
+  path = clip(tmp_path, 3)
+  decoder.probe_video(path)
+  pid = decoder._idle[0].process.pid
+  assert resource.prlimit(pid, resource.RLIMIT_AS)[0] <= worker.MEMORY
+  with open(f'/proc/{pid}/statm') as file:
+    used = int(file.read().split()[0]) * resource.getpagesize()
+  most = used + 40 * 2**20
+  resource.prlimit(pid, resource.RLIMIT_AS, (most, most))
+  from PIL import Image
+
+  Image.new('RGB', (9000, 9000)).save(tmp_path / 'big.png')
+  with pytest.raises(media.MediaError) as caught:
+    list(decoder.read_frames(decoder.probe_video(tmp_path / 'big.png')))
+  assert 'memory' in media_test.one_line(caught)
+
+
+def test_nonsense_is_one_line(tmp_path, monkeypatch):
+  path = clip(tmp_path, 3)
+  script = 'import sys, time; sys.stdout.write("x" * 99); time.sleep(9)'
+  monkeypatch.setattr(decoder, 'COMMAND', (sys.executable, '-c', script))
+  with pytest.raises(media.MediaError, match='answered nonsense') as caught:
+    decoder.probe_video(path)
+  media_test.one_line(caught)
+  monkeypatch.setattr(decoder, 'COMMAND', (str(tmp_path / 'none'),))
+  with pytest.raises(media.MediaError, match='could not be started'):
+    decoder.probe_video(path)
+
+
+@POSIX
+def test_no_process_outlives_the_program(tmp_path):
+  path = clip(tmp_path, 200, size=(640, 480))
+  script = (
+    'import sys; from lipsync_jax import decoder\n'
+    'frames = decoder.read_frames(decoder.probe_video(sys.argv[1]))\n'
+    'print(decoder._idle[0].process.pid, flush=True)\n'
+    'next(frames); sys.stdin.read()\n'
+  )
+  root = str(pathlib.Path(media.__file__).parents[1])
+  with subprocess.Popen(
+    [sys.executable, '-c', script, str(path)],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    env={**os.environ, 'PYTHONPATH': root},
+  ) as program:
+    pid = int(program.stdout.readline())
+    os.kill(pid, 0)
+    program.kill()
+  for _ in range(100):
+    try:
+      with open(f'/proc/{pid}/stat') as file:
+        if file.read().split()[2] == 'Z':
+          return
+      time.sleep(0.1)
+    except FileNotFoundError:
+      return
+  raise AssertionError('the decoder process lives on')
+
+
+def test_messages_return_as_they_were():
+  pipe = io.BytesIO()
+  colour = planes.Colour(9, 1, 9, 16, 10)
+  video = planes.Video(
+    'ü\udcff',
+    4,
+    2,
+    Fraction(30000, 1001),
+    Fraction(0),
+    Fraction(-1, 3),
+    'x',
+    colour,
+  )
+  sent = {'v': video, 'n': None, 'l': [1, 2.5, Fraction(2, 3)]}
+  wire.send(pipe, sent, np.arange(6, dtype=np.uint16), b'ab')
+  pipe.seek(0)
+  facts, body = wire.receive(pipe)
+  assert facts == sent
+  assert bytes(body) == np.arange(6, dtype=np.uint16).tobytes() + b'ab'
+  with pytest.raises(EOFError):
+    wire.receive(pipe)
+  with pytest.raises(TypeError):
+    wire.send(pipe, {'x': object()})
+  with pytest.raises(ValueError, match='a message of'):
+    wire.receive(io.BytesIO(b'\xff' * 12))
+
+
+@POSIX
+def test_copied_sound_dies_in_one_line_and_leaves_nothing(
+  tmp_path, monkeypatch
+):
+  video = decoder.probe_video(clip(tmp_path, 100))
+  # More of it is needed than a pipe holds when its source has died.
+  track = media_test.tone(tmp_path / 's.wav', 10, 192_000, 2)
+  audio = decoder.probe_audio(track)
+  hired, real = [], decoder._hired
+  monkeypatch.setattr(
+    decoder, '_hired', lambda: hired.append(real()) or hired[-1]
+  )
+  out = tmp_path / 'out' / 'b.mkv'
+  with (
+    pytest.raises(media.MediaError, match=r's\.wav: its decoder was ended'),
+    encode.Writer(out, video, audio=audio) as writer,
+  ):
+    pid = hired[-1].process.pid  # reads the packets
+    assert pid > 1
+    os.kill(pid, signal.SIGKILL)
+    for frame in media.read_frames(video):
+      writer.write(frame)
+  assert os.listdir(out.parent) == []
