@@ -8,14 +8,13 @@ import contextlib
 import hashlib
 import os
 import pathlib
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable
 
 import numpy as np
 
-from lipsync_jax import cache, faces, tracks
+from lipsync_jax import cache, claims, faces, tracks
 from lipsync_jax.detector import ASSETS
 from lipsync_jax.faces import FaceError
 from lipsync_jax.tracks import Analysis, Track
@@ -85,14 +84,8 @@ def save(path: str | os.PathLike, analysis: Analysis, reach: float) -> None:
     'looks': np.array([t.look for t in found], np.float32),
   }
   path.parent.mkdir(parents=True, exist_ok=True)
-  handle, name = tempfile.mkstemp(dir=path.parent, suffix='.part')
-  try:
-    with os.fdopen(handle, 'wb') as file:
-      np.savez(file, **table)
-    os.replace(name, path)
-  except BaseException:
-    pathlib.Path(name).unlink(missing_ok=True)
-    raise
+  with claims.whole(path) as part, open(part, 'wb') as file:
+    np.savez(file, **table)
 
 
 def load(path: str | os.PathLike) -> tuple[Analysis, float]:

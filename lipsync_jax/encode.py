@@ -10,11 +10,10 @@ import fractions
 import math
 import os
 import pathlib
-import secrets
 
 import numpy as np
 
-from lipsync_jax import decoder, sound, soundtrack
+from lipsync_jax import claims, decoder, sound, soundtrack
 from lipsync_jax.planes import Frame, Video
 from lipsync_jax.source import MediaError, one_line, shown
 
@@ -111,7 +110,7 @@ class Writer:
     self.duration = duration
     self.pending, self.last = None, -1
     self.file = self.sound = None
-    self.part = _reserve(self.outfile)
+    self.claim = _claimed(self.outfile)
     try:
       with one_line(outfile, WRITING):
         self._open(crf, preset, audio, origin)
@@ -146,9 +145,7 @@ class Writer:
       if self.sound is not None:
         self.sound.close()
       self.file.close()
-      with open(self.part, 'rb') as file:
-        os.fsync(file.fileno())
-      os.replace(self.part, self.outfile)
+      self.claim.keep()
 
   def __enter__(self) -> 'Writer':
     return self
@@ -165,7 +162,7 @@ class Writer:
     import av
 
     self.file = av.open(
-      f'file:{self.part.absolute()}',
+      f'file:{self.claim.part.absolute()}',
       'w',
       format=self.kind.muxer,
       container_options={'movflags': '+faststart'} if self.kind.edits else {},
@@ -243,7 +240,7 @@ class Writer:
     except Exception:  # noqa: S110  (what it says about a dropped file is moot)
       pass
     finally:
-      self.part.unlink(missing_ok=True)
+      self.claim.drop()
 
 
 def _format(outfile: pathlib.Path) -> Format:
@@ -260,16 +257,13 @@ def _format(outfile: pathlib.Path) -> Format:
   return kind
 
 
-def _reserve(outfile: pathlib.Path) -> pathlib.Path:
+def _claimed(outfile: pathlib.Path) -> claims.Claim:
   """Create the file that is written, beside the output."""
-  name = f'{outfile.name[:48]}.{secrets.token_hex(4)}.part'
-  part = outfile.parent / name
   if outfile.is_dir():
     raise MediaError(f'{shown(outfile)}: the output is a folder, name a file')
   with one_line(outfile, 'the output cannot be written'):
     outfile.parent.mkdir(parents=True, exist_ok=True)
-    part.touch(exist_ok=False)
-  return part
+    return claims.Claim(outfile)
 
 
 def _time_base(video: Video, rate: Fraction, kind: Format) -> Fraction:

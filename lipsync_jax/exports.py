@@ -5,13 +5,10 @@ so that neither framework has to be installed, and the bytes depend on
 nothing but the tensors.
 """
 
-import contextlib
 import dataclasses
 import itertools
 import math
 import os
-import pathlib
-import secrets
 import struct
 import zipfile
 from collections.abc import Iterator
@@ -19,6 +16,7 @@ from io import BufferedIOBase
 
 import numpy as np
 
+from lipsync_jax import claims
 from lipsync_jax.standins import MAGIC, STORAGES, VERSION
 
 STORAGE = {code: f'{kind}Storage' for kind, code in STORAGES.items()}
@@ -46,18 +44,6 @@ class Persistent:
   """Something that the reader fetches from elsewhere by this tuple."""
 
   pid: tuple
-
-
-@contextlib.contextmanager
-def whole(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-  """A temporary name beside `path`, which becomes `path` on success."""
-  path = pathlib.Path(path)
-  part = path.with_name(f'.{secrets.token_hex(8)}.part')
-  try:
-    yield part
-    os.replace(part, path)
-  finally:
-    part.unlink(missing_ok=True)
 
 
 def emit(x) -> Iterator[bytes]:
@@ -131,7 +117,7 @@ def write_pth(path: str | os.PathLike, tree: dict):
   """PyTorch's zip container of nested dictionaries of arrays."""
   storages: list[np.ndarray] = []
   tree = torch_tree(tree, storages)
-  with whole(path) as part, zipfile.ZipFile(part, 'w') as archive:
+  with claims.whole(path) as part, zipfile.ZipFile(part, 'w') as archive:
 
     def entry(name: str):
       return archive.open(zipfile.ZipInfo(f'archive/{name}'), 'w')
@@ -152,7 +138,7 @@ def write_legacy(path: str | os.PathLike, tree: dict):
   tree = torch_tree(tree, storages, tail=(None,))
   sizes = {'short': 2, 'int': 4, 'long': 4}
   system = {'protocol_version': VERSION, 'little_endian': True}
-  with whole(path) as part, open(part, 'wb') as file:
+  with claims.whole(path) as part, open(part, 'wb') as file:
     dump(file, MAGIC)
     dump(file, VERSION)
     dump(file, system | {'type_sizes': sizes})
@@ -183,5 +169,5 @@ def write_pdparams(
   paddle.load turns into tensors what that table lists.
   """
   tree = {name: paddle_array(x) for name, x in tensors.items()}
-  with whole(path) as part, open(part, 'wb') as file:
+  with claims.whole(path) as part, open(part, 'wb') as file:
     dump(file, tree | {'StructuredToParameterName@@': internal}, protocol=4)

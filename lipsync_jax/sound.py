@@ -112,14 +112,18 @@ def read_audio(
   between time stamps; what lies before is cut. NaN and infinity become 0.
 
   Raises:
-    MediaError: the file cannot be read any more.
+    MediaError: the file cannot be read any more, or holds no number at all.
   """
   zero = audio.origin if origin is None else origin
   place, done = None, 0  # where the next sample belongs; how many are out
+  sane = False
   longest = (audio.duration + LEAP) * audio.rate  # a longer gap is damage
   with one_line(audio.path, STOPPED), open_media(audio.path) as file:
     frames = decoded(audio.path, file, file.streams[audio.stream])
     for time, samples in _samples(audio, frames):
+      numbers = np.isfinite(samples)
+      sane = sane or bool(numbers.any())
+      samples = np.where(numbers, samples, np.float32(0))
       stamped = place if time is None else round((time - zero) * audio.rate)
       if place is None:
         place = stamped if stamped and stamped <= longest else 0
@@ -132,6 +136,8 @@ def read_audio(
         yield samples
         place += samples.shape[1]
         done = place
+  if place is not None and not sane:
+    raise MediaError(f'{shown(audio.path)}: {NEEDED}: it holds no number')
 
 
 def template(audio: Audio, origin: Fraction) -> bytes | None:
@@ -219,8 +225,7 @@ def _as_float(frame) -> Float32[np.ndarray, 'c n']:
   if samples.dtype.kind == 'i':
     scale = np.float32(1 / (1 << (8 * samples.itemsize - 1)))
     return samples.astype(np.float32) * scale
-  samples = samples.astype(np.float32)
-  return np.nan_to_num(samples, nan=0.0, posinf=0.0, neginf=0.0)
+  return samples.astype(np.float32)
 
 
 def _silence(audio: Audio, count: int) -> Iterator[Float32[np.ndarray, 'c n']]:

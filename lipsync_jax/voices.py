@@ -14,7 +14,7 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import Float, Float32
 
-from lipsync_jax import audio, decoder, planes, silence, sound
+from lipsync_jax import audio, claims, decoder, planes, silence, sound
 from lipsync_jax.request import Request
 
 MIXED = 48_000  # samples/s of a mix
@@ -91,10 +91,13 @@ def heard(
       final = decoder.probe_audio(wanted.final_audio)
     yield final, zero(final, video)
     return
-  with tempfile.TemporaryDirectory(prefix='lipsync_jax-') as folder:
-    path = os.path.join(folder, 'mix.flac')
-    write_mix(path, voices)
-    yield decoder.probe_audio(path), None
+  claim = claims.Claim(os.path.join(tempfile.gettempdir(), 'mix.flac'))
+  try:
+    os.chmod(claim.part, 0o600)  # others may look into that folder
+    write_mix(str(claim.part), voices)
+    yield decoder.probe_audio(claim.part), None
+  finally:
+    claim.drop()
 
 
 def write_mix(path: str, voices: list[Voice]) -> None:

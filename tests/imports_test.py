@@ -14,6 +14,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1] / 'lipsync_jax'
 ROOMS = {
   '__init__': '',
   'cache': '',
+  'claims': '',
   # sound and time
   'audio': '',
   'timeline': '',
@@ -26,7 +27,7 @@ ROOMS = {
   'worker': 'media sound source wire',
   'decoder': 'planes sound source wire worker',
   'soundtrack': 'decoder sound source',
-  'encode': 'decoder planes sound soundtrack source',
+  'encode': 'claims decoder planes sound soundtrack source',
   # faces
   'faces': '',
   'compose': 'faces',
@@ -34,15 +35,15 @@ ROOMS = {
   'paths': 'faces tracks',
   'detector': 'faces',
   'detect': 'detector faces tracks',
-  'analyses': 'cache detector faces tracks',
+  'analyses': 'cache claims detector faces tracks',
   # networks and their files
   'models': '',
   'standins': '',
   'pickles': 'standins',
   'containers': 'pickles standins',
-  'exports': 'standins',
+  'exports': 'claims standins',
   'published': 'models standins',
-  'stored': 'exports published standins',
+  'stored': 'claims published standins',
   'weights': 'cache containers exports models published standins stored',
   # the product
   'pipe': '',
@@ -52,7 +53,7 @@ ROOMS = {
     'analyses decoder detect detector faces paths pipe planes request tracks'
   ),
   'silence': 'audio',
-  'voices': 'audio decoder planes request silence sound',
+  'voices': 'audio claims decoder planes request silence sound',
   'coverage': 'faces paths timeline',
   'produce': (
     'audio cache coverage decoder encode models pipe planes render request '

@@ -352,6 +352,11 @@ def test_not_a_number_becomes_silence(tmp_path):
   data[-400:-392] = np.array([np.nan, np.inf], '<f4').tobytes()
   path.write_bytes(data)
   onset(path)  # asserts finite
+  start = data.index(b'data') + 8
+  data[start:] = np.full((len(data) - start) // 4, np.nan, '<f4').tobytes()
+  path.write_bytes(data)
+  with pytest.raises(media.MediaError, match='no number'):
+    onset(path)
 
 
 def test_vertical_pixels_and_tags_reach_the_output(tmp_path):
@@ -402,7 +407,7 @@ def test_bad_outputs_are_one_line(tmp_path):
   (tmp_path / 'c.mp4').mkdir()
   with pytest.raises(media.MediaError, match='folder'):
     encode.Writer(tmp_path / 'c.mp4', video)
-  assert not list(tmp_path.glob('*.part'))
+  assert not list(tmp_path.glob('*part'))
 
 
 def test_bad_inputs_are_one_line(tmp_path):

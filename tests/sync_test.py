@@ -353,7 +353,7 @@ def test_old_output_survives_a_failure(scene, capsys, stand_in, monkeypatch):
   monkeypatch.chdir(scene)
   assert sync.main(words) == 130
   assert old.read_text() == 'an older result'
-  assert not [p for p in os.listdir(scene) if p.endswith('.part')]
+  assert not [p for p in os.listdir(scene) if p.endswith('part')]
 
 
 def test_only_the_segment_changes(tmp_path, stand_in):

@@ -1,0 +1,87 @@
+"""claims.py: whole or absent, and nothing of the dead remains."""
+
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from lipsync_jax import claims
+
+POSIX = pytest.mark.skipif(os.name != 'posix', reason='locks of POSIX')
+
+
+def test_whole_or_as_before(tmp_path):
+  path = tmp_path / 'a.mp4'
+  path.write_text('old')
+  with pytest.raises(KeyboardInterrupt), claims.whole(path) as part:
+    part.write_text('half')
+    raise KeyboardInterrupt
+  assert os.listdir(tmp_path) == ['a.mp4'] and path.read_text() == 'old'
+  with claims.whole(path) as part:
+    part.write_text('new')
+    assert path.read_text() == 'old'
+  assert os.listdir(tmp_path) == ['a.mp4'] and path.read_text() == 'new'
+
+
+@POSIX
+def test_the_living_are_left_alone_and_the_dead_swept(tmp_path):
+  script = (
+    'import sys; from lipsync_jax import claims\n'
+    'claims.Claim(sys.argv[1]); print(flush=True); sys.stdin.read()\n'
+  )
+  other = subprocess.Popen(
+    [sys.executable, '-c', script, str(tmp_path / 'b.mp4')],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+  )
+  with other:
+    other.stdout.readline()
+    foreign = tmp_path / 'download.part'
+    foreign.write_text('not ours')
+    (tmp_path / f'folder{claims.MARK}').mkdir()
+    (tmp_path / f'link{claims.MARK}').symlink_to(foreign)
+    first = claims.Claim(tmp_path / 'a.mp4')
+    claims.sweep(tmp_path)
+    assert first.part.exists()
+    held = [n for n in os.listdir(tmp_path) if n.startswith('b.mp4')]
+    assert len(held) == 1
+    other.kill()
+  claims.sweep(tmp_path)
+  assert not (tmp_path / held[0]).exists() and first.part.exists()
+  first.drop()
+  first.drop()
+  left = {f'folder{claims.MARK}', f'link{claims.MARK}', 'download.part'}
+  assert set(os.listdir(tmp_path)) == left
+
+
+def test_many_claims_at_once(tmp_path):
+  failures = []
+
+  def work(i):
+    try:
+      for j in range(40):
+        with claims.whole(tmp_path / f'{i}') as part:
+          part.write_text(f'{i} {j}')
+    except BaseException as error:
+      failures.append(error)
+
+  threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join()
+  assert not failures
+  assert {(tmp_path / f'{i}').read_text() for i in range(8)} == {
+    f'{i} 39' for i in range(8)
+  }
+  assert len(os.listdir(tmp_path)) == 8
+
+
+def test_a_long_name_and_a_closed_folder(tmp_path):
+  with claims.whole(tmp_path / ('ü' * 120)) as part:
+    part.write_text('x')
+  assert len(os.listdir(tmp_path)) == 1
+  with pytest.raises(OSError):
+    claims.Claim(tmp_path / 'none' / 'a.mp4')
