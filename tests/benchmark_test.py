@@ -1,27 +1,33 @@
 """The benchmark measures what it says, of networks that agree."""
 
+import importlib
+import os
 import pathlib
+import time
 import types
 
 import numpy as np
 import pytest
 
-from lipsync_jax import benchmark
+from lipsync_jax import cartoons
+from lipsync_jax.benchmark import generators, reading, rounds, training, whole
 from lipsync_jax.models import engine
+
+command = importlib.import_module('lipsync_jax.benchmark.__main__')
 
 
 def test_published_size_in_flops():
   """3.97 GMAC a face (spec 2), two operations each."""
-  assert benchmark.frame_flops(96, 1.0) == 2 * 3_966_984_192
+  assert generators.frame_flops(96, 1.0) == 2 * 3_966_984_192
 
 
 @pytest.mark.parametrize('low', [False, True])
 def test_twin_is_the_same_network(low):
   pytest.importorskip('torch', reason='needs PyTorch: pip install -e .[torch]')
-  variables = benchmark.random_variables(96, 0.25)
-  mel, face = benchmark.random_inputs(96, 2)
+  variables = generators.random_variables(96, 0.25)
+  mel, face = generators.random_inputs(96, 2)
   want, _ = engine.predictor(variables, 96, 0.25, 'float32', 2, 'xla')
-  got = benchmark.torch_twin(variables, 96, 0.25, low)(mel, face).numpy()
+  got = generators.torch_twin(variables, 96, 0.25, low)(mel, face).numpy()
   error = np.abs(got.astype(int) - np.asarray(want(mel, face)))
   assert error.max() <= (12 if low else 1)
   assert error.mean() < (1 if low else 0.01)
@@ -33,7 +39,7 @@ def test_measure_takes_turns():
   def rival(name):
     return lambda n: order.append((name, n))
 
-  times = benchmark.measure({n: rival(n) for n in 'ab'}, 3)
+  times = rounds.measure({n: rival(n) for n in 'ab'}, 3)
   assert order[-6:] == [('a', 1), ('b', 1)] * 3
   assert [len(spent) for spent in times.values()] == [3, 3]
 
@@ -43,17 +49,17 @@ def test_measure_repeats_short_calls():
 
   def run(n):
     calls.append(n)
-    benchmark.time.sleep(0.002 * n)
+    time.sleep(0.002 * n)
 
-  spent = benchmark.measure({'a': run}, 2, seconds=0.02)['a']
+  spent = rounds.measure({'a': run}, 2, seconds=0.02)['a']
   assert 3 <= calls[-1] <= 10
   assert 0.002 <= spent.min() < 0.01  # of one call, not of the sample
 
 
 def test_table_of_the_generator(monkeypatch, capsys):
-  monkeypatch.setattr(benchmark, 'has_torch', lambda: False)
-  command = 'generator --width 0.25 --batch 2 --rounds 1'
-  assert benchmark.main(command.split()) == 0
+  monkeypatch.setattr(rounds, 'has_torch', lambda: False)
+  line = 'generator --width 0.25 --batch 2 --rounds 1'
+  assert command.main(line.split()) == 0
   out = capsys.readouterr().out
   assert '| XLA f32 ' in out and '| XLA bf16 ' in out and 'batch 2' in out
   assert ('| OpenVINO bf16 ' in out) == engine.has_openvino()
@@ -68,7 +74,7 @@ def test_table_of_sync(monkeypatch, capsys):
 
   def sync(face, audio, outfile, checkpoint_path, **rest):
     assert pathlib.Path(checkpoint_path).stat().st_size > 1e8
-    runs.append(benchmark.os.environ['LIPSYNC_JAX_CACHE'])
+    runs.append(os.environ['LIPSYNC_JAX_CACHE'])
     spent = 2.0 / len(runs)
     return {
       'frames': 50, 'width': 640, 'height': 360, 'seconds_of_sound': 2.0,
@@ -76,18 +82,81 @@ def test_table_of_sync(monkeypatch, capsys):
       'seconds': {'find faces': spent, 'total': spent},
     }  # fmt: skip
 
-  monkeypatch.setattr(benchmark, 'sync', types.SimpleNamespace(sync=sync))
-  before = benchmark.os.environ['LIPSYNC_JAX_CACHE']
-  assert benchmark.main(['sync', '--face', 'a.mp4', '--audio', 'b.wav']) == 0
+  monkeypatch.setattr(whole, 'sync', types.SimpleNamespace(sync=sync))
+  before = os.environ['LIPSYNC_JAX_CACHE']
+  assert command.main(['sync', '--face', 'a.mp4', '--audio', 'b.wav']) == 0
   assert len(runs) == 2 and runs[0] == runs[1] != before
-  assert benchmark.os.environ['LIPSYNC_JAX_CACHE'] == before
+  assert os.environ['LIPSYNC_JAX_CACHE'] == before
   out = capsys.readouterr().out
   assert '640x360, 50 frames' in out and '25.0' in out and '50.0' in out
 
 
 def test_bad_input_is_one_line(capsys):
   assert (
-    benchmark.main(['sync', '--face', 'none.mp4', '--audio', 'none.wav']) == 1
+    command.main(['sync', '--face', 'none.mp4', '--audio', 'none.wav']) == 1
   )
+  err = capsys.readouterr().err
+  assert err.startswith('error: ') and err.count('\n') == 1
+
+
+def test_flops_of_the_steps():
+  """Tables of spec 2 and 3: 3.97, 1.21 and 1.26 GMAC forward."""
+  expert = training.flops('syncnet', 96, 1.0, 1) / training.GROUP
+  assert expert == pytest.approx(3 * 2 * 1.21e9, rel=0.01)
+  plain = training.flops('generator', 96, 1.0, 1)
+  assert plain > 3 * 5 * generators.frame_flops(96, 1.0)
+  critic = training.flops('hq', 96, 1.0, 1) - plain
+  assert critic == pytest.approx(8 * 5 * 2 * 1.26e9, rel=0.01)
+
+
+def stand_in(seconds: float):
+  return lambda n: time.sleep(seconds * n)
+
+
+def test_table_of_training(monkeypatch, capsys):
+  """The fastest of PyTorch is what ours is measured by."""
+  found = {
+    'PyTorch f32': stand_in(0.04),
+    'PyTorch bf16': stand_in(0.02),
+    'ours': stand_in(0.01),
+  }
+  monkeypatch.setattr(training, 'rivals', lambda *_: found)
+  monkeypatch.setattr(rounds, 'of_chip', lambda _: 989e12)
+  line = 'train --width 0.25 --batch 3 --steps 3 --stages syncnet hq'
+  assert command.main(line.split()) == 0
+  out = capsys.readouterr().out
+  rows = [r.split('|')[1:-1] for r in out.splitlines() if r.startswith('|')]
+  cells = [[cell.strip() for cell in row] for row in rows]
+  assert [c[0] for c in cells[2:]] == ['syncnet'] * 3 + ['hq'] * 3
+  assert 1.3 < float(cells[4][4]) < 3 and float(cells[2][4]) < 1
+  assert 60 < float(cells[7][3]) / 15 < 100.1  # faces of 10 ms steps
+  assert cells[0][6] == 'of 989' and cells[4][6].endswith('%')
+
+
+def test_a_chip_is_found_by_its_name(monkeypatch):
+  for kind, peak in (
+    ('NVIDIA H100 80GB HBM3', 989e12),
+    ('TPU v5 lite', 197e12),
+    ('TPU v5p', 459e12),
+    ('cpu', None),
+  ):
+    device = types.SimpleNamespace(device_kind=kind)
+    monkeypatch.setattr(rounds.jax, 'devices', lambda d=device: [d])
+    assert rounds.of_chip(training.PEAKS) == peak
+
+
+def test_table_of_data(tmp_path, monkeypatch, capsys):
+  cartoons.build(tmp_path, speakers=2)
+  monkeypatch.setattr(reading, 'KINDS', ('generator', 'syncnet'))
+  line = f'data {tmp_path} --batch 2 --threads 2 --seconds 0.1'
+  assert command.main(line.split()) == 0
+  out = capsys.readouterr().out
+  rows = [r.split('|')[1:-1] for r in out.splitlines() if r.startswith('|')]
+  assert [row[0].strip() for row in rows[2:]] == ['generator', 'syncnet']
+  assert all(float(cell) > 0 for row in rows[2:] for cell in row[1:3])
+
+
+def test_shards_that_are_not_there_are_one_line(tmp_path, capsys):
+  assert command.main(['data', str(tmp_path)]) == 1
   err = capsys.readouterr().err
   assert err.startswith('error: ') and err.count('\n') == 1

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lipsync_jax import benchmark, models
+from lipsync_jax import models
+from lipsync_jax.benchmark import generators
 from lipsync_jax.models import blocks, engine, folded, generator, openvino
 
 WIDTH, BATCH = 0.25, 2
@@ -24,8 +25,8 @@ def needs_openvino():
 def case(request):
   """Size, variables, inputs, and the unfolded network's levels for them."""
   size = request.param
-  variables = benchmark.random_variables(size, WIDTH)
-  mel, face = benchmark.random_inputs(size, BATCH)
+  variables = generators.random_variables(size, WIDTH)
+  mel, face = generators.random_inputs(size, BATCH)
   module = models.build('generator', size, WIDTH)
   pixels = face.astype(np.float32) / 255
   masked = pixels.copy()
@@ -99,7 +100,7 @@ def test_mixed_is_used_where_it_wins():
 
 
 def test_residual_is_folded_into_the_kernel():
-  variables = benchmark.random_variables(96, WIDTH)
+  variables = generators.random_variables(96, WIDTH)
   layer = next(row for row in folded.rows(96, WIDTH) if row.residual)
   kernel, bias = folded.fold(variables, 96, WIDTH)[layer.name]
   x = jax.random.normal(jax.random.key(1), (1, 6, 6, layer.cin))
@@ -143,7 +144,7 @@ def test_errors_are_one_line(monkeypatch):
 
 def test_graph_has_every_layer():
   needs_openvino()
-  variables = benchmark.random_variables(96, WIDTH)
+  variables = generators.random_variables(96, WIDTH)
   kinds = [
     o.get_type_name()
     for o in openvino.graph(variables, 96, WIDTH, 1).get_ordered_ops()

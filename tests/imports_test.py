@@ -84,7 +84,9 @@ ROOMS = {
     'weights'
   ),
   # shells
-  'benchmark': 'models sync weights',
+  'benchmark': (
+    'augment data losses models records resident state steps sync weights'
+  ),
   'main': 'train',
 }
 TRAINING = {'data', 'resident', 'state', 'steps', 'recipe', 'feed'}

@@ -1,0 +1,194 @@
+"""Generators: everything that can run the network, against one another."""
+
+import math
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from lipsync_jax import models
+from lipsync_jax.benchmark import rounds
+from lipsync_jax.benchmark.rounds import Rivals
+from lipsync_jax.models import engine, folded, generator
+
+PUBLISHED = 0.2853  # seconds per image, batch 1, Nvidia P40, PaddleGAN's table
+REACHED = {'H200': 790e12}  # FLOP/s of bfloat16 products, measured
+SECONDS = 0.5  # of one sample on a GPU, where a call is milliseconds
+
+
+def random_variables(
+  size: int, width: float, seed: int = 0, network: str = 'generator'
+) -> dict:
+  """Weights of a network's shapes that keep its signals alive."""
+  module = models.build(network, size, width)
+  zeros = models.inputs(network, size)
+  shapes = jax.eval_shape(
+    lambda: module.init(jax.random.key(0), *zeros, train=False)
+  )
+  rng = np.random.default_rng(seed)
+
+  def leaf(path, shape):
+    if path[-1].key in ('var', 'scale'):
+      return rng.uniform(0.5, 1.5, shape.shape).astype(np.float32)
+    gain = 0.1
+    if path[-1].key == 'kernel':
+      gain = math.sqrt(1.3 / math.prod(shape.shape[:3]))
+    return (gain * rng.standard_normal(shape.shape)).astype(np.float32)
+
+  return jax.tree_util.tree_map_with_path(leaf, shapes)
+
+
+def random_inputs(size: int, batch: int, seed: int = 0):
+  """A mel window in its range and noise for a face."""
+  rng = np.random.default_rng(seed)
+  mel = rng.uniform(-4, 4, (batch, 80, 16)).astype(np.float32)
+  return mel, rng.integers(0, 256, (batch, size, size, 3), np.uint8)
+
+
+def frame_flops(size: int, width: float) -> int:
+  """Floating-point operations of one face, two for a multiply-add."""
+  total = 0
+
+  def run(layer, shape):
+    nonlocal total
+    total += 2 * layer.macs(*shape)
+    return layer.output(*shape)
+
+  stages = generator.tables(size, width)
+  generator.wire(stages, run, lambda parts: parts[0], (80, 16), (size, size))
+  return total
+
+
+def torch_twin(variables: dict, size: int, width: float, low: bool):
+  """The folded generator in PyTorch, as quick as it goes: a callable.
+
+  `low` is bfloat16 and channels last, and on a GPU torch.compile.
+  """
+  import torch
+  from torch.nn import functional
+
+  gpu = torch.cuda.is_available()
+  dtype = torch.bfloat16 if low else torch.float32
+  form = torch.channels_last if low else torch.contiguous_format
+  device = torch.device('cuda' if gpu else 'cpu')
+  layers = folded.fold(variables, size, width)
+  for layer in folded.rows(size, width):
+    kernel, bias = layers[layer.name]
+    axes = (3, 2, 0, 1)  # [o, i, kh, kw]
+    if layer.up:
+      kernel, axes = kernel[::-1, ::-1], (2, 3, 0, 1)
+    kernel = torch.from_numpy(kernel.transpose(axes).copy()).to(device, dtype)
+    bias = torch.from_numpy(bias).to(device, dtype)
+    layers[layer.name] = kernel.contiguous(memory_format=form), bias
+
+  def run(layer, x):
+    kernel, bias = layers[layer.name]
+    if layer.up:
+      extra = tuple(s - 1 for s in layer.stride)
+      where = layer.stride, layer.pad, extra
+      x = functional.conv_transpose2d(x, kernel, bias, *where)
+    else:
+      x = functional.conv2d(x, kernel, bias, layer.stride, layer.pad)
+    return x.relu() if layer.act == 'relu' else x.sigmoid()
+
+  def forward(mel, face):
+    x = face.permute(0, 3, 1, 2).to(dtype) / 255
+    masked = x.clone()
+    masked[:, :, size // 2 :] = 0
+    x = torch.cat([masked, x], 1).contiguous(memory_format=form)
+    mel, stages = mel[:, None].to(dtype), generator.tables(size, width)
+    x = generator.wire(stages, run, lambda pair: torch.cat(pair, 1), mel, x)
+    return (x.float() * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+
+  def predict(*arrays):
+    with torch.inference_mode():
+      return step(*(torch.as_tensor(a, device=device) for a in arrays))
+
+  torch.backends.cudnn.benchmark = True
+  step = torch.compile(forward) if gpu and low else forward
+  return predict
+
+
+def torch_rival(variables, size, width, low, inputs) -> Callable[[int], None]:
+  """Run the twin `n` times on inputs that are already on its device."""
+  import torch
+
+  predict = torch_twin(variables, size, width, low)
+  gpu = torch.cuda.is_available()
+  if gpu:
+    inputs = [torch.as_tensor(a, device='cuda') for a in inputs]
+
+  def run(n):
+    for _ in range(n):
+      predict(*inputs)
+    if gpu:
+      torch.cuda.synchronize()
+
+  return run
+
+
+def our_rival(variables, size, width, dtype, backend, inputs):
+  """The name and the runner of one of our engines."""
+  batch = inputs[0].shape[0]
+  predict, name = engine.predictor(
+    variables, size, width, dtype, batch, backend
+  )
+  if backend == 'xla':
+    inputs = jax.device_put(inputs)
+
+  def run(n):
+    jax.block_until_ready([predict(*inputs) for _ in range(n)])
+
+  return name, run
+
+
+def rivals(size: int, width: float, batch: int) -> Rivals:
+  """Everything that can run the generator here; PyTorch first if present."""
+  variables = random_variables(size, width)
+  inputs = random_inputs(size, batch)
+  gpu = jax.default_backend() != 'cpu'
+  found = {}
+  if rounds.has_torch():
+    low = 'PyTorch bf16 channels-last' + (' compiled' if gpu else '')
+    for name, is_low in (('PyTorch f32', False), (low, True)):
+      found[name] = torch_rival(variables, size, width, is_low, inputs)
+  pairs = [('float32', 'xla'), ('bfloat16', 'xla')]
+  if not gpu and engine.has_openvino():
+    pairs += [('float32', 'openvino'), ('bfloat16', 'openvino')]
+  for dtype, backend in pairs:
+    name, run = our_rival(variables, size, width, dtype, backend, inputs)
+    found[name] = run
+  return found
+
+
+def report(size: int, width: float, batch: int, turns: int) -> str:
+  """The table of the generator's speed, in Markdown."""
+  seconds = 0 if jax.default_backend() == 'cpu' else SECONDS
+  many = rounds.measure(rivals(size, width, batch), turns, seconds)
+  one = rounds.measure(rivals(size, width, 1), turns, seconds)
+  flops = frame_flops(size, width)
+  first = next(iter(many))
+  peak = rounds.of_chip(REACHED)
+  head = ['engine', 'frames/s', f'x {first}', 'GFLOP/s', 's at batch 1']
+  lines = []
+  for name, spent in many.items():
+    rate = batch / np.median(spent)
+    lines.append(
+      [
+        name,
+        f'{rate:.1f}',
+        f'{np.median(many[first] / spent):.2f}',
+        f'{rate * flops / 1e9:.0f}',
+        f'{np.median(one[name]):.4f}',
+      ]
+    )
+    if peak:
+      lines[-1].append(f'{100 * rate * flops / peak:.1f} %')
+  if peak:
+    head.append(f'of {peak / 1e12:.0f} TFLOP/s')
+  title = (
+    f'Generator, {size} px, width {width:g}, {flops / 1e9:.2f} GFLOP a face, '
+    f'batch {batch}, median of {turns} rounds\non {rounds.machine()}\n'
+  )
+  tail = f'Published for batch 1: {PUBLISHED} s (PaddleGAN, Nvidia P40).'
+  return '\n'.join([title, *rounds.table(head, lines), '', tail])

@@ -1,0 +1,209 @@
+"""Training: each of our steps against the equal step in PyTorch.
+
+A step is what `train` runs: forward, losses, backward, clipping, Adam and
+the moving average, on a batch that is already on the device. Both sides
+start from the same weights (`twins` is the other one).
+"""
+
+import functools
+import gc
+
+import jax
+import numpy as np
+
+from lipsync_jax import losses, models, steps
+from lipsync_jax import state as states
+from lipsync_jax.benchmark import generators, rounds
+from lipsync_jax.benchmark.rounds import Rivals
+from lipsync_jax.models import discriminator, syncnet
+
+STAGES = ('syncnet', 'generator', 'hq')
+GROUP = 6  # windows of a clip that compete, as in configs/syncnet.py
+RATE, B1, CLIP, DECAY = 1e-4, 0.5, 1.0, 0.999
+SYNC, ADVERSARIAL = 0.03, 0.07  # weights of the losses
+FRAMES = 5
+# FLOP/s of dense bfloat16 products, as the makers state them.
+PEAKS = {
+  'H200': 989e12,
+  'H100': 989e12,
+  'A100': 312e12,
+  'TPU v4': 275e12,
+  'TPU v5 lite': 197e12,
+  'TPU v5e': 197e12,
+  'TPU v5': 459e12,
+}
+
+
+def flops(stage: str, size: int, width: float, batch: int) -> int:
+  """Floating-point operations of a step, two for a multiply-add.
+
+  Three times the forward pass where weights learn, twice where only the
+  gradient passes through. Norms, losses and Adam are not counted.
+  """
+  if stage == 'syncnet':
+    rows = syncnet.tables(size, width)
+    once = tower(rows['audio'], 80, 16) + tower(rows['face'], size // 2, size)
+    return 3 * batch * GROUP * once
+  heard = syncnet.tables(size, width)
+  total = 3 * FRAMES * generators.frame_flops(size, width)
+  # Nothing asks for a gradient of the sound.
+  total += tower(heard['audio'], 80, 16)
+  total += 2 * tower(heard['face'], size // 2, size)
+  if stage == 'hq':
+    rows = discriminator.tables(size, width)
+    once = tower(rows['encoder'] + rows['output'], size // 2, size)
+    total += (2 + 3 + 3) * FRAMES * once  # for the generator, real, made
+  return batch * total
+
+
+def tower(stages, height: int, width: int) -> int:
+  """Operations of layers in a row, one example forward."""
+  total, shape = 0, (height, width)
+  for layer in (layer for stage in stages for layer in stage):
+    total += 2 * layer.macs(*shape)
+    shape = layer.output(*shape)
+  return total
+
+
+def random_batch(stage: str, size: int, batch: int, seed: int = 0) -> dict:
+  """A batch as the steps take it: mels in their range, noise for pictures."""
+  rng = np.random.default_rng(seed)
+
+  def mel(*lead):
+    return rng.uniform(-4, 4, (*lead, 80, 16, 1)).astype(np.float32)
+
+  def pictures(*shape):
+    return rng.random(shape, np.float32)
+
+  if stage == 'syncnet':
+    frames = pictures(batch, GROUP, size // 2, size, 15)
+    return {'mel': mel(batch, GROUP), 'frames': frames}
+  masked = pictures(batch, FRAMES, size, size, 6)
+  masked[:, :, size // 2 :, :, :3] = 0
+  return {
+    'mels': mel(batch, FRAMES),
+    'mel': mel(batch),
+    'face': masked,
+    'target': pictures(batch, FRAMES, size, size, 3),
+  }
+
+
+def trained(stage: str) -> tuple[str, ...]:
+  """Names of the networks that a stage teaches."""
+  if stage == 'syncnet':
+    return ('syncnet',)
+  return ('generator', 'discriminator')[: 1 + (stage == 'hq')]
+
+
+def ours(stage: str, size: int, width: float, dtype: str):
+  """(step, state, frozen): our step, ready to be jitted, and its start."""
+  names = trained(stage)
+  build = functools.partial(models.build, size=size, width=width, dtype=dtype)
+  networks = {name: build(name) for name in names}
+  tx = states.optimiser(states.schedule(RATE), b1=B1, clip=CLIP)
+  optimisers = dict.fromkeys(names, tx)
+  if stage == 'syncnet':
+    optimisers['temperature'] = tx
+  make = functools.partial(
+    states.init, networks=networks, optimisers=optimisers, averaged=names[:1]
+  )
+  state = start(jax.eval_shape(make, jax.random.key(0)), names, size, width)
+  values = {'optimisers': optimisers, 'ema_decay': DECAY}
+  if stage == 'syncnet':
+    return (
+      functools.partial(steps.syncnet, networks=networks, **values),
+      state,
+      {},
+    )
+  if stage == 'hq':
+    values['adversarial_weight'] = ADVERSARIAL
+  networks |= {'syncnet': build('syncnet')}
+  step = functools.partial(steps.generator, networks=networks, **values)
+  expert = generators.random_variables(size, width, 1, 'syncnet')
+  return step, state, {'syncnet': expert}
+
+
+def start(shapes, names, size: int, width: float):
+  """A state of these shapes, on the host: random weights, all else zero."""
+  made = {n: generators.random_variables(size, width, 0, n) for n in names}
+  zero = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+  params = {name: made[name]['params'] for name in names}
+  if 'temperature' in shapes.params:
+    params['temperature'] = np.float32(losses.LOG_SCALE)
+  # As late in a run, when the sync loss counts.
+  weight = {name: np.float32(SYNC) for name in ('sync_weight', 'sync_goal')}
+  return zero.replace(
+    params=params,
+    batch_stats={n: made[n].get('batch_stats', {}) for n in names},
+    ema={n: jax.tree.map(np.copy, made[n]) for n in shapes.ema},
+    **weight,
+  )
+
+
+def our_rival(stage: str, size: int, width: float, dtype: str, batch: dict):
+  """Run our step n times, as `train` compiles it."""
+  step, state, frozen = ours(stage, size, width, dtype)
+  mesh = states.mesh(1, devices=jax.devices()[:1])
+  where = states.shardings(state, mesh)
+  state = jax.device_put(state, where)
+  batch = jax.device_put(batch, states.by_batch(mesh))
+  frozen = jax.device_put(frozen, states.replicated(mesh))
+  compiled = states.jit_step(step, mesh, where)
+
+  def run(n):
+    nonlocal state
+    for _ in range(n):
+      state, metrics = compiled(state, batch, frozen)
+    jax.block_until_ready((state, metrics))
+
+  return run
+
+
+def rivals(stage: str, size: int, width: float, batch: int) -> Rivals:
+  """PyTorch's steps first, if it is installed, then ours."""
+  given = random_batch(stage, size, batch)
+  found = {}
+  if rounds.has_torch():
+    from lipsync_jax.benchmark import twins
+
+    weights = ours(stage, size, width, 'float32')[1:]
+    found |= twins.rivals(stage, size, width, given, *weights)
+  cpu = jax.default_backend() == 'cpu'
+  for dtype in ('float32', 'bfloat16') if cpu else ('bfloat16',):
+    name = f'ours {dtype}'
+    found[name] = our_rival(stage, size, width, dtype, given)
+  return found
+
+
+def report(
+  size: int, width: float, batch: int, turns: int, stages=STAGES
+) -> str:
+  """The table of all steps, in Markdown."""
+  peak = rounds.of_chip(PEAKS)
+  head = ['step', 'engine', 's/step', 'faces/s', 'x PyTorch', 'TFLOP/s']
+  head += [f'of {peak / 1e12:.0f}'] if peak else []
+  lines, notes = [], []
+  for stage in stages:
+    times = rounds.measure(rivals(stage, size, width, batch), turns)
+    gc.collect()
+    count = flops(stage, size, width, batch)
+    faces = batch * FRAMES * (GROUP if stage == 'syncnet' else 1)
+    notes.append(f'{stage} {count / 1e12:.3g} TFLOP')
+    theirs = {k: v for k, v in times.items() if k.startswith('PyTorch')}
+    base = min(theirs.values(), key=np.median, default=None)
+    for name, spent in times.items():
+      middle = float(np.median(spent))
+      ratio = '' if base is None else f'{np.median(base / spent):.2f}'
+      row = [stage, name, f'{middle:.4g}', f'{faces / middle:.1f}', ratio]
+      row.append(f'{count / middle / 1e12:.3g}')
+      row += [f'{100 * count / middle / peak:.1f} %'] if peak else []
+      lines.append(row)
+  title = (
+    f'Training steps, {size} px, width {width:g}, batch {batch} '
+    f'({GROUP} windows each for syncnet): {", ".join(notes)} a step; '
+    f'median of {turns} rounds\non {rounds.machine()}\n'
+  )
+  tail = 'x PyTorch: how many times as fast as the fastest PyTorch there is.'
+  if not rounds.has_torch():
+    tail = 'PyTorch is not installed (pip install torch), so ours runs alone.'
+  return '\n'.join([title, *rounds.table(head, lines), '', tail])
