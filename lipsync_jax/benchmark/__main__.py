@@ -19,6 +19,9 @@ def parser() -> argparse.ArgumentParser:
   task = tasks.add_parser('train', help='training steps against PyTorch')
   network(task, 'windows, 2, or 80 on a GPU')
   task.add_argument('--steps', type=int, help='timed, 5, or 30 on a GPU')
+  task.add_argument(
+    '--eager', action='store_true', help='no torch.compile: minutes on a CPU'
+  )
   task.add_argument('--stages', nargs='+', default=STAGES, choices=STAGES)
   task = tasks.add_parser('data', help='windows a second out of shards')
   task.add_argument('folder', metavar='SHARDS')
@@ -72,8 +75,8 @@ def report(given: argparse.Namespace) -> str:
 
     batch = given.batch or (80 if gpu else 2)
     turns = given.steps or (30 if gpu else 5)
-    stages = given.stages
-    return training.report(given.size, given.width, batch, turns, stages)
+    shape = given.size, given.width, batch
+    return training.report(*shape, turns, given.stages, given.eager)
   from lipsync_jax.benchmark import reading
 
   return reading.report(

@@ -159,7 +159,9 @@ def our_rival(stage: str, size: int, width: float, dtype: str, batch: dict):
   return run
 
 
-def rivals(stage: str, size: int, width: float, batch: int) -> Rivals:
+def rivals(
+  stage: str, size: int, width: float, batch: int, eager: bool
+) -> Rivals:
   """PyTorch's steps first, if it is installed, then ours."""
   given = random_batch(stage, size, batch)
   found = {}
@@ -167,7 +169,7 @@ def rivals(stage: str, size: int, width: float, batch: int) -> Rivals:
     from lipsync_jax.benchmark import twins
 
     weights = ours(stage, size, width, 'float32')[1:]
-    found |= twins.rivals(stage, size, width, given, *weights)
+    found |= twins.rivals(stage, size, width, given, *weights, eager)
   cpu = jax.default_backend() == 'cpu'
   for dtype in ('float32', 'bfloat16') if cpu else ('bfloat16',):
     name = f'ours {dtype}'
@@ -176,7 +178,7 @@ def rivals(stage: str, size: int, width: float, batch: int) -> Rivals:
 
 
 def report(
-  size: int, width: float, batch: int, turns: int, stages=STAGES
+  size: int, width: float, batch: int, turns: int, stages=STAGES, eager=False
 ) -> str:
   """The table of all steps, in Markdown."""
   peak = rounds.of_chip(PEAKS)
@@ -184,7 +186,7 @@ def report(
   head += [f'of {peak / 1e12:.0f}'] if peak else []
   lines, notes = [], []
   for stage in stages:
-    times = rounds.measure(rivals(stage, size, width, batch), turns)
+    times = rounds.measure(rivals(stage, size, width, batch, eager), turns)
     gc.collect()
     count = flops(stage, size, width, batch)
     faces = batch * FRAMES * (GROUP if stage == 'syncnet' else 1)

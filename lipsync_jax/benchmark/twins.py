@@ -291,14 +291,25 @@ def twin(
 
 
 def rivals(
-  stage: str, size: int, width: float, batch: dict, state, fixed: dict
+  stage: str,
+  size: int,
+  width: float,
+  batch: dict,
+  state,
+  fixed: dict,
+  eager: bool = False,
 ) -> Rivals:
-  """What PyTorch can do here; what fails is named and left out."""
+  """What PyTorch can do here; what fails is named and left out.
+
+  Args:
+    eager: leave torch.compile out.
+  """
   gpu = torch.cuda.is_available()
   low = 'PyTorch bf16 channels-last'
   plans = {} if gpu else {'PyTorch f32': {}}
   plans |= {low: {'low': True}}
-  plans[f'{low} compiled'] = {'low': True, 'compiled': True}
+  if not eager:
+    plans[f'{low} compiled'] = {'low': True, 'compiled': True}
   found = {}
   for name, plan in plans.items():
     run = runner(twin(stage, size, width, batch, state, fixed, **plan), gpu)
