@@ -268,3 +268,29 @@ def test_bfloat16_stays_close():
     run = jax.jit(lambda *x, net=net: net.apply(*x, train=False))
     out.append(run(ours, *x).astype(jnp.float32))
   assert np.abs(out[0] - out[1]).mean() < 0.01
+
+
+@pytest.mark.parametrize('stride, pad', [(2, 1), (1, 0), (2, 0)])
+def test_gradients_of_up_layers_are_those_of_the_plain_convolution(stride, pad):
+  layer = blocks.Layer(
+    'up', 5, 3, stride=(stride, stride), pad=(pad, pad), up=True
+  )
+  keys = jax.random.split(jax.random.key(0), 3)
+  kernel = jax.random.normal(keys[0], (3, 3, 5, 3))
+  x = jax.random.normal(keys[1], (2, 6, 4, 5))
+
+  def plain(kernel, x):
+    return jax.lax.conv_general_dilated(
+      x, kernel, (1, 1), layer.padding, lhs_dilation=layer.stride,
+      dimension_numbers=blocks.CHANNELS_LAST,
+    )  # fmt: skip
+
+  true, of_true = jax.vjp(plain, kernel, x)
+  found, of_found = jax.vjp(
+    lambda k, x: blocks.convolve(layer, k, x), kernel, x
+  )
+  assert found.shape[1:3] == layer.output(6, 4)
+  np.testing.assert_array_equal(found, true)
+  change = jax.random.normal(keys[2], true.shape)
+  for a, b in zip(of_found(change), of_true(change), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
