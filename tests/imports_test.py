@@ -83,6 +83,26 @@ ROOMS = {
     'cartoons checkpoint diagnose feed losses metrics progress recipe state '
     'weights'
   ),
+  # evaluation
+  'lse': 'audio faces models',
+  'takes': 'faces records',
+  'judge': 'audio lse models takes weights windows',
+  'quality': 'faces',
+  'ridge': 'audio quality records takes',
+  'marks': 'detector faces takes',
+  'dub': 'audio compose faces models takes weights',
+  'footage': 'audio faces media paths planes search sound takes tracks',
+  'pairs': '',
+  'appraisal': 'detector faces judge lse marks quality ridge takes',
+  'casting': 'footage pairs records takes',
+  'entrants': 'appraisal casting dub footage marks produce request takes',
+  'report': 'appraisal',
+  'charts': '',
+  'page': 'appraisal charts report',
+  'evaluate': (
+    'appraisal cache casting detector entrants footage judge lse page '
+    'produce records report ridge takes weights'
+  ),
   # shells
   'benchmark': (
     'augment data losses models records resident state steps sync weights'

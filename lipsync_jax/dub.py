@@ -1,0 +1,85 @@
+"""Dub: a take spoken anew by a generator, as `sync` would show it.
+
+The network sees what it sees in use (each crop with its lower half hidden,
+and whole as its reference) and its mouth is laid into the picture by the
+same functions; only the video file in between is spared.
+"""
+
+import dataclasses
+import os
+from collections.abc import Callable
+from fractions import Fraction
+
+import numpy as np
+from jaxtyping import Float
+
+from lipsync_jax import audio, compose, faces, takes, weights
+from lipsync_jax.takes import Take
+
+BATCH = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Dubber:
+  """A generator, compiled."""
+
+  predict: Callable
+  size: int  # pixels of its square crop
+  lead: Fraction  # seconds, see `audio.CENTRED`
+  path: str
+  sha256: str  # of its tensors
+  source: str  # for people
+  engine: str
+
+
+def load(path: str | os.PathLike, dtype: str = 'auto') -> Dubber:
+  """Read and compile a generator, ours or published."""
+  from lipsync_jax.models import engine
+
+  net = weights.read(path, 'generator')
+  predict, name = engine.predictor(
+    net.variables, net.size, net.width, dtype=dtype, batch=BATCH
+  )
+  return Dubber(
+    predict=predict,
+    size=net.size,
+    lead=net.mel_lead,
+    path=os.fspath(path),
+    sha256=net.sha256,
+    source=f'{net.source}, {net.size} pixels, width {net.width:g}',
+    engine=name,
+  )
+
+
+def dubbed(
+  take: Take, dubber: Dubber, points: Float[np.ndarray, 'n 89 2']
+) -> Take:
+  """The take with the mouth that its sound asks for.
+
+  Args:
+    points: landmarks of the take's pictures, for the mask; NaN: none.
+  """
+  count = len(take)
+  source = takes.cut(take, dubber.size)
+  mel = audio.log_mel(take.wave / np.float32(32768))
+  times = [Fraction(f, takes.RATE) for f in range(count)]
+  mels = audio.windows(mel, audio.window_starts(times, dubber.lead))
+  made = []
+  for low in range(0, count, BATCH):
+    rows = np.minimum(np.arange(low, low + BATCH), count - 1)
+    made.append(np.asarray(dubber.predict(mels[rows], source[rows])))
+  spoken = np.concatenate(made)[:count]
+  pictures = []
+  for i, picture in enumerate(take.pictures):
+    crop = faces.crop_of(take.crops[i])
+    patch, alpha, (x, y) = compose.paste_patch(
+      spoken[i], source[i], crop, points[i], picture.shape[:2]
+    )
+    out = picture.copy()
+    h, w = alpha.shape
+    part = out[y : y + h, x : x + w].astype(np.float32)
+    share = alpha[..., None]
+    mixed = np.rint(part + share * (patch - part))
+    out[y : y + h, x : x + w] = mixed.astype(np.uint8)
+    pictures.append(out)
+  return dataclasses.replace(take, pictures=tuple(pictures))

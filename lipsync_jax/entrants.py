@@ -1,0 +1,201 @@
+"""Entrants: the rows of a report, and how each comes to its take.
+
+Controls first: the ground truth, its sound shifted, and the unmodified
+video under the foreign sound, so that every number has a scale beside it.
+Then our checkpoints, then other systems' files.
+"""
+
+import dataclasses
+import hashlib
+import os
+import pathlib
+import wave
+from collections.abc import Sequence
+
+import numpy as np
+
+from lipsync_jax import casting, dub, footage, marks, produce, takes
+from lipsync_jax.appraisal import Tools
+from lipsync_jax.casting import Case
+from lipsync_jax.dub import Dubber
+from lipsync_jax.request import Request
+from lipsync_jax.takes import Take
+
+SHIFTS = (5, 15)  # frames by which control rows have their sound late
+TRUTH, FOREIGN = 'ground truth', 'unmodified, foreign sound'
+LONGEST_SIDE = 32  # characters of a file's name
+
+
+class EntrantError(ValueError):
+  """A row that cannot be made for a case; the report counts it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Entrant:
+  """One row."""
+
+  name: str
+  kind: str  # truth | shifted | foreign | checkpoint | rival
+  shift: int = 0  # frames
+  dubber: Dubber | None = None
+  folder: str = ''  # of a rival
+
+  @property
+  def made(self) -> bool:
+    """Whether its pictures are another's than the source's."""
+    return self.kind in ('checkpoint', 'rival')
+
+
+def controls() -> list[Entrant]:
+  """The rows by which others are read."""
+  late = [
+    Entrant(f'ground truth, sound {k} frames late', 'shifted', shift=k)
+    for k in SHIFTS
+  ]
+  return [Entrant(TRUTH, 'truth'), *late, Entrant(FOREIGN, 'foreign')]
+
+
+class Scene:
+  """One case while its rows are made; what they share is read once."""
+
+  def __init__(self, case: Case, tools: Tools, most: int, out: pathlib.Path):
+    self.case, self.tools, self.out = case, tools, out
+    self.most = most  # frames
+    self._truth: Take | None = None
+    self._points: np.ndarray | None = None
+
+  @property
+  def truth(self) -> Take:
+    """The subject as it is, at most `most` frames."""
+    if self._truth is None:
+      found = self.case.subject.load()
+      self._truth = takes.sounding(found, found.wave[: self.most * 640])
+    return self._truth
+
+  @property
+  def points(self) -> np.ndarray:
+    """Landmarks of the truth."""
+    if self._points is None:
+      self._points = marks.read(self.truth, self.tools.detector)
+    return self._points
+
+  def foreign(self) -> Take:
+    """The truth under its partner's sound."""
+    if self.case.partner is None:
+      raise EntrantError('no partner whose sound is foreign')
+    return takes.sounding(self.truth, self.case.partner.hear())
+
+  def driven(self) -> Take:
+    """The truth under the sound that drives the lips in this protocol."""
+    if self.case.protocol == 'cross':
+      return self.foreign()
+    if self.case.protocol == 'silence':
+      return takes.silent(self.truth)
+    return self.truth
+
+
+def take_of(entrant: Entrant, scene: Scene) -> Take:
+  """What an entrant shows for a case; EntrantError where it has nothing."""
+  if entrant.kind == 'truth':
+    return scene.truth
+  if entrant.kind == 'shifted':
+    return takes.delayed(scene.truth, entrant.shift)
+  if entrant.kind == 'foreign':
+    return scene.foreign()
+  if entrant.kind == 'rival':
+    path = casting.output_of(entrant.folder, scene.case)
+    if path is None:
+      raise EntrantError(f'no file of {entrant.name}')
+    return footage.take(path, _place(scene), scored(path, scene))
+  if not scene.case.subject.path:
+    points = scene.points[: len(scene.driven())]
+    return dub.dubbed(scene.driven(), entrant.dubber, points)
+  path = synced(entrant, scene)
+  return footage.take(path, _place(scene))
+
+
+def _place(scene: Scene) -> footage.Place:
+  if scene.case.subject.place is None:
+    raise EntrantError('rivals are files, so only videos have them')
+  return scene.case.subject.place()
+
+
+def scored(path: str, scene: Scene) -> np.ndarray | None:
+  """The driving sound where a file has none of its own, else None."""
+  try:
+    footage.heard(path)
+  except ValueError:
+    return scene.driven().wave
+  return None
+
+
+def synced(entrant: Entrant, scene: Scene) -> str:
+  """A case of a video file, rendered by `sync`; the path of the result."""
+  case, driven = scene.case, scene.driven()
+  words = (entrant.dubber.sha256, takes.content(driven), entrant.name)
+  mark = hashlib.sha256('\n'.join(words).encode()).hexdigest()[:12]
+  folder = scene.out / 'videos' / case.protocol
+  folder.mkdir(parents=True, exist_ok=True)
+  path = folder / f'{_short(case.name)}-{mark}.mp4'
+  if path.is_file():
+    return str(path)
+  sound = case.subject.path
+  if case.protocol == 'cross':
+    sound = case.partner.path
+  if case.protocol == 'silence':
+    sound = str(folder / f'{mark}.wav')
+    write_wav(sound, driven.wave)
+  produce.produce(
+    Request(
+      face=case.subject.path,
+      audio=sound,
+      outfile=str(path),
+      checkpoint_path=entrant.dubber.path,
+      preview=len(driven) / takes.RATE,
+      quiet=True,
+    )
+  )
+  if case.protocol == 'silence':
+    os.remove(sound)
+  return str(path)
+
+
+def write_wav(path: str, samples: np.ndarray) -> None:
+  """16-bit mono sound at 16 kHz as a file."""
+  with wave.open(path, 'wb') as file:
+    file.setnchannels(1)
+    file.setsampwidth(2)
+    file.setframerate(16000)
+    file.writeframes(samples.astype('<i2').tobytes())
+
+
+def _short(name: str) -> str:
+  """A case's name as part of a file's."""
+  plain = ''.join(c if c.isalnum() or c in '-_' else '_' for c in name)
+  return plain[:LONGEST_SIDE]
+
+
+def rivals(words: Sequence[str]) -> list[Entrant]:
+  """Rows of `NAME=DIR` (or one file)."""
+  found = []
+  for word in words:
+    name, equals, folder = word.partition('=')
+    if not (name and equals and os.path.exists(folder)):
+      raise EntrantError(
+        f'--rival: expected NAME=DIR with a folder or file that exists, '
+        f'found {word!r}'
+      )
+    found.append(Entrant(name, 'rival', folder=folder))
+  return found
+
+
+def checkpoints(words: Sequence[str]) -> list[Entrant]:
+  """Rows of `FILE` or `NAME=FILE`."""
+  found = []
+  for word in words:
+    name, equals, path = word.partition('=')
+    if not equals or os.path.exists(word):
+      path = word
+      name = pathlib.Path(word).stem if len(words) > 1 else 'lipsync_jax'
+    found.append(Entrant(name, 'checkpoint', dubber=dub.load(path)))
+  return found

@@ -1,0 +1,161 @@
+"""Footage: video files as takes.
+
+The face is found by `sync`'s own first pass and cache. All versions of one
+video (the source, ours, other systems') are cut at the source's places and
+times, so that their pictures lie on one another pixel by pixel.
+
+Alphabet: `n` frames at 25 a second, `f` frames of the file.
+"""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+from fractions import Fraction
+
+import numpy as np
+from jaxtyping import Float, Int16
+
+from lipsync_jax import (
+  audio,
+  faces,
+  media,
+  paths,
+  planes,
+  search,
+  sound,
+  takes,
+  tracks,
+)
+from lipsync_jax.takes import Take, TakeError
+
+MARGIN = 1.8  # side of a take's picture, of the crop's longer side
+LARGEST = 384  # pixels, the side of a picture at most
+ENDINGS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.mpg', '.mpeg', '.m4v')
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+  """Where a video's face is, 25 times a second."""
+
+  video: planes.Video
+  crops: Float[np.ndarray, 'n 5']  # pixels of the video's frame
+
+
+def find(folder: str | os.PathLike) -> list[str]:
+  """Paths of the videos in a folder (or the file itself), by name."""
+  path = pathlib.Path(folder)
+  if path.is_file():
+    return [str(path)]
+  if not path.is_dir():
+    raise TakeError(f'{folder}: expected a folder of videos, found none')
+  found = sorted(p for p in path.iterdir() if p.suffix.lower() in ENDINGS)
+  if not found:
+    raise TakeError(f'{folder}: expected videos, found none')
+  return [str(p) for p in found]
+
+
+def place(path: str, seconds: float, bar) -> Place:
+  """Find the largest person of a video, `seconds` from its start at most.
+
+  The take ends where the face is first missing for longer than `paths`
+  bridges; a TakeError says so where nothing is left.
+  """
+  video = media.probe_video(path)
+  until = Fraction(seconds).limit_denominator(1000)
+  analysis, times = search.detected(video, until, bar)
+  person = tracks.choose(tracks.people(analysis), 'largest')
+  path_of = paths.follow(analysis, person)
+  count = int(min(until, times[-1] + 1 / video.rate) * takes.RATE)
+  nearest = _nearest([float(t) for t in times], count)
+  present = path_of.present[nearest]
+  first = int(present.argmax())
+  missing = np.flatnonzero(~present[first:])
+  end = first + int(missing[0]) if missing.size else count
+  if not present.any() or first or end < takes.RATE:
+    raise TakeError(
+      f'{media.shown(path)}: expected a face from the first frame on for a '
+      f'second or more, found it from frame {first} to {end}'
+    )
+  return Place(video, path_of.crops[nearest[:end]])
+
+
+def _nearest(times: list[float], count: int) -> np.ndarray:
+  """Number of the frame nearest to each 25th of a second."""
+  wanted = (np.arange(count) + 0.0) / takes.RATE
+  after = np.searchsorted(times, wanted).clip(1, max(len(times) - 1, 1))
+  stamps = np.array(times)
+  before = after - 1
+  if len(times) == 1:
+    return np.zeros(count, np.int64)
+  closer = wanted - stamps[before] <= stamps[after] - wanted
+  return np.where(closer, before, after)
+
+
+def take(path: str, where: Place, wave=None) -> Take:
+  """A version of the video as a take.
+
+  Args:
+    path: the source itself, or what was made of it, at any size and rate.
+    where: of the source's face.
+    wave: sound to score it with; None takes the file's own.
+  """
+  video = media.probe_video(path)
+  scale = np.array([video.width, video.height]) / [
+    where.video.width, where.video.height
+  ]  # fmt: skip
+  rows = where.crops * np.array([*scale, *scale, 1.0])
+  pictures, crops, end = _read(video, rows)
+  wave, late = (heard(path, video), 0.0) if wave is None else (wave, 0.0)
+  late = float(end - Fraction(len(wave), audio.SAMPLE_RATE))
+  count = min(len(pictures), len(wave) // takes.SAMPLES)
+  return Take(
+    name=pathlib.Path(path).stem,
+    speaker=pathlib.Path(path).stem,
+    pictures=tuple(pictures[:count]),
+    crops=crops[:count],
+    wave=wave[: count * takes.SAMPLES],
+    late=late,
+  )
+
+
+def _read(video: planes.Video, rows: Float[np.ndarray, 'n 5']):
+  """Pictures with their crops at 25 a second, and where the file ends."""
+  side = MARGIN * rows[:, 2:4].max()
+  size = int(min(side, LARGEST)) // 2 * 2
+  pictures, crops, held, end = [], [], None, Fraction(0)
+
+  def add(frame):
+    row = rows[len(pictures)]
+    square = faces.Crop(row[0], row[1], side, side, 0.0)
+    box = tuple(int(v) for v in faces.roi(square, (video.height, video.width)))
+    rgb = planes.rgb(video, frame, box)
+    pictures.append(faces.take(rgb, square, size, box[:2]))
+    unit = size / side
+    crops.append([size / 2, size / 2, row[2] * unit, row[3] * unit, row[4]])
+
+  with contextlib.closing(media.read_frames(video)) as frames:
+    for frame in frames:
+      end = frame.time + 1 / video.rate
+      while held is not None and len(pictures) < len(rows):
+        wanted = Fraction(len(pictures), takes.RATE)
+        if wanted > (held.time + frame.time) / 2:
+          break
+        add(held)
+      held = frame
+    while held is not None and len(pictures) < len(rows):
+      if Fraction(len(pictures), takes.RATE) >= end:
+        break
+      add(held)
+  return pictures, np.array(crops).reshape(-1, 5), end
+
+
+def heard(
+  path: str, video: planes.Video | None = None
+) -> Int16[np.ndarray, 's']:
+  """A file's sound from the video's first frame on, 16 kHz mono."""
+  found = sound.probe_audio(path)
+  origin = video.start if video is not None else None
+  blocks = audio.resampled(found.rate, sound.read_audio(found, origin))
+  wave = np.concatenate([np.zeros(0, np.float32), *blocks])
+  return np.clip(np.rint(wave * 32767), -32768, 32767).astype(np.int16)

@@ -1,0 +1,78 @@
+"""Judge: a SyncNet of ours asked by how much lips and sound disagree.
+
+The same questions as `lse`, put to a network that must not have taught the
+generator it judges (configs/judge.py keeps it apart).
+
+Alphabet: `v` windows of a take, `d` length of a vector.
+"""
+
+import dataclasses
+import os
+from collections.abc import Callable
+from fractions import Fraction
+
+import numpy as np
+from jaxtyping import Float
+
+from lipsync_jax import audio, lse, takes, weights, windows
+from lipsync_jax.takes import Take
+
+FRAMES = windows.FRAMES
+BATCH = 32  # windows at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class Judge:
+  """A trained SyncNet, compiled."""
+
+  run: Callable  # (mel [b 80 16 1], frames [b h/2 w 15]) -> vectors
+  size: int  # pixels of its square crop
+  sha256: str  # of its tensors
+  source: str  # for people
+
+
+def load(path: str | os.PathLike) -> Judge:
+  """Read a judge; raises WeightsError where the file is none."""
+  import jax
+
+  from lipsync_jax import models
+
+  found = weights.read(path, 'syncnet')
+  net = models.build('syncnet', found.size, found.width)
+  run = jax.jit(lambda v, mel, x: net.apply(v, mel, x, train=False))
+  held = jax.device_put(found.variables)
+  return Judge(
+    run=lambda mel, x: run(held, mel, x),
+    size=found.size,
+    sha256=found.sha256,
+    source=f'{os.path.basename(path)}, width {found.width:g}',
+  )
+
+
+def vectors(
+  take: Take, judge: Judge
+) -> tuple[Float[np.ndarray, 'v d'], Float[np.ndarray, 'v d']]:
+  """Unit vectors of the faces and of the sound of every window."""
+  count = len(take) - FRAMES + 1
+  if count < 1:
+    return np.zeros((0, 1)), np.zeros((0, 1))
+  lower = takes.cut(take, judge.size)[:, judge.size // 2 :]
+  mel = audio.log_mel(take.wave / np.float32(32768))
+  starts = windows.columns(np.arange(count), Fraction(0))
+  mels = audio.windows(mel, starts)[..., None]  # [v 80 16 1]
+  face, heard = [], []
+  for low in range(0, count, BATCH):
+    rows = np.minimum(np.arange(low, low + BATCH), count - 1)
+    images = np.stack(
+      [np.concatenate(list(lower[r : r + FRAMES]), -1) for r in rows]
+    )  # [b, h/2, w, 15]
+    out = judge.run(mels[rows], images.astype(np.float32) / 255)
+    heard.append(np.asarray(out[0]))
+    face.append(np.asarray(out[1]))
+  return np.concatenate(face)[:count], np.concatenate(heard)[:count]
+
+
+def distances(take: Take, judge: Judge) -> Float[np.ndarray, 'v s']:
+  """`lse.distances` of the windows that no joint runs through."""
+  table = lse.distances(*vectors(take, judge))
+  return table[takes.windows(take)[: len(table)]]

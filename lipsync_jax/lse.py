@@ -1,0 +1,142 @@
+"""LSE: how far lips and sound are apart, and at which shift least.
+
+Distances between the vectors of windows, as Wav2Lip defined its scores on
+SyncNet v2; `judge` asks the same questions of a network of ours. Source:
+spec sections 8.1-8.3.
+
+Alphabet: `v` windows of a clip, `d` length of a vector, `s` shifts from
+-reach to reach; at shift k the sound of window v + k is tried, so the
+nearest shift is the number of frames by which the sound is late.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from jaxtyping import Float, Int16, UInt8
+
+from lipsync_jax import audio, faces
+
+FRAMES = 5  # of a window, at 25 frames/s
+SAMPLES = 640  # of sound a frame
+REACH = 15  # frames to either side
+SIDE = 224  # pixels of SyncNet v2's picture
+COLUMNS = 20  # of MFCC a window, 100 a second
+BATCH = 20
+STEP = 3  # frames between two candidates of `retrieved`
+LEAST = 5  # windows that must overlap for a shift to count
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+  """What the distances of one clip say."""
+
+  curve: Float[np.ndarray, 's']  # mean distance at each shift; NaN: unknown
+  distance: float  # the smallest: LSE-D
+  confidence: float  # median minus smallest: LSE-C
+  # Frames. As published: positive where the sound is early, so minus what
+  # `records.Clip.offset` holds.
+  offset: int
+
+
+def distances(
+  face: Float[np.ndarray, 'v d'],
+  heard: Float[np.ndarray, 'v d'],
+  reach: int = REACH,
+  zeros: bool = False,
+) -> Float[np.ndarray, 'v s']:
+  """Euclidean distance of every face to the sounds about it.
+
+  Args:
+    reach: frames, the farthest shift.
+    zeros: take zero vectors for the sound beyond the ends, as the original
+      does, where they are real candidates; else it is NaN.
+  """
+  count = min(len(face), len(heard))
+  face, heard = (x[:count].astype(np.float64) for x in (face, heard))
+  fill = 0.0 if zeros else np.nan
+  padded = np.pad(heard, ((reach, reach), (0, 0)), constant_values=fill)
+  rows = [padded[k : k + count] for k in range(2 * reach + 1)]
+  # 1e-6: the epsilon that PyTorch adds to every difference.
+  return np.stack(
+    [np.linalg.norm(face - row + 1e-6, axis=1) for row in rows], 1
+  )
+
+
+def scores(table: Float[np.ndarray, 'v s']) -> Scores:
+  """Scores of a clip; NaN where it is too short."""
+  known = np.isfinite(table).sum(0)
+  usable = known >= max(min(LEAST, len(table)), 1)
+  curve = np.full(table.shape[1], np.nan)
+  if usable.any():
+    curve[usable] = np.nanmean(table[:, usable], axis=0)
+    best = int(np.nanargmin(curve))
+    least = float(curve[best])
+    reach = table.shape[1] // 2
+    return Scores(
+      curve, least, float(np.nanmedian(curve) - least), reach - best
+    )
+  return Scores(curve, np.nan, np.nan, 0)
+
+
+def retrieved(table: Float[np.ndarray, 'v s']) -> float:
+  """Share of the windows whose own sound is nearer than every third other.
+
+  Candidates stand STEP frames apart, 11 at the usual reach, so chance is
+  1 in 11; windows without all of them do not count. Ties are no success.
+  """
+  middle = table.shape[1] // 2
+  others = np.arange(middle % STEP, table.shape[1], STEP)
+  others = others[others != middle]
+  whole = np.isfinite(table[:, others]).all(1)
+  if not whole.any():
+    return float('nan')
+  return float((table[whole, middle] < table[whole][:, others].min(1)).mean())
+
+
+def predictor(variables: dict) -> Callable:
+  """SyncNet v2, compiled for BATCH windows: (mfcc, frames) -> vectors."""
+  import jax
+
+  from lipsync_jax import models
+
+  net = models.build('syncnet_v2')
+  run = jax.jit(lambda v, mfcc, x: net.apply(v, mfcc, x))
+  held = jax.device_put(variables)
+  return lambda mfcc, frames: run(held, mfcc, frames)
+
+
+def square(crop: faces.Crop) -> faces.Crop:
+  """What SyncNet v2 sees of a face: 2.8 half sides, mostly below (8.4)."""
+  s = max(crop.w, crop.h) / 2
+  return faces.Crop(crop.cx, crop.cy + 0.4 * s, 2.8 * s, 2.8 * s, 0.0)
+
+
+def vectors(
+  pictures: Sequence[UInt8[np.ndarray, '224 224 3']],
+  wave: Int16[np.ndarray, 'n'],
+  run: Callable,
+) -> tuple[Float[np.ndarray, 'v d'], Float[np.ndarray, 'v d']]:
+  """Vectors of the faces and of the sound of every window.
+
+  Args:
+    pictures: RGB, 25 a second, see `square`.
+    wave: 16 kHz; begins with the first picture.
+    run: of `predictor`.
+  """
+  count = min(len(pictures), len(wave) // SAMPLES) - FRAMES
+  if count < 1:
+    return np.zeros((0, 1)), np.zeros((0, 1))
+  mfcc = audio.mfcc(wave).T.astype(np.float32)  # [13, t]
+  bgr = np.stack(pictures)[..., ::-1]
+  face, heard = [], []
+  for low in range(0, count, BATCH):
+    rows = np.minimum(np.arange(low, low + BATCH), count - 1)
+    sounds = np.stack([mfcc[:, 4 * v : 4 * v + COLUMNS] for v in rows])
+    frames = np.stack(
+      [np.concatenate(list(bgr[v : v + FRAMES]), -1) for v in rows]
+    )  # [b, 224, 224, 15]
+    out = run(sounds[..., None], frames.astype(np.float32))
+    heard.append(np.asarray(out[0]))
+    face.append(np.asarray(out[1]))
+  return np.concatenate(face)[:count], np.concatenate(heard)[:count]

@@ -1,0 +1,277 @@
+"""Page: a report as one HTML file that needs nothing else.
+
+Words first, then a table for each protocol, curves, scatters and strips.
+Everything that came from file names is escaped.
+"""
+
+import html
+import os
+from collections.abc import Sequence
+
+from lipsync_jax import charts, report
+from lipsync_jax.appraisal import Measure
+
+SHOWN = 3  # best and worst cases as strips
+CURVES = {
+  'judge': ('Judge', 'mean distance'),
+  'lse': ('SyncNet v2', 'mean distance'),
+  'ridge': ('Ridge', 'mean correlation'),
+}
+PROTOCOLS = {
+  'reconstruction': 'Every face speaks its own words again, so the truth is '
+  'known frame by frame. As in use, the network also sees the frame it is to '
+  'make, as its reference: one that copied it would look perfect here. Read '
+  'this table together with the other two.',
+  'cross': 'Every face speaks the words of another clip. No truth exists for '
+  'the lips; a row should be as near to its sound as the ground truth is to '
+  'its own, and much nearer than the unmodified video under the foreign '
+  'sound.',
+  'silence': 'The sound is digital silence, so a mouth has no reason to move. '
+  'Mouth motion that is left is leakage out of the source; the ground truth '
+  'row tells how much the source moves.',
+}
+BETTER = {
+  'low': 'lower is better',
+  'high': 'higher is better',
+  'zero': 'nearer to 0 is better',
+  'truth': 'nearer to the ground truth is better',
+}
+STYLE = """
+body{font:15px/1.5 system-ui,sans-serif;color:#1a1a1a;background:#fff;
+margin:2em auto;max-width:1200px;padding:0 1em}
+h1{font-size:1.6em}h2{margin-top:2.2em;border-bottom:2px solid #333}
+.wide{overflow-x:auto}table{border-collapse:collapse;font-size:13px}
+th,td{padding:.35em .7em;text-align:right;border-bottom:1px solid #ddd;
+white-space:nowrap;vertical-align:top}th:first-child,td:first-child{
+text-align:left;position:sticky;left:0;background:#fff}
+thead th{border-bottom:2px solid #333}small{color:#666;font-weight:normal}
+tr.made td{background:#eef6ff}tr.made td:first-child{font-weight:bold}
+.charts{display:flex;flex-wrap:wrap;gap:1em}figure{margin:1em 0}
+figure img{display:block;max-width:100%}figcaption{font-size:13px}
+dt{font-weight:bold}dd{margin:0 0 .4em 1.2em}
+"""
+
+
+def page(results: Sequence[dict], facts: dict) -> str:
+  """The whole document."""
+  body = [
+    '<h1>Lip-sync, measured</h1>',
+    f'<p>{_e(facts["what"])}</p>',
+    guide(),
+  ]
+  for protocol in report.protocols_of(results):
+    body += section(results, protocol)
+  body += [measures(results), settings(facts)]
+  return (
+    '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+    '<meta name="viewport" content="width=device-width,initial-scale=1">'
+    f'<title>Lip-sync, measured</title><style>{STYLE}</style></head>'
+    f'<body>{"".join(body)}</body></html>\n'
+  )
+
+
+def write(
+  path: str | os.PathLike, results: Sequence[dict], facts: dict
+) -> None:
+  """Write the page."""
+  report.write(path, page(results, facts))
+
+
+def guide() -> str:
+  """How to read it, before any number."""
+  return (
+    '<p><b>How to read this.</b> Numbers of lip-sync compare only within one '
+    'page, never with published tables: crops, encoders and clips move them '
+    'more than models do. So each table holds its own scale: the '
+    '<i>ground truth</i> is what real speech scores here, the truth with its '
+    'sound <i>5 and 15 frames late</i> is what plainly wrong sync scores, and '
+    'the <i>unmodified video under foreign sound</i> is what doing nothing '
+    'scores. Rows on blue are made by a system. A score better than the '
+    'ground truth is no success: it says that the measure was pleased. '
+    'Brackets hold 95 % intervals over clips (bootstrap).</p>'
+  )
+
+
+def section(results: Sequence[dict], protocol: str) -> list[str]:
+  """All of one protocol."""
+  out = [
+    f'<h2 id="{_e(protocol)}">{_e(protocol.capitalize())}</h2>',
+    f'<p>{PROTOCOLS.get(protocol, "")}</p>',
+    table(results, protocol),
+    '<div class="charts">',
+    *curve_charts(results, protocol),
+    *scatters(results, protocol),
+    '</div>',
+  ]
+  out += strips(results, protocol)
+  failed = [f for f in report.failures(results) if f[0] == protocol]
+  if failed:
+    items = ''.join(
+      f'<li>{_e(row)}: {n} × {_e(why)}</li>' for _, row, why, n in failed
+    )
+    out.append(f'<p>Not scored, and in no mean:</p><ul>{items}</ul>')
+  return out
+
+
+def _kinds(results: Sequence[dict], protocol: str) -> dict[str, str]:
+  return {r['row']: r['kind'] for r in results if r['protocol'] == protocol}
+
+
+def table(results: Sequence[dict], protocol: str) -> str:
+  """Rows and measures, the interval under each mean."""
+  cells, kinds = report.table(results, protocol), _kinds(results, protocol)
+  found = report.used(cells)
+  head = ''.join(
+    f'<th title="{_e(m.means)}">{_e(m.title)}<br><small>{_e(m.unit)} '
+    f'{_sign(m)}</small></th>'
+    for m in found
+  )
+  rows = []
+  for name, values in cells.items():
+    made = ' class="made"' if kinds[name] in ('checkpoint', 'rival') else ''
+    clips = len(report.chosen(results, protocol, name))
+    row = ''.join(f'<td>{_cell(values.get(m.key))}</td>' for m in found)
+    label = f'{_e(name)}<br><small>{clips} clips</small>'
+    rows.append(f'<tr{made}><td>{label}</td>{row}</tr>')
+  return (
+    f'<div class="wide"><table><thead><tr><th>row</th>{head}</tr></thead>'
+    f'<tbody>{"".join(rows)}</tbody></table></div>'
+  )
+
+
+def _sign(m: Measure) -> str:
+  return {'low': '↓', 'high': '↑', 'zero': '→ 0', 'truth': '→ truth'}[m.better]
+
+
+def _cell(cell: report.Cell | None) -> str:
+  if cell is None:
+    return '–'
+  return (
+    f'{number(cell.value)}<br><small>[{number(cell.low)}, '
+    f'{number(cell.high)}]</small>'
+  )
+
+
+def number(value: float) -> str:
+  """Three digits that mean something."""
+  digits = 1 if abs(value) >= 100 else 2 if abs(value) >= 10 else 3
+  return f'{value:.{digits}f}'
+
+
+def curve_charts(results: Sequence[dict], protocol: str) -> list[str]:
+  """Distance against shift, one chart a scorer."""
+  out = []
+  for key, (title, unit) in CURVES.items():
+    series = {}
+    for row in report.rows_of(results, protocol):
+      ys = report.curve(report.chosen(results, protocol, row), key)
+      if ys.size:
+        reach = len(ys) // 2
+        series[row] = (list(range(-reach, reach + 1)), ys.tolist())
+    if series:
+      label = 'frames by which the sound is taken later (0: as it is)'
+      words = f'{title}: {unit} at each shift'
+      out.append(charts.curves(words, series, label, unit))
+  return out
+
+
+def scatters(results: Sequence[dict], protocol: str) -> list[str]:
+  """Every clip: a row's score against the ground truth's."""
+  out = []
+  for key, title in (
+    ('judge_d', 'Judge distance'),
+    ('lse_d', 'LSE-D'),
+    ('ridge_r', 'Ridge correlation'),
+    ('motion', 'Mouth motion, % of face'),
+  ):
+    truth = _by_subject(results, protocol, 'truth', key)
+    series = {}
+    for row, kind in _kinds(results, protocol).items():
+      if kind not in ('checkpoint', 'rival', 'foreign'):
+        continue
+      pairs = [
+        (truth[r['subject']], r['values'][key])
+        for r in report.chosen(results, protocol, row)
+        if r['values'].get(key) is not None and r['subject'] in truth
+      ]
+      if pairs:
+        series[row] = tuple(list(v) for v in zip(*pairs, strict=True))
+    if series:
+      x, y = 'ground truth', 'the row'
+      out.append(charts.scatter(f'{title}, clip by clip', series, x, y))
+  return out
+
+
+def _by_subject(results, protocol, kind, key) -> dict[str, float]:
+  return {
+    r['subject']: r['values'][key]
+    for r in results
+    if (r['protocol'], r['kind']) == (protocol, kind)
+    and not r.get('error')
+    and r['values'].get(key) is not None
+  }
+
+
+def ranked(results: Sequence[dict], protocol: str, row: str):
+  """(measure, results from best to worst) of a row."""
+  here = [r for r in report.chosen(results, protocol, row) if r.get('strips')]
+  keys = {'silence': ['motion'], 'cross': ['judge_d', 'lse_d', 'border']}
+  for key in keys.get(protocol, ['judge_d', 'lse_d', 'lips']):
+    known = [r for r in here if r['values'].get(key) is not None]
+    if known:
+      return key, sorted(known, key=lambda r: r['values'][key])
+  return '', here
+
+
+def strips(results: Sequence[dict], protocol: str) -> list[str]:
+  """Best and worst clips of every made row, the source above."""
+  out = []
+  for row, kind in _kinds(results, protocol).items():
+    if kind not in ('checkpoint', 'rival'):
+      continue
+    key, order = ranked(results, protocol, row)
+    if not order:
+      continue
+    shown = order[:SHOWN] + order[max(SHOWN, len(order) - SHOWN) :]
+    out.append(
+      f'<h3>{_e(row)}: best and worst clips</h3><p>By {_e(key) or "order"}, '
+      'the best first. Above the source, below what was made; eight '
+      'frames evenly over the clip.</p>'
+    )
+    for r in shown:
+      value = r['values'].get(key)
+      words = f'{key} {number(value)}' if value is not None else ''
+      images = ''.join(
+        f'<img alt="{alt}" src="data:image/jpeg;base64,{r["strips"][name]}">'
+        for name, alt in (('truth', 'source'), ('made', 'made'))
+      )
+      caption = f'{_e(r["case"])}: {_e(words)}'
+      out.append(f'<figure>{images}<figcaption>{caption}</figcaption></figure>')
+  return out
+
+
+def measures(results: Sequence[dict]) -> str:
+  """What each column means."""
+  found: dict[str, Measure] = {}
+  for protocol in report.protocols_of(results):
+    for m in report.used(report.table(results, protocol)):
+      found[m.key] = m
+  items = ''.join(
+    f'<dt>{_e(m.title)}</dt><dd>{_e(m.means)}. {_e(BETTER[m.better])}.</dd>'
+    for m in found.values()
+  )
+  return f'<h2>What the columns mean</h2><dl>{items}</dl>'
+
+
+def settings(facts: dict) -> str:
+  """Everything needed to make the page again."""
+  items = ''.join(
+    f'<dt>{_e(str(k))}</dt><dd><code>{_e(str(v))}</code></dd>'
+    for k, v in facts.items()
+    if k != 'what'
+  )
+  return f'<h2>How this was made</h2><dl>{items}</dl>'
+
+
+def _e(words: str) -> str:
+  return html.escape(words, quote=True)

@@ -1,0 +1,184 @@
+"""Quality: how a made picture differs from the true one, without networks.
+
+Pictures are uint8 RGB in pairs that show the same place; landmarks are
+those of `faces.KEPT` in pixels. Lengths are in percent of the width of the
+face's crop, so that faces of all sizes compare.
+
+Alphabet: `t` frames, `h w` pixels, `p` landmarks.
+"""
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+
+from lipsync_jax import faces
+from lipsync_jax.faces import INNER, OUTER, STEADY
+
+BEST = 100.0  # dB, what equal pictures count as
+# Three pairs of the inner lips, upper and lower, about the middle.
+UPPER = [INNER.start + i for i in (4, 5, 6)]
+LOWER = [INNER.start + i for i in (16, 15, 14)]
+MOUTH = 0.25  # margin about the lips, of their box's sides
+NOTICED = 4.0  # levels of 255: less is coding noise
+NEAR = 5  # pixels across which a border's step is measured
+
+Pictures = UInt8[np.ndarray, 't h w 3']
+Points = Float[np.ndarray, 't p 2']
+
+
+def luma(pictures: UInt8[np.ndarray, '*t 3']) -> Float[np.ndarray, '*t']:
+  """Brightness in 0..255 (BT.601)."""
+  return pictures @ np.array([0.299, 0.587, 0.114], np.float32)
+
+
+def psnr(made: Pictures, true: Pictures) -> Float[np.ndarray, 't']:
+  """Peak signal-to-noise ratio of each frame, dB, at most BEST."""
+  apart = made.astype(np.float32) - true
+  error = np.square(apart).mean((1, 2, 3), dtype=np.float64)
+  return np.minimum(10 * np.log10(255**2 / np.maximum(error, 1e-12)), BEST)
+
+
+def ssim(made: Pictures, true: Pictures) -> Float[np.ndarray, 't']:
+  """Structural similarity of the brightness of each frame, at most 1.
+
+  Gaussian window of sigma 1.5, K1 0.01, K2 0.03 (Wang et al. 2004).
+  """
+  import cv2
+
+  def blur(x):
+    return cv2.GaussianBlur(x, (11, 11), 1.5, borderType=cv2.BORDER_REFLECT)
+
+  low, small = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+  out = np.empty(len(made))
+  for i, (a, b) in enumerate(zip(made, true, strict=True)):
+    x, y = luma(a), luma(b)
+    mx, my = blur(x), blur(y)
+    vx, vy = blur(x * x) - mx * mx, blur(y * y) - my * my
+    both = blur(x * y) - mx * my
+    top = (2 * mx * my + low) * (2 * both + small)
+    out[i] = (top / ((mx * mx + my * my + low) * (vx + vy + small))).mean()
+  return out
+
+
+def lips(
+  made: Points, true: Points, width: Float[np.ndarray, 't']
+) -> Float[np.ndarray, 't']:
+  """Mean distance of the 40 lip landmarks of each frame, % of the width."""
+  mouth = slice(OUTER.start, INNER.stop)
+  apart = np.linalg.norm(made[:, mouth] - true[:, mouth], axis=-1)
+  return 100 * apart.mean(1) / width
+
+
+def opening(
+  points: Points, width: Float[np.ndarray, 't']
+) -> Float[np.ndarray, 't']:
+  """Gap between the inner lips of each frame, % of the width."""
+  gap = np.linalg.norm(points[:, LOWER] - points[:, UPPER], axis=-1)
+  return 100 * gap.mean(1) / width
+
+
+def motion(
+  points: Points,
+  width: Float[np.ndarray, 't'],
+  pieces: list[slice] | None = None,
+) -> float:
+  """How much the mouth opens and closes: deviation of `opening`, %.
+
+  Driven by silence it is the leakage: motion that the sound did not ask for.
+  """
+  gap = opening(points, width)
+  parts = [gap[p][np.isfinite(gap[p])] for p in pieces or [slice(None)]]
+  return _mean([part.std() for part in parts if part.size])
+
+
+def jitter(
+  points: Points,
+  width: Float[np.ndarray, 't'],
+  pieces: list[slice] | None = None,
+) -> float:
+  """How much the mouth trembles in the face, % of the width.
+
+  Root mean square of the second difference of the mouth's corners and the
+  chin, against what does not move in speech.
+  """
+  chosen = [OUTER.start, OUTER.start + 10, faces.CHIN]
+  place = points[:, chosen].mean(1) - points[:, list(STEADY)].mean(1)
+  place = 100 * place / width[:, None]
+  steps = [np.diff(place[p], 2, axis=0) for p in pieces or [slice(None)]]
+  return float(np.sqrt(_mean(np.square(np.concatenate(steps)).sum(1))))
+
+
+def mouth_boxes(
+  points: Points, crops: Float[np.ndarray, 't 5'], size: int
+) -> Int[np.ndarray, 't 4']:
+  """Box round the lips in the square crop of `size`, whole pixels.
+
+  Where there are no landmarks it is the usual place of a mouth.
+  """
+  usual = np.array([0.28, 0.6, 0.72, 0.9]) * size
+  out = np.tile(usual, (len(points), 1))
+  for i in np.flatnonzero(np.isfinite(points).all((1, 2))):
+    matrix = faces.crop_matrix(faces.crop_of(crops[i]), size)
+    box = faces.bounds(faces.move(matrix, points[i, OUTER].astype(np.float64)))
+    grow = MOUTH * (box[2:] - box[:2])
+    out[i] = np.concatenate([box[:2] - grow, box[2:] + grow])
+  out = np.clip(np.rint(out), 0, size).astype(np.int64)
+  out[:, 2:] = np.maximum(out[:, 2:], np.minimum(out[:, :2] + 4, size))
+  out[:, :2] = np.minimum(out[:, :2], out[:, 2:] - 4)
+  return out
+
+
+def sharpness(
+  made: Pictures, true: Pictures, boxes: Int[np.ndarray, 't 4']
+) -> float:
+  """Gradient energy of the mouth against the truth's; 1 is as sharp."""
+  energies = np.zeros(2)
+  for a, b, (x0, y0, x1, y1) in zip(made, true, boxes, strict=True):
+    for i, picture in enumerate((a, b)):
+      part = luma(picture[y0:y1, x0:x1])
+      rows, columns = np.gradient(part)
+      energies[i] += np.square(rows).sum() + np.square(columns).sum()
+  return float(energies[0] / energies[1]) if energies[1] else float('nan')
+
+
+def border(made: Pictures, true: Pictures) -> float:
+  """The step at the edge of what was changed, levels of 255; 0: no edge.
+
+  The change itself is looked at, not the picture: along the outline of the
+  region that differs, by how much does the difference jump within a few
+  pixels? A soft and colour-matched edge has next to none.
+  """
+  import cv2
+
+  around = np.ones((NEAR, NEAR), np.uint8)
+  steps = []
+  for a, b in zip(made, true, strict=True):
+    change = cv2.blur(luma(a) - luma(b), (3, 3))
+    area = (np.abs(change) > NOTICED).astype(np.uint8)
+    area = cv2.morphologyEx(area, cv2.MORPH_OPEN, around)
+    area = cv2.morphologyEx(area, cv2.MORPH_CLOSE, np.ones((15, 15), np.uint8))
+    line = _outline(area)
+    if line.any():
+      jump = cv2.dilate(change, around) - cv2.erode(change, around)
+      steps.append(float(jump[line].mean()))
+    else:
+      steps.append(0.0)
+  return _mean(steps)
+
+
+def _outline(area: UInt8[np.ndarray, 'h w']) -> Bool[np.ndarray, 'h w']:
+  """The outer edge of the largest connected area, not of the picture."""
+  import cv2
+
+  outlines, _ = cv2.findContours(area, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+  line = np.zeros(area.shape, np.uint8)
+  if outlines:
+    widest = max(outlines, key=cv2.contourArea)
+    cv2.drawContours(line, [widest], 0, 1, 1)
+  line[[0, -1]], line[:, [0, -1]] = 0, 0
+  return line > 0
+
+
+def _mean(values) -> float:
+  values = np.asarray(values, np.float64)
+  known = values[np.isfinite(values)]
+  return float(known.mean()) if known.size else float('nan')

@@ -1,0 +1,203 @@
+"""Ridge: a judge without a network, from the mel to how far lips are open.
+
+A linear regression from 0.3 s of sound about a frame to the opening of the
+inner lips that landmarks measure. It hears little, but nobody trains on it,
+so no generator can please it alone. Its coefficients, fitted on real
+clips, come with the package (assets/ridge.npz); to fit others:
+
+    python -m lipsync_jax.ridge --data SHARDS --out ridge.npz
+
+Alphabet: `n` frames, `k` features of a frame, `s` shifts.
+"""
+
+import argparse
+import dataclasses
+import os
+import pathlib
+import sys
+from collections.abc import Iterator
+from fractions import Fraction
+
+import numpy as np
+from jaxtyping import Float
+
+from lipsync_jax import audio, quality, records, takes
+
+SHIPPED = pathlib.Path(__file__).parent / 'assets' / 'ridge.npz'
+BEFORE = Fraction(14, 100)  # seconds that the sound begins before its frame
+GROUPS, TOGETHER = 8, 3  # mel columns, averaged so many at a time
+BANDS = 20  # of 80 mel bins, averaged four at a time
+REACH = 15  # frames, the farthest shift
+LEAST = 10  # frames that a correlation needs
+
+
+class RidgeError(ValueError):
+  """Coefficients that cannot be fitted or read; one line says why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Ridge:
+  """A fitted regression."""
+
+  weights: Float[np.ndarray, 'k']  # of standardised features
+  source: str  # what it was fitted on
+
+
+def features(mel: Float[np.ndarray, '80 t'], count: int):
+  """What is heard about each of `count` frames.  [n, k]"""
+  times = [Fraction(f, takes.RATE) for f in range(count)]
+  starts = audio.window_starts(times, BEFORE)
+  at = starts[:, None] + np.arange(GROUPS * TOGETHER)  # [n, 24]
+  found = mel[:, np.clip(at, 0, mel.shape[1] - 1)]  # [80, n, 24]
+  bands = found.reshape(BANDS, -1, count, GROUPS, TOGETHER).mean((1, 4))
+  return bands.transpose(1, 0, 2).reshape(count, -1)  # [n, 20*8]
+
+
+def fit(
+  examples: Iterator[tuple[Float[np.ndarray, 'n k'], np.ndarray, float]],
+  source: str,
+  penalty: float = 3e-3,
+) -> Ridge:
+  """Fit to (features, opening, weight) of clips.
+
+  Means of a clip are taken out: who speaks says nothing. `penalty` is a
+  share of the features' variance, all of them together.
+  """
+  size = GROUPS * BANDS
+  square, product = np.zeros((size, size)), np.zeros(size)
+  for x, gap, weight in examples:
+    good = np.isfinite(gap)
+    if good.sum() < LEAST or np.std(gap[good]) < 1e-6:
+      continue
+    x, y = x[good] - x[good].mean(0), gap[good] - gap[good].mean()
+    y = y / y.std()
+    square += weight * (x.T @ x)
+    product += weight * (x.T @ y)
+  if not square.any():
+    raise RidgeError('expected clips with open and closed mouths, found none')
+  load = penalty * np.trace(square) * np.eye(size)
+  found = np.linalg.solve(square + load, product)
+  return Ridge(found.astype(np.float32), source)
+
+
+def curve(
+  x: Float[np.ndarray, 'n k'],
+  gap: Float[np.ndarray, 'n'],
+  ridge: Ridge,
+  pieces: list[slice] | None = None,
+) -> Float[np.ndarray, 's']:
+  """Correlation of heard and seen opening at each shift; NaN: unknown.
+
+  At shift k the sound of frame f + k is heard, so the highest is at the
+  number of frames by which the sound is late. Each piece of a joined take
+  keeps to its own mean.
+  """
+  heard, seen = x @ ridge.weights, gap.astype(np.float64).copy()
+  for piece in pieces or [slice(None)]:
+    heard[piece] = heard[piece] - heard[piece].mean()
+    known = seen[piece][np.isfinite(seen[piece])]
+    seen[piece] = seen[piece] - (known.mean() if known.size else np.nan)
+  count = len(seen)
+  out = np.full(2 * REACH + 1, np.nan)
+  for i, k in enumerate(range(-REACH, REACH + 1)):
+    if count - abs(k) < LEAST:
+      continue
+    a, b = seen[max(0, -k) : count - max(0, k)], heard[max(0, k) :]
+    b = b[: len(a)]
+    good = np.isfinite(a)
+    if good.sum() >= LEAST and a[good].std() > 0 and b[good].std() > 0:
+      out[i] = np.corrcoef(a[good], b[good])[0, 1]
+  return out
+
+
+def heard(
+  take: takes.Take, gap: Float[np.ndarray, 'n'], ridge: Ridge
+) -> Float[np.ndarray, 's']:
+  """`curve` of a take and the opening of its lips."""
+  mel = audio.log_mel(take.wave / np.float32(32768)).astype(np.float64)
+  x = features(mel, len(take))
+  return curve(x, gap, ridge, list(takes.pieces(take)))
+
+
+def offset(found: Float[np.ndarray, 's']) -> int:
+  """Frames by which the sound is early (as `lse.Scores.offset`)."""
+  known = np.isfinite(found).any()
+  return REACH - int(np.nanargmax(found)) if known else 0
+
+
+def load(path: str | os.PathLike = SHIPPED) -> Ridge:
+  """Read coefficients; raises RidgeError where the file holds none."""
+  try:
+    with np.load(path, allow_pickle=False) as file:
+      ridge = Ridge(file['weights'], str(file['source']))
+  except (OSError, ValueError, KeyError) as error:
+    raise RidgeError(
+      f'{path}: expected coefficients of the ridge judge ({error}); fit them '
+      'with python -m lipsync_jax.ridge'
+    ) from None
+  if ridge.weights.shape != (GROUPS * BANDS,):
+    raise RidgeError(
+      f'{path}: expected {GROUPS * BANDS} coefficients, found '
+      f'{ridge.weights.shape}; fit them again'
+    )
+  return ridge
+
+
+def save(path: str | os.PathLike, ridge: Ridge) -> None:
+  """Write coefficients; the file appears only when whole."""
+  path = pathlib.Path(path)
+  part = path.with_name(f'{path.name}.part')
+  with open(part, 'wb') as file:
+    np.savez(file, weights=ridge.weights, source=np.array(ridge.source))
+  os.replace(part, path)
+
+
+def clips(source: records.Source) -> Iterator[tuple]:
+  """(features, opening, weight, speaker); all speakers weigh alike."""
+  frames = {name: 0 for name in source.speakers}
+  for name, count in zip(source.speakers, source.frames, strict=True):
+    frames[name] += int(count)
+  for i in range(len(source)):
+    clip = source[i]
+    count = min(len(clip.points), len(clip.wave) // takes.SAMPLES)
+    width = clip.crops[:count, 2].astype(np.float64)
+    gap = quality.opening(clip.points[:count].astype(np.float64), width)
+    x = features(clip.mel.astype(np.float64), count)
+    yield x, gap, 1e4 / frames[clip.speaker], clip.speaker
+
+
+def tried(source: records.Source, ridge: Ridge) -> dict[str, float]:
+  """Mean correlation in step and four frames out of it, over clips."""
+  middle, found = REACH, []
+  for x, gap, _, _ in clips(source):
+    c = curve(x, gap, ridge)
+    found.append((c[middle], np.nanmean([c[middle - 4], c[middle + 4]])))
+  inside, outside = np.nanmean(found, axis=0)
+  return {'in step': float(inside), '4 frames out': float(outside)}
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Fit on one split, try on another; 1 and one line on an error."""
+  parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
+  parser.add_argument('--data', required=True, help='folder of shards')
+  parser.add_argument('--fit', default='train', help='split (train)')
+  parser.add_argument('--try', dest='trial', default='val', help='split (val)')
+  parser.add_argument('--out', required=True, help='.npz to write')
+  args = parser.parse_args(argv)
+  try:
+    source = records.Source(args.data, args.fit)
+    people = len(set(source.speakers))
+    words = f'{len(source)} clips of {people} speakers'
+    ridge = fit((row[:3] for row in clips(source)), words)
+    save(args.out, ridge)
+    found = tried(records.Source(args.data, args.trial), ridge)
+  except (ValueError, OSError) as error:
+    print(f'error: {" ".join(str(error).split())}', file=sys.stderr)
+    return 1
+  values = ', '.join(f'{name} {value:.3f}' for name, value in found.items())
+  print(f'{args.out}: fitted on {words}; correlation {values}')
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())

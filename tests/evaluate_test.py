@@ -1,0 +1,193 @@
+"""evaluate.py with its rooms: a whole run on drawn faces, and its report."""
+
+import csv
+import html.parser
+import json
+import xml.etree.ElementTree as ET
+
+import jax
+import numpy as np
+import pytest
+
+from lipsync_jax import cartoons, charts, evaluate, page, records, report
+
+
+def weights(path, network, width=0.05):
+  """Untrained weights in a file."""
+  from lipsync_jax import models, stored
+
+  net = models.build(network, 96, width)
+  zeros = models.inputs(network, 96)
+  shapes = jax.eval_shape(
+    lambda key: net.init(key, *zeros, train=False), jax.random.key(0)
+  )
+  rng = np.random.default_rng(0)
+  variables = jax.tree.map(
+    lambda x: np.abs(rng.normal(0, 0.1, x.shape)).astype(np.float32),
+    dict(shapes),
+  )
+  stored.save(path, stored.Weights(network, 96, width, variables, 'untrained'))
+  return str(path)
+
+
+@pytest.fixture(scope='module')
+def drawn(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('drawn')
+  clips = [
+    cartoons.clip(f'{name}/{i:05d}', 45, 0) for name in 'ab' for i in range(2)
+  ]
+  path = folder / 'lipsync_clips-test.tfrecord-00000-of-00001'
+  records.write(path, clips)
+  return folder
+
+
+@pytest.fixture(scope='module')
+def words(drawn, tmp_path_factory):
+  """A command line, and where it writes."""
+  folder = tmp_path_factory.mktemp('weights')
+  out = folder / 'out'
+  found = ['--shards', str(drawn), '--quiet', '--out', str(out)]
+  found += ['--judge', weights(folder / 'judge.safetensors', 'syncnet')]
+  generator = weights(folder / 'net.safetensors', 'generator')
+  found += ['--checkpoint', f'<b>net</b>={generator}', '--least', '1.5']
+  return found, out
+
+
+@pytest.mark.slow
+def test_whole_run_resumes_and_reports(words, capsys, monkeypatch):
+  argv, out = words
+  assert evaluate.main(argv) == 0
+  assert 'reconstruction:' in capsys.readouterr().out
+  whole = json.loads((out / 'report.json').read_text())
+  assert set(whole['summary']) == {'reconstruction', 'cross', 'silence'}
+  rows = whole['summary']['cross']
+  assert list(rows) == [
+    'ground truth',
+    'ground truth, sound 5 frames late',
+    'ground truth, sound 15 frames late',
+    'unmodified, foreign sound',
+    '<b>net</b>',
+  ]
+  assert {'judge_d', 'judge_hit'} <= rows['ground truth'].keys()
+  assert not {'psnr', 'lips'} & rows['<b>net</b>'].keys()
+  assert 'psnr' in whole['summary']['reconstruction']['<b>net</b>']
+  assert 'judge_d' not in whole['summary']['silence']['<b>net</b>']
+  with open(out / 'report.csv', newline='') as file:
+    lines = list(csv.DictReader(file))
+  assert len(lines) == len(whole['results']) == 4 * (5 + 5 + 2)
+  text = (out / 'report.html').read_text()
+  assert '<b>net</b>' not in text and '&lt;b&gt;net' in text
+  assert 'http' not in text.replace('http://www.w3.org/2000/svg', '')
+  # Again: nothing is measured anew, and the numbers are the same.
+  monkeypatch.setattr(evaluate, 'score', None)
+  assert evaluate.main(argv) == 0
+  again = json.loads((out / 'report.json').read_text())
+  assert again['results'] == whole['results']
+
+
+def test_refusals_are_one_line(tmp_path, capsys):
+  out = ['--out', str(tmp_path / 'out'), '--quiet']
+  assert evaluate.main(out) == 1
+  assert 'give --shards, --videos or --pairs' in capsys.readouterr().err
+  assert evaluate.main([*out, '--rival', 'them=/nowhere']) == 1
+  assert '--rival: expected NAME=DIR' in capsys.readouterr().err
+  assert evaluate.main([*out, '--videos', str(tmp_path / 'no')]) == 1
+  error = capsys.readouterr().err
+  assert error.count('\n') == 1 and 'expected a folder of videos' in error
+  assert not (tmp_path / 'out').exists()
+
+
+# --- the report alone
+
+
+def results(count=12):
+  rng = np.random.default_rng(0)
+  found = []
+  for i in range(count):
+    for row, kind, level in (
+      ('ground truth', 'truth', 1.0),
+      ('us', 'checkpoint', 2.0),
+    ):
+      values = {'judge_d': level + rng.normal(0, 0.1), 'judge_offset': 0.0}
+      curve = [None, *np.linspace(2, 1, 14), *np.linspace(1, 2, 15), None]
+      found.append({
+        'protocol': 'cross', 'case': f'clip <{i}>', 'subject': f'{i}',
+        'speaker': 'a', 'row': row, 'kind': kind, 'frames': 50,
+        'values': values, 'curves': {'judge': curve},
+        'strips': {'truth': 'AAAA', 'made': 'BBBB'},
+      })  # fmt: skip
+  lost = {'error': 'no face', 'values': {}, 'row': 'us', 'kind': 'checkpoint'}
+  lost |= {'protocol': 'cross', 'case': 'lost', 'subject': 'l', 'speaker': 'a'}
+  return [*found, lost]
+
+
+def test_intervals_hold_the_mean_and_shrink_with_clips():
+  rng = np.random.default_rng(0)
+  inside = 0
+  for _ in range(100):
+    cell = report.interval(rng.normal(3, 1, 40))
+    inside += cell.low <= 3 <= cell.high
+  assert inside >= 86
+  wide, narrow = (report.interval(rng.normal(0, 1, n)) for n in (10, 1000))
+  assert wide.high - wide.low > 4 * (narrow.high - narrow.low)
+  assert report.interval(np.array([0.0, 0, 9]), median=True).value == 0
+
+
+def test_failures_are_counted_and_in_no_mean():
+  cells = report.table(results(), 'cross')
+  assert cells['us']['judge_d'].count == 12
+  assert report.failures(results()) == [('cross', 'us', 'no face', 1)]
+  assert np.isnan(report.curve(results()[:2], 'judge')[0])
+
+
+class Checker(html.parser.HTMLParser):
+  """Counts tags, and fails where they do not close in order."""
+
+  void = frozenset(('meta', 'br', 'img', 'line', 'circle', 'polyline'))
+
+  def __init__(self):
+    super().__init__()
+    self.open, self.count = [], {}
+
+  def handle_starttag(self, tag, attrs):
+    self.count[tag] = self.count.get(tag, 0) + 1
+    if tag not in self.void:
+      self.open.append(tag)
+
+  def handle_startendtag(self, tag, attrs):
+    self.count[tag] = self.count.get(tag, 0) + 1
+
+  def handle_endtag(self, tag):
+    assert self.open.pop() == tag
+
+
+def test_page_is_whole_and_escaped():
+  facts = {'what': 'a test', 'command': 'x & y'}
+  text = page.page(results(), facts)
+  checker = Checker()
+  checker.feed(text)
+  assert not checker.open
+  assert checker.count['svg'] == 2 and checker.count['figure'] == 6
+  assert 'clip &lt;3&gt;' in text and 'x &amp; y' in text
+  assert 'Not scored' in text and '1 × no face' in text
+
+
+def test_best_and_worst_are_in_order():
+  key, order = page.ranked(results(), 'cross', 'us')
+  values = [r['values']['judge_d'] for r in order]
+  assert key == 'judge_d' and values == sorted(values) and len(values) == 12
+
+
+def test_charts_are_xml_and_put_values_where_they_belong():
+  series = {'a < b': ([-1, 0, 1], [2.0, 1.0, float('nan')])}
+  root = ET.fromstring(charts.curves('title & more', series, 'x', 'y'))
+  (path,) = [e for e in root.iter() if e.tag.endswith('polyline')]
+  points = [tuple(map(float, p.split(','))) for p in path.get('points').split()]
+  assert len(points) == 2
+  assert points[0][0] < points[1][0] and points[0][1] < points[1][1]  # y down
+  ET.fromstring(charts.scatter('t', {}, 'x', 'y'))  # nothing to show is fine
+
+
+def test_ticks_are_round_and_inside():
+  assert charts.ticks(0, 10) == [0, 2, 4, 6, 8, 10]
+  assert charts.ticks(0.93, 1.21) == [0.95, 1.0, 1.05, 1.1, 1.15, 1.2]

@@ -1,0 +1,113 @@
+"""lse.py and judge.py: distances, scores, and which way they move."""
+
+import json
+import os
+import pathlib
+
+import numpy as np
+import pytest
+
+from lipsync_jax import judge, lse, records, takes
+
+
+def talk(rng, count=60, d=16):
+  """Vectors of sound that follow one another smoothly, as those of speech."""
+  steps = rng.normal(size=(count + 40, d))
+  smooth = sum(steps[k : k + count] for k in range(4))
+  return smooth / np.linalg.norm(smooth, axis=1, keepdims=True)
+
+
+def shifted(heard, late):
+  """(faces, sounds) of which the latter come so many frames late."""
+  count = len(heard) - 20
+  return heard[10 + late : 10 + late + count], heard[10 : 10 + count]
+
+
+def test_golden_scores(shared):
+  """Reference: `lse_math` of the golden file."""
+  text = (shared / 'reference/golden.json').read_text()
+  expected = json.loads(text)['lse_math']
+  rng = np.random.RandomState(7)
+  first, second = rng.standard_normal((12, 8)), rng.standard_normal((12, 8))
+  found = lse.scores(lse.distances(first, second, 3, zeros=True))
+  np.testing.assert_allclose(found.curve, expected['mean_dist'], rtol=1e-6)
+  assert found.distance == pytest.approx(expected['lse_d'], rel=1e-6)
+  assert found.confidence == pytest.approx(expected['lse_c'], rel=1e-6)
+  assert found.offset == expected['offset']
+
+
+@pytest.mark.parametrize('late', range(-10, 11))
+def test_shifted_sound_is_found(late):
+  face, heard = shifted(talk(np.random.default_rng(0)), late)
+  found = lse.scores(lse.distances(face, heard))
+  assert found.offset == -late  # positive: early
+  assert found.distance < 1e-4 and found.confidence > 0.5
+
+
+def test_retrieval_of_true_frozen_and_foreign_mouths():
+  rng = np.random.default_rng(1)
+  heard = talk(rng, 200)
+  noisy = heard + 0.05 * rng.normal(size=heard.shape)
+  assert lse.retrieved(lse.distances(noisy, heard)) == 1
+  frozen = np.repeat(heard[:1], 200, 0)
+  assert lse.retrieved(lse.distances(frozen, heard)) < 0.2
+  assert lse.retrieved(lse.distances(np.zeros((200, 16)), 0 * heard)) == 0
+  foreign = talk(np.random.default_rng(2), 200)
+  assert lse.retrieved(lse.distances(foreign, heard)) < 0.25
+
+
+def test_windows_without_partners_do_not_count():
+  rng = np.random.default_rng(3)
+  table = lse.distances(talk(rng, 12), talk(rng, 12))
+  found = lse.scores(table)
+  assert np.isfinite(found.curve).sum() == 15  # 5 of 12 overlap up to 7 away
+  assert np.isnan(lse.retrieved(table))
+  none = lse.scores(np.zeros((0, 31)))
+  assert np.isnan(none.distance) and none.offset == 0
+
+
+def test_syncnet_v2_windows_are_those_of_the_original():
+  """Window v sees frames v.. and MFCC columns 4v.., five windows fewer."""
+  seen = []
+
+  def run(mfcc, frames):
+    assert mfcc.shape == (20, 13, 20, 1) and frames.shape[-1] == 15
+    seen.append((mfcc[0, :, 0, 0], frames[0, 0, 0], frames[1, 0, 0]))
+    return np.zeros((20, 4)), np.ones((20, 4))
+
+  pictures = [np.full((224, 224, 3), i, np.uint8) for i in range(30)]
+  for i, picture in enumerate(pictures):
+    picture[..., 0] = 100 + i  # red
+  wave = np.random.default_rng(0).integers(-999, 999, 30 * 640)
+  face, heard = lse.vectors(pictures, wave.astype(np.int16), run)
+  assert face.shape == heard.shape == (25, 4)
+  assert face.all() and not heard.any()
+  np.testing.assert_array_equal(seen[0][1][:6], [0, 0, 100, 1, 1, 101])
+  np.testing.assert_array_equal(seen[0][2][:3], [1, 1, 101])
+  np.testing.assert_array_equal(seen[1][1][:3], [20, 20, 120])
+
+
+@pytest.mark.slow
+def test_a_trained_judge_finds_every_shift():
+  """Known-bad sound, -10 to 10 frames, on held-out takes of two seconds.
+
+  LIPSYNC_JAX_JUDGE names the weights, LIPSYNC_JAX_SHARDS the data set. What
+  a clip is off by as it was published is taken from its own offset.
+  """
+  weights = os.environ.get('LIPSYNC_JAX_JUDGE', '')
+  shards = os.environ.get('LIPSYNC_JAX_SHARDS', '')
+  if not (pathlib.Path(weights).is_file() and pathlib.Path(shards).is_dir()):
+    pytest.skip(
+      'set LIPSYNC_JAX_JUDGE and LIPSYNC_JAX_SHARDS to a trained judge and '
+      'shards whose test split it has not seen'
+    )
+  net, source = judge.load(weights), records.Source(shards, 'test')
+  groups = takes.groups(source, 2.0)[::3]
+  right = []
+  for group in groups:
+    take = takes.of_clips([source[i] for i in group])
+    own = lse.scores(judge.distances(take, net)).offset
+    for late in (-10, -7, -3, -1, 1, 4, 8, 10):
+      table = judge.distances(takes.delayed(take, late), net)
+      right.append(lse.scores(table).offset - own == -late)
+  assert np.mean(right) >= 0.95, np.mean(right)

@@ -1,0 +1,155 @@
+"""quality.py: every known fault moves its own measure, and the right way."""
+
+import cv2
+import mannequin
+import numpy as np
+import pytest
+
+from lipsync_jax import compose, faces, quality
+from lipsync_jax.faces import OUTER
+
+SIZE = 256
+
+
+@pytest.fixture(scope='module')
+def face():
+  """(landmarks in the picture, crop, a picture with fine texture)."""
+  points = mannequin.face(cx=128, cy=128, width=150, gape=0.1)
+  crop = faces.crop_of(faces.crops(points[None])[0])
+  rng = np.random.default_rng(0)
+  rough = rng.integers(60, 200, (64, 64, 3)).astype(np.uint8)
+  picture = cv2.resize(rough, (SIZE, SIZE), interpolation=cv2.INTER_CUBIC)
+  return points, crop, picture
+
+
+def row(crop):
+  return np.array([[crop.cx, crop.cy, crop.w, crop.h, crop.roll]])
+
+
+def talking(count=40, shift=None, scale=1.0):
+  """Landmarks of a mouth that opens and closes."""
+  gapes = scale * (0.06 + 0.06 * np.sin(np.arange(count)))
+  points = np.stack([mannequin.face(gape=g) for g in gapes])
+  if shift is not None:
+    moving = [*range(OUTER.start, faces.INNER.stop), faces.CHIN]
+    points[:, moving] += shift[:, None]
+  return points, np.full(count, 100.0)
+
+
+def test_equal_pictures_are_as_good_as_can_be(face):
+  _, _, picture = face
+  pictures = picture[None]
+  assert quality.psnr(pictures, pictures)[0] == quality.BEST
+  assert quality.ssim(pictures, pictures)[0] == pytest.approx(1)
+  assert quality.border(pictures, pictures) == 0
+
+
+def test_psnr_and_ssim_against_their_definitions(face):
+  metrics = pytest.importorskip('scipy.ndimage')
+  _, _, picture = face
+  rng = np.random.default_rng(1)
+  noisy = np.clip(picture + rng.normal(0, 12, picture.shape), 0, 255)
+  noisy = noisy.astype(np.uint8)
+  error = np.square(noisy.astype(float) - picture).mean()
+  expected = 20 * np.log10(255) - 10 * np.log10(error)
+  found = quality.psnr(noisy[None], picture[None])[0]
+  assert found == pytest.approx(expected, abs=1e-4)
+
+  def blur(x):  # truncated where OpenCV's 11 pixels end
+    return metrics.gaussian_filter(x, 1.5, truncate=3.4, mode='reflect')
+
+  x, y = (p @ np.array([0.299, 0.587, 0.114]) for p in (noisy, picture))
+  mx, my = blur(x), blur(y)
+  vx, vy, c = blur(x * x) - mx**2, blur(y * y) - my**2, blur(x * y) - mx * my
+  top = (2 * mx * my + 2.55**2) * (2 * c + 7.65**2)
+  whole = top / ((mx**2 + my**2 + 2.55**2) * (vx + vy + 7.65**2))
+  found = quality.ssim(noisy[None], picture[None])[0]
+  assert found == pytest.approx(whole.mean(), abs=1e-3)
+
+
+def test_blurred_mouth_is_less_sharp(face):
+  points, _, picture = face
+  boxes = quality.mouth_boxes(
+    points[None], np.array([[128, 128, 256, 256, 0.0]]), SIZE
+  )
+  x0, y0, x1, y1 = boxes[0]
+  lips = points[OUTER]
+  assert (lips > [x0, y0]).all() and (lips < [x1, y1]).all()
+  values = []
+  for sigma in (0.0, 1.0, 2.0, 4.0):
+    made = picture.copy()
+    if sigma:
+      made[y0:y1, x0:x1] = cv2.GaussianBlur(picture, (0, 0), sigma)[
+        y0:y1, x0:x1
+      ]
+    values.append(quality.sharpness(made[None], picture[None], boxes))
+  assert values[0] == 1 and values == sorted(values, reverse=True)
+  assert values[-1] < 0.3
+
+
+def test_another_mouth_is_further_off_than_the_same():
+  true, width = talking()
+  noise = np.random.default_rng(0).normal(0, 0.2, true.shape)
+  other, _ = talking(scale=2.0)
+  other[:, OUTER, 0] = 300 + 1.4 * (other[:, OUTER, 0] - 300)  # a wider one
+  near = quality.lips(true + noise, true, width).mean()
+  far = quality.lips(other, true, width).mean()
+  assert near < 0.5 < 2 * far and far > 4 * near
+  gaps = [quality.opening(p, width) for p in (true, other)]
+  assert np.abs(gaps[1] - gaps[0]).mean() > 2
+
+
+def test_a_closed_mouth_does_not_move():
+  true, width = talking()
+  still, _ = talking(scale=0.0)
+  assert quality.motion(still, width) < 1e-9
+  assert quality.motion(true, width) == pytest.approx(
+    np.std(6 * np.sin(np.arange(40))), rel=0.05
+  )
+
+
+def test_jittered_boxes_jitter():
+  rng = np.random.default_rng(0)
+  values = []
+  for level in (0.0, 0.5, 1.0, 2.0):
+    made, width = talking(shift=rng.normal(0, level, (40, 2)), scale=0.0)
+    values.append(quality.jitter(made, width))
+  assert values[0] < 1e-9 and values == sorted(values)
+  drift = np.cumsum(np.full((40, 2), 0.5), 0)  # a steady motion is no jitter
+  made, width = talking(shift=drift, scale=0.0)
+  assert quality.jitter(made, width) < 1e-9
+
+
+def test_missing_landmarks_are_left_out():
+  true, width = talking()
+  true[5] = np.nan
+  assert np.isfinite(quality.motion(true, width))
+  assert np.isfinite(quality.jitter(true, width))
+  assert np.isnan(quality.motion(np.full_like(true, np.nan), width))
+
+
+def test_pasted_rectangle_has_a_border_and_a_soft_patch_none(face):
+  points, crop, picture = face
+  picture = cv2.GaussianBlur(picture, (0, 0), 3)
+  source = faces.take(picture, crop, 96)
+  made = np.clip(source.astype(float) + 25, 0, 255).astype(np.uint8)
+  steps = {}
+  hard = compose.whole_box_patch(made, crop, picture.shape[:2])
+  soft = compose.paste_patch(made, source, crop, points, picture.shape[:2])
+  no_match = compose.mouth_mask(
+    compose.grid_mask(points, crop), crop, (0, 0, SIZE, SIZE)
+  )
+  feathered = picture + 25 * no_match[..., None]
+  for name, (patch, alpha, (x, y)) in (('hard', hard), ('soft', soft)):
+    out = picture.astype(np.float32)
+    h, w = alpha.shape
+    part = out[y : y + h, x : x + w]
+    out[y : y + h, x : x + w] = part + alpha[..., None] * (patch - part)
+    steps[name] = quality.border(
+      np.rint(out).astype(np.uint8)[None], picture[None]
+    )
+  feathered = np.clip(np.rint(feathered), 0, 255).astype(np.uint8)
+  steps['feathered'] = quality.border(feathered[None], picture[None])
+  assert steps['hard'] > 15
+  assert steps['feathered'] < steps['hard'] / 1.5
+  assert steps['soft'] < 3
