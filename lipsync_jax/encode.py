@@ -79,6 +79,7 @@ class Writer:
     crf: int = 16,
     preset: str = 'veryfast',
     duration: Fraction | None = None,
+    like: str | os.PathLike | None = None,
   ):
     """Open the output.
 
@@ -93,12 +94,14 @@ class Writer:
       preset: speed of x264.
       duration: seconds after which the sound is cut; default the end of the
         last frame.
+      like: a file of an earlier Writer whose pictures will be copied, as
+        those of others like it (`append`), instead of frames encoded.
 
     Raises:
       MediaError: unknown suffix, wrong crf, or the folder is not writable.
     """
     self.outfile = pathlib.Path(outfile)
-    self.kind = _format(self.outfile)
+    self.kind = format_of(self.outfile)
     if not 0 <= crf <= 51:
       raise MediaError(f'crf is a quality from 0 to 51, got {crf}; try 16')
     if video.colour.depth > 8 and self.kind.video == 'mpeg4':
@@ -108,12 +111,13 @@ class Writer:
     self.video, self.rate = video, _exact(rate or video.rate, self.kind)
     self.unit = _time_base(video, self.rate, self.kind)
     self.duration = duration
-    self.pending, self.last = None, -1
+    self.pending, self.last, self.end = None, -1, None
     self.file = self.sound = None
     self.claim = _claimed(self.outfile)
     try:
       with one_line(outfile, WRITING):
-        self._open(crf, preset, audio, origin)
+        self._open(like, crf, preset)
+        self._open_sound(audio, origin)
     except BaseException:
       self._discard()
       raise
@@ -130,17 +134,34 @@ class Writer:
       self._encode(*self.pending, end=time)
     self.pending = (frame, time)
 
+  def append(self, path: str | os.PathLike, start: Fraction) -> None:
+    """Copy the pictures of a file of a Writer, to be shown from `start`."""
+    import av
+
+    with one_line(path, WRITING), av.open(os.fspath(path)) as file:
+      stream = file.streams.video[0]
+      for packet in file.demux(stream):
+        if packet.dts is None:
+          continue
+        unit = packet.time_base
+        shift = round(start / unit)
+        # Where frames of unequal length meet, x264's own guess may go back.
+        packet.dts = max(packet.dts + shift, self.last + 1)
+        packet.pts, self.last = packet.pts + shift, packet.dts
+        self.end = packet.pts * unit + 1 / self.rate
+        packet.stream = self.stream
+        self.file.mux(packet)
+        until = packet.dts * unit
+        self._pump(
+          until if self.duration is None else min(until, self.duration)
+        )
+
   def close(self) -> None:
     """Complete the file and give it its name."""
-    if self.pending is None:
+    if self.pending is None and self.end is None:
       raise MediaError(f'{shown(self.outfile)}: no frame was written')
-    time = self.pending[1]
-    end = time + 1 / self.rate
-    if self.duration is not None and 0 < self.duration - time < 2 / self.rate:
-      end = self.duration
-    self._encode(*self.pending, end=end)
+    end = self._finish() if self.end is None else self.end
     with one_line(self.outfile, WRITING):
-      self._mux(self.stream.encode(None))
       self._pump(end if self.duration is None else self.duration)
       if self.sound is not None:
         self.sound.close()
@@ -157,8 +178,19 @@ class Writer:
     finally:
       self._discard()
 
-  def _open(self, crf, preset, audio, origin) -> None:
-    """Open container, encoder and sound."""
+  def _finish(self) -> Fraction:
+    """Encode the last frame; returns when it ends."""
+    time = self.pending[1]
+    end = time + 1 / self.rate
+    if self.duration is not None and 0 < self.duration - time < 2 / self.rate:
+      end = self.duration
+    self._encode(*self.pending, end=end)
+    with one_line(self.outfile, WRITING):
+      self._mux(self.stream.encode(None))
+    return end
+
+  def _open(self, like, crf, preset) -> None:
+    """Open the container and its pictures."""
     import av
 
     self.file = av.open(
@@ -167,6 +199,11 @@ class Writer:
       format=self.kind.muxer,
       container_options={'movflags': '+faststart'} if self.kind.edits else {},
     )
+    if like is not None:
+      with av.open(os.fspath(like)) as file:
+        form = file.streams.video[0]
+        self.stream = self.file.add_stream_from_template(form)
+      return
     self.stream = self.file.add_stream(
       self.kind.video,
       rate=self.rate,
@@ -183,6 +220,9 @@ class Writer:
       colour.transfer,
     )
     context.flags |= av.codec.context.Flags.frame_duration
+
+  def _open_sound(self, audio, origin) -> None:
+    """Add the sound, copied or encoded."""
     if audio is not None:
       zero = audio.origin if origin is None else origin
       form = None
@@ -243,7 +283,7 @@ class Writer:
       self.claim.drop()
 
 
-def _format(outfile: pathlib.Path) -> Format:
+def format_of(outfile: pathlib.Path) -> Format:
   """Choose the container by suffix."""
   import av
 

@@ -23,6 +23,7 @@ from lipsync_jax import (
   encode,
   pipe,
   planes,
+  reels,
   render,
   search,
   timeline,
@@ -47,13 +48,17 @@ def produce(wanted: Request) -> dict:
       video = video_of(wanted)
       cast = voices.probe(wanted, video)
       final, origin = stack.enter_context(voices.heard(wanted, video, cast))
-    # The output is claimed before the long work and dropped if that fails.
-    out = stack.enter_context(
-      encode.Writer(
+    # The output is claimed before the long work, dropped if that fails.
+    out = None
+    if wanted.resume:
+      reels.claim(wanted.outfile)
+    else:
+      out = encode.Writer(
         wanted.outfile, video, audio=final, origin=origin, crf=wanted.crf
       )
-    )
-    report = speak(wanted, net, video, cast, out, clock, bar)
+      stack.enter_context(out)
+    report, finish = prepare(wanted, net, video, cast, clock, bar)
+    finish(out, final, origin)
   return {
     'outfile': os.path.abspath(wanted.outfile),
     'face': os.path.abspath(wanted.face),
@@ -67,8 +72,8 @@ def produce(wanted: Request) -> dict:
   }
 
 
-def speak(wanted, net, video, cast, out, clock, bar) -> dict:
-  """Write the output's frames; returns what the report says of them."""
+def prepare(wanted, net, video, cast, clock, bar) -> tuple[dict, Callable]:
+  """All but the output's frames: the report, and what writes them."""
   with clock('listen'):
     gated = not (wanted.no_gate or wanted.compat)
     mels, lengths = zip(
@@ -80,7 +85,6 @@ def speak(wanted, net, video, cast, out, clock, bar) -> dict:
     who = [voice.who for voice in cast]
     times, paths, found = search.find(wanted, video, who, duration, bar)
   shows, starts = schedule(wanted, net, video, times, mels, duration)
-  out.duration = ending(shows, duration, video.rate)
   covers = [
     coverage.cover(path, times, shows, wanted.since, wanted.until)
     for path in paths
@@ -90,8 +94,17 @@ def speak(wanted, net, video, cast, out, clock, bar) -> dict:
     scene, predict, name = stage(
       wanted, net, video, times, shows, [render.Speaker(*row) for row in rows]
     )
-  with clock('speak'), bar('speaking', len(shows)) as tick:
-    render.render(scene, predict, out.write, clock, tick)
+  end = ending(shows, duration, video.rate)
+
+  def finish(out: encode.Writer | None, final, origin) -> None:
+    with clock('speak'), bar('speaking', len(shows)) as tick:
+      if out:
+        out.duration = end
+        render.render(scene, predict, out.write, clock, tick)
+        return
+      found = reels.shoot(wanted, scene, predict, net.sha256, clock, tick)
+    reels.join(wanted, video, found, final, origin, end)
+
   for speaker, voice, cover in zip(
     found['speakers'], cast, covers, strict=True
   ):
@@ -100,7 +113,7 @@ def speak(wanted, net, video, cast, out, clock, bar) -> dict:
     speaker['frames_spoken'] = int((share > 0).sum())
     speaker['skipped'] = coverage.ranges(shows, why)
   facts = {'seconds_of_sound': round(float(duration), 4), 'frames': len(shows)}
-  return facts | found | {'engine': name, 'batch': scene.batch}
+  return facts | found | {'engine': name, 'batch': scene.batch}, finish
 
 
 def generator_of(wanted: Request) -> weights.Weights:

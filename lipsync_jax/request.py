@@ -37,6 +37,7 @@ class Request:
     dtype: auto, float32 or bfloat16.
     batch: faces at a time; None chooses by the machine.
     compat: boxes, timing and paste of Wav2Lip.
+    resume: encode in pieces that the same request finds again.
     report: JSON file to write.
     quiet: no progress bars.
   """
@@ -66,6 +67,7 @@ class Request:
   dtype: str = 'auto'
   batch: int | None = None
   compat: bool = False
+  resume: bool = False
   report: str | None = None
   quiet: bool = False
 

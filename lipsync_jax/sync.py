@@ -158,6 +158,11 @@ def parser() -> argparse.ArgumentParser:
   add('--dtype', choices=('auto', 'float32', 'bfloat16'))
   add('--cpu', action='store_true', help='do not use a GPU')
   add('--compat', action='store_true', help='boxes, timing, paste of Wav2Lip')
+  add(
+    '--resume',
+    action='store_true',
+    help='go on where a job of this command was killed; begins one otherwise',
+  )
   add('--report', metavar='FILE', help='write what was done, as JSON')
   add('--quiet', action='store_true', help='no progress bars')
   add('--face-det-batch-size', type=int, help=argparse.SUPPRESS)

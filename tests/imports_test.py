@@ -55,9 +55,10 @@ ROOMS = {
   'silence': 'audio',
   'voices': 'audio claims decoder planes request silence sound',
   'coverage': 'faces paths timeline',
+  'reels': 'encode pipe planes render request source',
   'produce': (
-    'audio cache coverage decoder encode models pipe planes render request '
-    'search source timeline voices weights'
+    'audio cache coverage decoder encode models pipe planes reels render '
+    'request search source timeline voices weights'
   ),
   'sync': 'produce request',
   # training data

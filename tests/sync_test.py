@@ -232,7 +232,7 @@ def test_an_old_command_line_is_understood(style):
     'outfile': 'o.mp4', 'static': False, 'fps': 30.0,
     'pads': (0, 20, 0, 0), 'batch': 64, 'resize_factor': 2,
     'crop': (0, -1, 0, -1), 'rotate': True, 'nosmooth': True,
-    'compat': False, 'quiet': False, 'no_gate': False,
+    'compat': False, 'quiet': False, 'no_gate': False, 'resume': False,
   }  # fmt: skip
   sync.Request(**got)
 
@@ -429,3 +429,75 @@ def test_segments_and_voices_that_make_no_sense(
 ):
   words = ['--face', 'grey.mp4', '--outfile', 'o.mp4', *words]
   assert said in refused(capsys, scene, *words, '--checkpoint_path', 'x')
+
+
+def packets(path):
+  """(time, size) of every picture's packet, by time."""
+  import av
+
+  with av.open(str(path)) as file:
+    found = [
+      (packet.pts * packet.time_base, packet.duration * packet.time_base)
+      for packet in file.demux(file.streams.video[0])
+      if packet.pts is not None
+    ]
+  return sorted(found)
+
+
+@pytest.mark.parametrize('suffix', ['.mp4', '.mkv', '.avi'])
+def test_a_killed_job_goes_on_and_ends_as_the_unbroken_one(
+  tmp_path, stand_in, monkeypatch, suffix
+):
+  monkeypatch.setattr(produce.reels, 'LENGTH', 40)
+  times = clips.steady(5, 25) if suffix == '.avi' else varying(5)
+  given = {
+    'face': clips.write_video(tmp_path / 'face.mp4', times),
+    'audio': clips.write_wav(tmp_path / 'voice.wav', saw_tooth(5)),
+    'box': (8, 56, 8, 56), 'crf': 4, 'quiet': True, 'checkpoint_path': 'x',
+  }  # fmt: skip
+  whole, out = tmp_path / f'whole{suffix}', tmp_path / f'out{suffix}'
+  plain = sync.sync(outfile=whole, **given)
+  given |= {'outfile': out, 'resume': True}
+  render, rendered = produce.render.render, []
+
+  def breaks(scene, *rest):
+    rendered.append(len(scene.shows))
+    if len(rendered) == 3:
+      raise MemoryError('killed')
+    render(scene, *rest)
+
+  monkeypatch.setattr(produce.render, 'render', breaks)
+  with pytest.raises(MemoryError):
+    sync.sync(**given)
+  left = sorted(p.name for p in tmp_path.iterdir())
+  assert out.name not in left and f'{out.name}.reels' in left
+  assert len(list((tmp_path / f'{out.name}.reels').iterdir())) == 2
+  report = sync.sync(**given)
+  assert sum(rendered) == plain['frames'] + 40  # the broken one was begun
+  assert not (tmp_path / f'{out.name}.reels').exists()
+  assert report['frames'] == plain['frames']
+  first, second = (clips.read_video(path) for path in (whole, out))
+  assert len(first[0]) == len(second[0])
+  slack = 0.0011 if suffix == '.mkv' else 1e-6  # it counts milliseconds
+  for a, b in zip(first[0], second[0], strict=True):
+    assert abs(a - b) <= slack
+  for a, b in zip(first[1], second[1], strict=True):
+    assert np.abs(a.astype(int) - b)[20:44, 20:44].mean() < 6
+  if suffix != '.avi':
+    check_time(out, lambda i: 30.0)
+
+
+def test_reels_of_another_request_have_other_names(tmp_path):
+  face = tmp_path / 'f.mp4'
+  face.write_bytes(b'one')
+
+  def label(weights='w', **values):
+    return produce.reels.label(sync.Request(str(face), **values), weights)
+
+  marks = {label(), label('other'), label(crf=5), label(person='left')}
+  marks |= {label(outfile='b.mkv'), label(since=1.0)}
+  assert len(marks) == 6
+  assert label(quiet=True, report='r', final_audio='x') == label()
+  before = label()
+  face.write_bytes(b'two')
+  assert label() != before
