@@ -30,21 +30,12 @@ def get_config() -> ml_collections.ConfigDict:
   config.expert_batch_stats = False  # as the originals, spec 4.5
   config.across = False  # all windows of a batch compete, not those of a clip
   config.adversarial_weight = 0.07  # of the loss; hq only
-
   config.net = config_dict.create(
     size=96,  # pixels: 96, 192, 256, 384
     width=1.0,  # of all layers, times the published channels
     dtype='bfloat16',  # of activations; all else is float32
   )
-  config.optimiser = config_dict.create(
-    rate=1e-4,
-    b1=0.9,
-    b2=0.999,
-    clip=1.0,  # greatest global norm of a gradient; 0: none
-    every=1,  # batches averaged for one update
-    warmup_steps=500,  # updates
-    decay_steps=0,  # updates, half a cosine to zero; 0: stays
-  )
+  config.optimiser = optimiser()
   config.sync = config_dict.create(
     weight=0.03,  # of the loss, at most
     # Measured sync loss above which the weight is 0, below which it is
@@ -54,7 +45,30 @@ def get_config() -> ml_collections.ConfigDict:
     low=1.5,
     ramp_steps=1000,  # batches from 0 to the whole weight; 0: at once
   )
-  config.data = config_dict.create(
+  config.data = data()
+  config.augmented = True
+  config.augment = augment()
+  config.mesh = config_dict.create(data=-1, fsdp=1)  # devices; -1: the rest
+  config.update(watch())
+  return config.lock()
+
+
+def optimiser() -> ml_collections.ConfigDict:
+  """Of every network that is trained."""
+  return config_dict.create(
+    rate=1e-4,
+    b1=0.9,
+    b2=0.999,
+    clip=1.0,  # greatest global norm of a gradient; 0: none
+    every=1,  # batches averaged for one update
+    warmup_steps=500,  # updates
+    decay_steps=0,  # updates, half a cosine to zero; 0: stays
+  )
+
+
+def data() -> ml_collections.ConfigDict:
+  """Which windows of which clips."""
+  return config_dict.create(
     folder='',  # of TFRecord shards (data_prep/build_tfrecords.py)
     train='train',  # split
     val='val',  # split
@@ -70,8 +84,11 @@ def get_config() -> ml_collections.ConfigDict:
     group=6,  # windows of a clip that compete (contrastive)
     edges=False,  # also windows whose sound is padded
   )
-  config.augmented = True
-  config.augment = config_dict.create(
+
+
+def augment() -> ml_collections.ConfigDict:
+  """How examples are changed, as long as `augmented` is True."""
+  return config_dict.create(
     flip=0.5,  # probability
     brightness=0.08,  # of [0, 1], at most
     contrast=0.15,  # relative
@@ -86,15 +103,20 @@ def get_config() -> ml_collections.ConfigDict:
     quiet=40.0,  # dB
     loud=15.0,  # dB
   )
-  config.mesh = config_dict.create(data=-1, fsdp=1)  # devices; -1: the rest
 
-  config.quick_compile = False  # XLA compiles twice as fast, steps are slower
-  config.log_steps = 100
-  config.validate_steps = 3000
-  config.validate_rounds = 1  # passes over the split
-  config.stuck_steps = 5000  # at chance so long: the expert says why
-  config.save_steps = 3000
-  config.keep = 3  # newest checkpoints that stay
-  config.keep_best = True
-  config.strips = 2  # rows of the first validation batch that are drawn
-  return config.lock()
+
+def watch() -> ml_collections.ConfigDict:
+  """What is written of a run and when; nothing here changes what it learns,
+  but that validation sets the sync weight."""
+  return config_dict.create(
+    quick_compile=False,  # XLA compiles twice as fast, steps are slower
+    log_steps=100,
+    validate_steps=3000,
+    validate_rounds=1,  # passes over the split
+    stuck_steps=5000,  # at chance so long: the expert says why
+    save_steps=3000,
+    keep=3,  # newest checkpoints that stay
+    keep_best=True,
+    strips=2,  # rows of the first validation batch that are drawn
+    video=True,  # a validation clip with its sound, generator and hq
+  )

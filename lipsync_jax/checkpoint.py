@@ -1,14 +1,19 @@
 """Checkpoints: a run on disk, whole and verified, or not there at all.
 
-`workdir/checkpoints/00000120/` holds the state (Orbax), the state of every
-process's data, the config, some facts, and last a manifest with the sha256
-of all of these. What has no manifest was interrupted and does not count;
+`workdir/checkpoints/00000120/` holds the state (Orbax), the place in the
+data, the config, some facts, and last a manifest with the sha256 of all of
+these. What has no manifest was interrupted and does not count;
 what differs from its manifest is refused, and the step before is taken.
 Saving goes on behind the training. Orbax lives only in this room.
+
+Of several processes each writes its parts of the arrays, which needs a
+folder that all share; the first does everything else. Nothing of it depends
+on how many there are, so that any number may go on with a run.
 """
 
 import concurrent.futures
 import contextlib
+import functools
 import hashlib
 import json
 import math
@@ -17,6 +22,8 @@ from typing import Any
 
 import jax
 from etils import epath
+
+from lipsync_jax import processes
 
 MANIFEST = 'manifest.json'
 BLOCK = 2**22  # bytes hashed at once
@@ -98,14 +105,15 @@ class Checkpoints:
     self.keep, self.keep_best = keep, keep_best
     self._pool = concurrent.futures.ThreadPoolExecutor(1)
     self._pending = self._lock = None
-    self._first = jax.process_index() == 0
-    with one_line(workdir):
+    processes.by_first(self._open)
+
+  def _open(self) -> None:
+    with one_line(self.folder.parent):
       self.folder.mkdir(parents=True, exist_ok=True)
-      if self._first:
-        self._lock = lock(self.folder)
-        for step in self.folder.iterdir():  # what was interrupted
-          if step.is_dir() and not (step / MANIFEST).exists():
-            step.rmtree()
+      self._lock = lock(self.folder)
+      for step in self.folder.iterdir():  # what was interrupted
+        if step.is_dir() and not (step / MANIFEST).exists():
+          step.rmtree()
 
   def __enter__(self):
     return self
@@ -113,7 +121,11 @@ class Checkpoints:
   def __exit__(self, kind, *rest):
     try:
       # An error under way must not be hidden by that of a save.
-      with contextlib.suppress(CheckpointError) if kind else _nothing():
+      with (
+        contextlib.suppress(CheckpointError)
+        if kind
+        else contextlib.nullcontext()
+      ):
         self.wait()
     finally:
       self._pool.shutdown()
@@ -135,7 +147,7 @@ class Checkpoints:
     """Begin to save; returns when the arrays are copied from the device.
 
     Args:
-      data: of this process's iterator, anything JSON can hold.
+      data: the place in them, anything JSON can hold.
       config: of the run, likewise.
       facts: likewise; 'measured' decides which step is the best (least).
     """
@@ -145,20 +157,21 @@ class Checkpoints:
     folder = self.at(step)
     if (folder / MANIFEST).exists():
       return
-    with one_line(folder):
+    # Orbax lets processes meet by arrays of its own.
+    with one_line(folder), jax.transfer_guard('allow'):
       folder.mkdir(parents=True, exist_ok=True)
+      if processes.first():
+        texts = {'data': data, 'config': config, 'facts': facts}
+        for name, value in texts.items():
+          (folder / f'{name}.json').write_bytes(canonical(value))
       response = ocp.save_async(folder / 'state', state)
-    texts = {f'data-{jax.process_index()}.json': data}
-    if self._first:
-      texts |= {'config.json': config, 'facts.json': facts}
-    self._pending = self._pool.submit(self._finish, folder, response, texts)
+    self._pending = self._pool.submit(self._finish, folder, response)
 
-  def _finish(self, folder: epath.Path, response, texts: dict) -> None:
+  def _finish(self, folder: epath.Path, response) -> None:
     with one_line(folder):
-      for name, value in texts.items():
-        (folder / name).write_bytes(canonical(value))
+      # Orbax ends in the first process when all have written their parts.
       response.result()
-      if self._first and jax.process_count() == 1:
+      if processes.first():
         self._seal(folder)
 
   def _seal(self, folder: epath.Path) -> None:
@@ -173,18 +186,8 @@ class Checkpoints:
   def wait(self) -> None:
     """Until what was begun is on disk; raises what went wrong there."""
     pending, self._pending = self._pending, None
-    if not pending:
-      return
-    pending.result()
-    if jax.process_count() > 1:
-      from jax.experimental import multihost_utils
-
-      # All processes have written their share before one seals it.
-      multihost_utils.sync_global_devices('checkpoint written')
-      if self._first:
-        with one_line(self.folder):
-          self._seal(self.at(max(int(p.name) for p in self.folder.iterdir())))
-      multihost_utils.sync_global_devices('checkpoint sealed')
+    if pending:
+      pending.result()
 
   def facts(self, step: int) -> dict:
     return json.loads((self.at(step) / 'facts.json').read_bytes())
@@ -196,6 +199,30 @@ class Checkpoints:
     rows = [(self.facts(s).get('measured', math.nan), s) for s in self.steps()]
     rows = [row for row in rows if not math.isnan(row[0])]
     return min(rows)[1] if rows else None
+
+  def newest(self, step: int | None = None) -> int | None:
+    """The newest undamaged step (or just `step`), None where none was saved.
+
+    Raises:
+      CheckpointError: all are damaged.
+    """
+    return processes.by_first(functools.partial(self._newest, step))
+
+  def _newest(self, step: int | None) -> int | None:
+    steps = self.steps() if step is None else [step]
+    for number in reversed(steps):
+      folder = self.at(number)
+      with one_line(folder):
+        wrong = fault(folder)
+      if not wrong:
+        return number
+      print(f'{folder}: {wrong}; not used', file=sys.stderr)
+    if steps:
+      raise CheckpointError(
+        f'{self.folder}: all of {len(steps)} checkpoints are damaged; '
+        'delete the folder to begin again'
+      )
+    return None
 
   def restore(
     self, abstract, step: int | None = None
@@ -213,33 +240,21 @@ class Checkpoints:
     """
     from orbax.checkpoint import v1 as ocp
 
-    steps = self.steps() if step is None else [step]
-    for number in reversed(steps):
-      folder = self.at(number)
-      with one_line(folder):
-        wrong = fault(folder)
-        if wrong:
-          print(f'{folder}: {wrong}; not used', file=sys.stderr)
-          continue
-        data, config, facts = (
-          json.loads((folder / f'{name}.json').read_bytes())
-          for name in (f'data-{jax.process_index()}', 'config', 'facts')
-        )
-        state = ocp.load(folder / 'state', abstract)
-      return number, state, data, config, facts
-    if steps:
-      raise CheckpointError(
-        f'{self.folder}: all of {len(steps)} checkpoints are damaged; '
-        'delete the folder to begin again'
+    found = self.newest(step)
+    if found is None:
+      return None
+    folder = self.at(found)
+    with one_line(folder):
+      data, config, facts = (
+        json.loads((folder / f'{name}.json').read_bytes())
+        for name in ('data', 'config', 'facts')
       )
-    return None
+      state = ocp.load(folder / 'state', abstract)
+    return found, state, data, config, facts
 
-  def config(self) -> dict | None:
-    """The config of the newest undamaged checkpoint, before its state."""
-    for number in reversed(self.steps()):
-      if not fault(self.at(number)):
-        return json.loads((self.at(number) / 'config.json').read_bytes())
-    return None
+  def config(self, step: int) -> dict:
+    """The config of a checkpoint, to be compared before its state is read."""
+    return json.loads((self.at(step) / 'config.json').read_bytes())
 
 
 def lock(folder: epath.Path):
@@ -278,7 +293,3 @@ def one_line(path):
       f'{path}: cannot store or read the run here: {words[:200]}; make room '
       'or choose another --workdir'
     ) from error
-
-
-def _nothing():
-  return contextlib.nullcontext()

@@ -26,15 +26,38 @@ def is_stuck(numbers: dict[str, float], expected: float) -> bool:
   return numbers['sync'] > AT_CHANCE * expected
 
 
+def due(config, step: int, numbers: dict[str, float], facts: dict) -> bool:
+  """Whether the expert is at chance for too long and has not said why yet.
+
+  Notes in `facts` that it has.
+  """
+  if config.stage != 'syncnet' or step < config.stuck_steps:
+    return False
+  expected = chance(config.data.kind, config.data.group)
+  if facts.get('explained') or not is_stuck(numbers, expected):
+    return False
+  facts['explained'] = True
+  return True
+
+
 def by_heart(
   step: Callable, state, batch: dict, frozen: dict, count: int = 60
 ) -> list[float]:
-  """Losses of learning one batch again and again; donates `state`."""
+  """Losses of learning one batch again and again; donates `state`.
+
+  Args:
+    count: steps, at most; fewer where the loss was halved before.
+  """
   found = []
-  for _ in range(count):
+  while len(found) < count and not (found and halved(found)):
     state, values = step(state, batch, frozen)
     found.append(float(jax.device_get(values['sync'])))
   return found
+
+
+def halved(learnt: Sequence[float]) -> bool:
+  """Whether a loss went below half of the first."""
+  return min(learnt) < learnt[0] / 2
 
 
 def histogram(offsets: Float[np.ndarray, 'n']) -> dict[int, int]:
@@ -64,18 +87,7 @@ def report(
     f'The expert is at chance: validation loss {numbers["sync"]:.3f} of '
     f'{expected:.3f}, {numbers["accuracy"]:.1%} right.'
   ]
-  first, last = learnt[0], min(learnt[-5:])
-  if last < first / 2:
-    lines.append(
-      f'One batch is learnt by heart ({first:.2f} to {last:.2f}): the '
-      'network and the rate work; look at the data below, then wait.'
-    )
-  else:
-    lines.append(
-      f'One batch is not even learnt by heart ({first:.2f} to {last:.2f}): '
-      'lower --config.optimiser.rate tenfold, or use '
-      '--config.data.kind=contrastive.'
-    )
+  lines.append(_learning(learnt))
   lines.append(_offsets(histogram(offsets), len(offsets)))
   count = len(set(speakers))
   lines.append(
@@ -88,6 +100,25 @@ def report(
     )
   )
   return '\n'.join(lines) + '\n'
+
+
+def _learning(learnt: list[float]) -> str:
+  first, least = learnt[0], min(learnt)
+  moved = f'({first:.2f} to {least:.2f} in {len(learnt)} steps)'
+  if halved(learnt):
+    return (
+      f'One batch is learnt by heart {moved}: the network and the rate work; '
+      'look at the data below, then wait.'
+    )
+  if max(learnt) - least < 0.01 * first:
+    return (
+      f'One batch teaches nothing at all {moved}: the rate is too low or '
+      'zero; raise --config.optimiser.rate.'
+    )
+  return (
+    f'One batch is not even learnt by heart {moved}: lower '
+    '--config.optimiser.rate tenfold, or use --config.data.kind=contrastive.'
+  )
 
 
 def _offsets(table: dict[int, int], clips: int) -> str:

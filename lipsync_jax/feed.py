@@ -30,6 +30,8 @@ class Feed:
   frozen: dict[str, Any]  # {'store': the resident split} or empty
   sample: Callable | None  # (store, picks) -> batch, where data are resident
   source: records.Source  # of the training clips
+  shown: records.Source  # of the validation clips
+  rows: int  # by which the state of `train`'s iterator counts a batch
 
 
 def open_feed(config, recipe: Recipe, mesh) -> Feed:
@@ -43,6 +45,12 @@ def open_feed(config, recipe: Recipe, mesh) -> Feed:
   train, validation = (
     records.Source(pairs.folder, split) for split in (pairs.train, pairs.val)
   )
+  for name, source in (('train', train), ('val', validation)):
+    if not len(source):
+      raise FeedError(
+        f'{pairs.folder}: expected clips in the split {source.split!r}, found '
+        f'none; build it again or set --config.data.{name}'
+      )
   keep = windows.part(train.speakers, pairs.part, pairs.parts)
   plans = [
     data.plan(train, recipe.kind, keep=keep, **recipe.windows),
@@ -93,7 +101,21 @@ def open_feed(config, recipe: Recipe, mesh) -> Feed:
     seed=VALIDATION_SEED,
     rounds=config.validate_rounds,
   )
-  return Feed(first, second, frozen, sample, train)
+  rows = 1 if sample else batch // process[1]
+  return Feed(first, second, frozen, sample, train, validation, rows)
+
+
+def place(feed: Feed, iterator) -> dict[str, int]:
+  """Where an iterator of `train` is; the same for any number of processes."""
+  number, rest = divmod(iterator.get_state()['next_index'], feed.rows)
+  assert not rest, (rest, feed.rows)
+  return {'batches': number}
+
+
+def go(feed: Feed, iterator, place: dict[str, int]) -> None:
+  """Put an iterator to where `place` says."""
+  state = iterator.get_state()
+  iterator.set_state(state | {'next_index': place['batches'] * feed.rows})
 
 
 def prepared(function: Callable, sample: Callable | None = None) -> Callable:

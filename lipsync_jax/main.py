@@ -48,7 +48,9 @@ def main(argv: list[str]) -> None:
   try:
     found = train.train_and_evaluate(_CONFIG.value, absolute(_WORKDIR.value))
   except ValueError as error:
-    print(f'main: {error}', file=sys.stderr)
+    print(f'main: {error}', file=sys.stderr, flush=True)
+    if jax.process_count() > 1:
+      os._exit(1)  # an orderly end would wait for the other processes
     sys.exit(1)
   end = 'stopped; the same command resumes' if found['stopped'] else 'done'
   print(f'step {found["step"]}, {end}: {found["weights"]}')

@@ -8,6 +8,7 @@ numbers; it can be read while the run goes on. Pictures lie as PNG under
 import json
 import math
 import pathlib
+import time
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -51,13 +52,7 @@ class Writer:
     part.write_text(''.join(f'{json.dumps(line)}\n' for line in kept))
     part.replace(path)
     self._lines = path.open('a', encoding='utf-8')
-    try:
-      import tensorboardX
-    except ImportError:  # the JSON lines are enough
-      return
-    self._board = tensorboardX.SummaryWriter(
-      str(self.folder / 'tensorboard'), purge_step=start + 1
-    )
+    self._board = board(self.folder / 'tensorboard', start)
 
   def __enter__(self):
     return self
@@ -76,8 +71,10 @@ class Writer:
     self._lines.write(f'{json.dumps(line)}\n')
     self._lines.flush()
     if self._board:
+      from tensorboardX import summary
+
       for name, value in numbers.items():
-        self._board.add_scalar(f'{kind}/{name}', value, step)
+        self._event(step, summary=summary.scalar(f'{kind}/{name}', value))
       self._board.flush()
 
   def picture(self, step: int, name: str, rgb: Strip) -> None:
@@ -92,7 +89,36 @@ class Writer:
     _, data = cv2.imencode('.png', bgr)
     (folder / f'{step:08d}-{name}.png').write_bytes(data.tobytes())
     if self._board:
-      self._board.add_image(name, rgb, step, dataformats='HWC')
+      from tensorboardX import summary
+
+      image = summary.image(name, rgb, dataformats='HWC')
+      self._event(step, summary=image)
+
+  def _event(self, step: int, **what) -> None:
+    from tensorboardX.proto.event_pb2 import Event
+
+    event = Event(step=step, wall_time=time.time(), **what)
+    self._board.write_event(event)
+
+
+def board(folder: pathlib.Path, start: int):
+  """An open file of TensorBoard's, or None where that is not installed.
+
+  Written without tensorboardX's own thread: that dies of a full disk, and
+  then the run would wait for it for ever.
+  """
+  try:
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+  except ImportError:  # the JSON lines are enough
+    return None
+  folder.mkdir(exist_ok=True)
+  file = EventsWriter(str(folder / 'events'))
+  # What a broken run wrote beyond `start` is not shown.
+  began = SessionLog(status=SessionLog.START)
+  file.write_event(Event(step=start + 1, session_log=began))
+  file.flush()
+  return file
 
 
 def _short(value: float) -> float | str:

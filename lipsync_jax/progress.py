@@ -1,9 +1,7 @@
-"""Progress: the numbers of a running loop, and the signal that ends it."""
+"""Progress: the numbers of a running loop, as it goes on."""
 
 import contextlib
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable
 
@@ -18,27 +16,6 @@ class NotFinite(ValueError):
   """A loss or gradient was not finite; one line names the batch."""
 
 
-class Stop:
-  """Whether SIGTERM or SIGINT came; a second one ends the program."""
-
-  def __enter__(self):
-    self.asked, self._before = False, {}
-    if threading.current_thread() is threading.main_thread():
-      for number in (signal.SIGTERM, signal.SIGINT):
-        self._before[number] = signal.signal(number, self._ask)
-    return self
-
-  def __exit__(self, *_):
-    for number, handler in self._before.items():
-      signal.signal(number, handler)
-
-  def _ask(self, number, _):
-    if self.asked:
-      signal.signal(number, signal.SIG_DFL)
-      signal.raise_signal(number)
-    self.asked = True
-
-
 class Log:
   """Reads each step's numbers when the next is under way.
 
@@ -49,6 +26,7 @@ class Log:
   def __init__(
     self,
     writer: metrics.Writer,
+    *,
     every: int,
     start: int,
     steps: int,
@@ -64,13 +42,22 @@ class Log:
     self._previous = None
     self._sums, self._count, self._waited = {}, 0, 0.0
     self._began = None
-    self.flops: float | None = None  # of a step, all devices, where known
+    self._flops: float | None = None  # of a step, all devices, as XLA counts
     self._bar = tqdm.tqdm(
       total=steps, initial=start, disable=not shown, unit='step', mininterval=1
     )
 
-  def close(self) -> None:
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
     self._bar.close()
+
+  def count(self, run, *given) -> None:
+    """Count the operations of a step, where a device's peak is known."""
+    if _peak():
+      cost = run.lower(*given).cost_analysis()
+      self._flops = cost.get('flops') if cost else None
 
   def add(self, step: int, values: dict, waited: float, names) -> None:
     """Take the numbers of a step, and look at those of the one before.
@@ -125,9 +112,9 @@ class Log:
         'faces_per_s': speed * self._faces,
         'input_wait': min(1.0, self._waited / seconds),
       }
-      peak = PEAKS.get(jax.devices()[0].device_kind)
-      if self.flops and peak:
-        means['of_peak'] = self.flops * speed / peak / jax.device_count()
+      if self._flops:
+        share = self._flops * speed / _peak() / jax.device_count()
+        means['of_peak'] = share
     self._writer.write(step, 'train', means)
     self._bar.set_postfix(
       {k: f'{means[k]:.3f}' for k in ('sync', 'l1', 'accuracy') if k in means}
@@ -142,3 +129,8 @@ class Log:
     yield
     if self._began is not None:
       self._began += time.perf_counter() - before
+
+
+def _peak() -> float | None:
+  """Most FLOP/s of a device, where it was measured."""
+  return PEAKS.get(jax.devices()[0].device_kind)

@@ -12,7 +12,15 @@ from typing import Any
 
 import jax
 
-from lipsync_jax import augment, losses, models, steps, stored, weights
+from lipsync_jax import (
+  augment,
+  losses,
+  models,
+  processes,
+  steps,
+  stored,
+  weights,
+)
 from lipsync_jax import state as states
 from lipsync_jax.state import State
 
@@ -179,8 +187,13 @@ def read_expert(config):
 
 
 def export(path, found: Recipe, state: State, config, meta: dict) -> None:
-  """Write what `sync` or the next stage needs, averaged where it is kept."""
-  variables = states.variables(state, found.network)
+  """Write what `sync` or the next stage needs, averaged where it is kept.
+
+  All processes bring their parts together, the first one writes.
+  """
+  variables = processes.whole(states.variables(state, found.network))
+  if not processes.first():
+    return
   stored.save(
     path,
     stored.Weights(

@@ -23,6 +23,8 @@ from lipsync_jax import models
 
 INIT = 0  # the door of the seed that makes first weights; data have another
 LEAST = 2**14  # numbers in an array that is worth splitting
+# XLA's back end does not optimise: for what runs once, and for debugging.
+QUICK = {'xla_backend_optimization_level': 0}
 Networks = dict[str, nn.Module]
 Optimisers = dict[str, optax.GradientTransformation]
 
@@ -207,7 +209,21 @@ def create(
   make = functools.partial(init, **values)
   key = jax.random.fold_in(jax.random.key(seed), INIT)
   where = shardings(jax.eval_shape(make, key), mesh, least)
-  return jax.jit(make, out_shardings=where)(key), where
+  made = jax.jit(make, out_shardings=where, compiler_options=QUICK)
+  return made(key), where
+
+
+def abstract(mesh: Mesh, least: int = LEAST, **values) -> tuple[Any, Any]:
+  """The shapes of what `create` makes, for a checkpoint; and shardings."""
+  make = functools.partial(init, **values)
+  shapes = jax.eval_shape(make, jax.random.key(0))
+  where = shardings(shapes, mesh, least)
+  shapes = jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    shapes,
+    where,
+  )
+  return shapes, where
 
 
 def jit_step(step, mesh: Mesh, where, options: dict | None = None):

@@ -44,6 +44,7 @@ def test_run_comes_back(tmp_path):
   with Checkpoints(tmp_path) as store:
     step, state, data, config, facts = store.restore(abstract())
     assert (step, data, config, facts) == (3, {'next': 3}, {'seed': 1}, {})
+    assert store.config(2) == {'seed': 1}
     equal(state, tree(3))
     equal(store.restore(abstract(), step=2)[1], tree(2))
 
@@ -51,7 +52,7 @@ def test_run_comes_back(tmp_path):
 def test_nothing_saved_is_nothing_restored(tmp_path):
   with Checkpoints(tmp_path / 'new') as store:
     assert store.restore(abstract()) is None
-    assert store.config() is None
+    assert store.newest() is None
 
 
 def test_newest_and_best_stay(tmp_path):

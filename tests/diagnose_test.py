@@ -33,7 +33,9 @@ def test_healthy_data_and_network_are_said_to_be_so():
 
 def test_each_fault_has_its_remedy():
   offsets = np.array([0.0, 3, -4, 0])
-  text = diagnose.report(numbers, 0.693, [0.7] * 9, offsets, ['a', 'b'] * 2)
+  text = diagnose.report(
+    numbers, 0.693, [0.7, 0.8, 0.7], offsets, ['a', 'b'] * 2
+  )
   assert 'lower --config.optimiser.rate' in text
   assert '50% are more than 1 off' in text
   assert '2 speakers in 4 clips: few' in text
@@ -42,8 +44,16 @@ def test_each_fault_has_its_remedy():
   assert 'No clip of 4 has a measured offset' in text
 
 
+def test_what_does_not_move_wants_a_higher_rate():
+  one = np.full(4, np.nan)
+  text = diagnose.report(numbers, 0.693, [0.7] * 9, one, ['a', 'b'] * 2)
+  assert 'raise --config.optimiser.rate' in text
+
+
 def test_by_heart_goes_on_from_its_own_state():
   def step(state, batch, frozen):
     return state + 1, {'sync': np.float32(1 / state)}
 
-  assert diagnose.by_heart(step, 1, {}, {}, 3) == pytest.approx([1, 0.5, 1 / 3])
+  assert diagnose.by_heart(step, 1, {}, {}, 2) == pytest.approx([1, 0.5])
+  # Halved is enough.
+  assert len(diagnose.by_heart(step, 1, {}, {}, 9)) == 3

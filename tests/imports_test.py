@@ -70,19 +70,23 @@ ROOMS = {
   'data': 'audio augment faces records windows',
   'resident': 'audio augment data faces records windows',
   # training
+  'processes': '',
+  'settings': '',
   'losses': '',
   'state': 'models',
   'steps': 'losses models state',
-  'recipe': 'augment losses models state steps stored weights',
+  'recipe': 'augment losses models processes state steps stored weights',
   'feed': 'data recipe records resident state windows',
-  'checkpoint': '',
+  'checkpoint': 'processes',
   'metrics': '',
+  'film': 'data encode metrics planes records sound windows',
   'progress': 'metrics',
   'diagnose': 'losses state steps',
   'cartoons': 'audio records shards',
+  'validation': ('data feed film losses metrics processes recipe state'),
   'train': (
-    'cartoons checkpoint diagnose feed losses metrics progress recipe state '
-    'weights'
+    'cartoons checkpoint diagnose feed metrics processes progress recipe '
+    'settings state validation weights'
   ),
   # evaluation
   'lse': 'audio faces models',
@@ -111,7 +115,8 @@ ROOMS = {
   'main': 'train',
 }
 TRAINING = {'data', 'resident', 'state', 'steps', 'recipe', 'feed'}
-TRAINING |= {'checkpoint', 'progress', 'diagnose', 'train', 'main'}
+TRAINING |= {'checkpoint', 'processes', 'progress', 'diagnose'}
+TRAINING |= {'film', 'settings', 'validation', 'train', 'main'}
 INFERENCE = set(ROOMS) - TRAINING - {'benchmark'}
 HEAVY = {'optax', 'orbax', 'grain', 'tensorflow', 'apache_beam', 'torch'}
 

@@ -1,45 +1,50 @@
 """train.py and its rooms: refusals, resuming, and the whole debug config."""
 
+import errno
 import importlib
+import multiprocessing
 import os
-import pathlib
+import random
+import resource
 import signal
 import subprocess
 import sys
+import time
+import types
 
 import jax
 import numpy as np
 import pytest
+import runs
+from absl import flags
 
 from lipsync_jax import (
   cartoons,
   checkpoint,
+  main,
   metrics,
+  processes,
   progress,
   recipe,
   records,
+  settings,
+  shards,
   train,
   weights,
 )
 from lipsync_jax import feed as feeds
 from lipsync_jax import state as states
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-
-
-@pytest.fixture(autouse=True)
-def root_on_path(monkeypatch):
-  monkeypatch.syspath_prepend(str(ROOT))
+sys.path.insert(0, str(runs.ROOT))  # for `configs`
 
 
 @pytest.fixture(scope='module', autouse=True)
 def compiled_once(tmp_path_factory):
   """Runs of the same shapes share their compiled programs."""
+  folder = str(tmp_path_factory.mktemp('compiled'))
   before = jax.config.jax_compilation_cache_dir
-  jax.config.update(
-    'jax_compilation_cache_dir', str(tmp_path_factory.mktemp('compiled'))
-  )
-  yield
+  jax.config.update('jax_compilation_cache_dir', folder)
+  yield folder
   jax.config.update('jax_compilation_cache_dir', before)
 
 
@@ -50,14 +55,7 @@ def drawn(tmp_path_factory):
   return folder
 
 
-def small(drawn, stage='syncnet', **changes):
-  config = importlib.import_module('configs.debug').get_config()
-  config.update({'stage': stage, 'batch': 2, 'steps': 4})
-  config.update({'log_steps': 1, 'validate_steps': 2, 'save_steps': 2})
-  config.net.width = 0.05
-  config.data.folder = str(drawn)
-  config.update(changes)
-  return config
+small = runs.debug
 
 
 # --- configs
@@ -76,7 +74,7 @@ def test_config_is_locked_complete_and_explained(name):
     config.net.depth = 1
   assert '--config=configs/' in module.__doc__
   base = importlib.import_module('configs.wav2lip').get_config()
-  assert train.plain(config).keys() == train.plain(base).keys()
+  assert settings.plain(config).keys() == settings.plain(base).keys()
 
 
 # --- data that are drawn
@@ -100,46 +98,116 @@ def test_cartoons_move_their_mouths_with_the_sound():
 # --- refusals, one line each
 
 
-def refused(config, workdir, match):
-  with pytest.raises(ValueError, match=match) as info:
-    train.train_and_evaluate(config, workdir)
-  assert '\n' not in str(info.value)
+@pytest.fixture
+def said(monkeypatch, capsys):
+  """What the command says when it fails: one line, and exit 1."""
+  flags.FLAGS.mark_as_parsed()
+
+  def run(config, workdir) -> str:
+    for name, value in (('_CONFIG', config), ('_WORKDIR', str(workdir))):
+      monkeypatch.setattr(main, name, types.SimpleNamespace(value=value))
+    with pytest.raises(SystemExit) as info:
+      main.main(['main'])
+    assert info.value.code == 1
+    # The bar ends its own line.
+    *bars, line = capsys.readouterr().err.splitlines()
+    assert all('step/s' in x or 's/step' in x or not x for x in bars), bars
+    assert line.startswith('main: ')
+    return line
+
+  return run
 
 
-def test_bad_requests_are_one_line(drawn, tmp_path):
-  refused(small(drawn, stage='gan'), tmp_path, "found 'gan'")
-  refused(small(drawn, stage='hq'), tmp_path, 'weights of an expert')
-  refused(small(drawn, batch=64), tmp_path, 'lower --config.batch')
+def test_bad_requests_are_one_line(drawn, tmp_path, said):
+  assert "found 'gan'" in said(small(drawn, stage='gan'), tmp_path)
+  assert 'weights of an expert' in said(small(drawn, stage='hq'), tmp_path)
+  none = small(drawn, stage='generator', expert=str(tmp_path / 'none'))
+  assert 'none' in said(none, tmp_path)
+
+
+def test_too_few_clips_are_one_line(drawn, tmp_path, said):
+  assert 'lower --config.batch' in said(small(drawn, batch=64), tmp_path)
   missing = small(drawn)
   missing.data.val = 'test'
-  refused(missing, tmp_path, 'test')
-  none = small(drawn, stage='generator', expert=str(tmp_path / 'none'))
-  refused(none, tmp_path, 'no file of that name|No such file')
+  assert 'test' in said(missing, tmp_path)
+  # A split without clips.
+  path = tmp_path / 'shards'
+  cartoons.build(path, 0, speakers=1, frames=20)
+  name = shards.shard_name(records.NAME, 'none', 0, 1)
+  records.write(path / name, ())
+  for split in ('train', 'val'):
+    empty = small(path, batch=1)
+    empty.data[split] = 'none'
+    line = said(empty, tmp_path)
+    assert 'none' in line and 'clips' in line, line
+
+
+@pytest.mark.skipif(not os.path.exists('/sys'), reason='needs /sys')
+def test_workdir_that_is_read_only_is_one_line(drawn, tmp_path, said):
+  for clips in (drawn, 'cartoons'):
+    for workdir in ('/sys/lipsync', '/sys'):
+      line = said(small(clips), workdir)
+      assert 'choose another --workdir' in line
   (tmp_path / 'file').touch()
-  refused(small(drawn), tmp_path / 'file', 'choose another --workdir')
+  line = said(small(drawn), tmp_path / 'file')
+  assert 'choose another --workdir' in line
 
 
-def test_config_that_disagrees_with_its_checkpoint_is_refused(drawn):
-  saved = train.plain(small(drawn))
-  train.disagree(train.plain(small(drawn, steps=9, log_steps=7)), saved, 'w')
+def test_config_that_disagrees_with_its_checkpoint_is_one_line(
+  drawn, tmp_path, said
+):
+  saved = settings.plain(small(drawn))
+  settings.agree(settings.plain(small(drawn, steps=9, video=False)), saved, 'w')
+  with checkpoint.Checkpoints(tmp_path) as store:
+    store.save(3, {'x': jax.numpy.ones(3)}, {'batches': 3}, saved, {})
   other = small(drawn)
   other.net.width = 0.5
-  with pytest.raises(train.TrainingError, match=r'--config.net.width=0.05'):
-    train.disagree(train.plain(other), saved, 'w')
+  assert '--config.net.width=0.05' in said(other, tmp_path)
+
+
+def test_disk_that_fills_up_is_one_line(drawn, tmp_path, said, monkeypatch):
+  def loop(*_):
+    path = tmp_path / 'metrics.jsonl'
+    raise OSError(errno.ENOSPC, 'No space left on device', str(path))
+
+  monkeypatch.setattr(train, 'loop', loop)
+  line = said(small(drawn), tmp_path)
+  assert 'metrics.jsonl: No space left on device; make room' in line
+
+
+@pytest.mark.slow
+def test_checkpoint_that_does_not_fit_is_one_line(drawn, tmp_path, said):
+  before = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+  try:
+    line = said(small(drawn), tmp_path)
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+  assert 'make room' in line
+  with checkpoint.Checkpoints(tmp_path) as store:
+    assert store.steps() == []
 
 
 def test_signal_is_heard_and_handlers_come_back():
   before = signal.getsignal(signal.SIGTERM)
-  with progress.Stop() as stop:
-    assert not stop.asked
+  with processes.Stop() as stop:
+    assert not stop.asked(1)
     signal.raise_signal(signal.SIGTERM)
-    assert stop.asked
+    assert stop.asked(2)
   assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_not_finite_names_step_and_clips(tmp_path):
   with metrics.Writer(tmp_path) as writer:
-    log = progress.Log(writer, 1, 0, 9, 5, lambda _: 0.1, shown=False)
+    log = progress.Log(
+      writer,
+      every=1,
+      start=0,
+      steps=9,
+      faces=5,
+      rate=lambda _: 0.1,
+      shown=False,
+    )
     log.add(1, {'sync': 0.5, 'finite': 1.0}, 0.0, lambda: 'ann/1')
     log.add(2, {'sync': float('inf'), 'finite': 0.0}, 0.0, lambda: 'bob/2')
     with pytest.raises(progress.NotFinite, match=r'step 2.*sync.*bob/2'):
@@ -169,72 +237,141 @@ def final(workdir, config):
   return step, state, data, facts
 
 
+# The resumed half must not see that the first one ended, and validated, at 10.
+LONG = {'steps': 20, 'validate_steps': 8, 'save_steps': 10}
+
+
 @pytest.fixture(scope='module')
 def expert(drawn, tmp_path_factory):
-  """A run of the expert, four steps straight."""
-  sys.path.insert(0, str(ROOT))
+  """A run of the expert, straight."""
   workdir = tmp_path_factory.mktemp('expert')
-  return workdir, train.train_and_evaluate(small(drawn), workdir)
+  return workdir, train.train_and_evaluate(small(drawn, **LONG), workdir)
 
 
 @pytest.mark.slow
 def test_run_leaves_what_the_next_stage_needs(expert):
   workdir, found = expert
-  assert found['step'] == 4
+  assert found['step'] == 20
   assert not found['stopped']
   got = weights.load(found['weights'])
   assert (got.network, got.width) == ('syncnet', 0.05)
   lines = metrics.read(workdir)
-  assert [line['step'] for line in lines] == [1, 2, 3, 4]
+  assert [line['step'] for line in lines] == list(range(1, 21))
   assert lines[2].keys() >= {'sync', 'accuracy', 'rate', 'input_wait'}
   looks = metrics.read(workdir, 'validation')
-  assert [line['step'] for line in looks] == [2, 4]
+  assert [line['step'] for line in looks] == [8, 16, 20]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('stage', ['syncnet', 'generator', 'hq'])
-def test_resumed_run_equals_an_unbroken_one(stage, expert, drawn, tmp_path):
-  """4 = 2 + 2, to the bit: state, data and what validation found."""
-  changes = dict(stage=stage, expert=expert[1]['weights'])
-  config = small(drawn, **changes)
-  straight = expert[0]
+@pytest.mark.parametrize('stage', recipe.STAGES)
+def test_twenty_steps_are_ten_and_ten(stage, expert, drawn, tmp_path):
+  """To the bit: state, place in the data and what validation found."""
+  changes = LONG | {'stage': stage, 'expert': expert[1]['weights']}
+  config, straight = small(drawn, **changes), expert[0]
   if stage != 'syncnet':
     straight = tmp_path / 'straight'
     train.train_and_evaluate(config, straight)
   broken = tmp_path / 'broken'
-  half = small(drawn, steps=2, **changes)
-  assert train.train_and_evaluate(half, broken)['step'] == 2
-  assert train.train_and_evaluate(config, broken)['step'] == 4
+  half = small(drawn, **changes | {'steps': 10})
+  assert train.train_and_evaluate(half, broken)['step'] == 10
+  assert train.train_and_evaluate(config, broken)['step'] == 20
   same(final(straight, config), final(broken, config))
-  lines = [metrics.read(x, 'validation') for x in (straight, broken)]
-  assert lines[0] == lines[1]
+  looks = {line['step']: line for line in metrics.read(broken, 'validation')}
+  assert looks.keys() == {8, 10, 16, 20}
+  for line in metrics.read(straight, 'validation'):
+    assert looks[line['step']] == line
   if stage != 'syncnet':
-    assert len(list((broken / 'strips').iterdir())) == 2
+    assert len(list((straight / 'strips').iterdir())) == 3
+    assert len(list((straight / 'videos').iterdir())) == 3
+
+
+@pytest.fixture
+def lives(drawn, compiled_once, monkeypatch):
+  """Starts processes that train; all are forked from one that has imported
+  everything, so that a life is short."""
+  for name, value in runs.environment(compiled_once).items():
+    monkeypatch.setenv(name, value)
+  context = multiprocessing.get_context('forkserver')
+  context.set_forkserver_preload(['runs', 'lipsync_jax.train', 'grain'])
+
+  def start(workdir, **changes):
+    part = context.Process(
+      target=runs.train, args=(workdir, str(drawn), changes)
+    )
+    part.start()
+    return part
+
+  return start
 
 
 @pytest.mark.slow
-def test_rate_that_explodes_stops_with_the_state_before(drawn, tmp_path):
+def test_killed_at_20_moments_equals_an_unbroken_run(lives, drawn, tmp_path):
+  rng, changes = random.Random(0), {'steps': 60, 'validate_steps': 10}
+  straight, broken = tmp_path / 'straight', tmp_path / 'broken'
+  whole = lives(straight, save_steps=1000, **changes)
+
+  def sealed() -> int:
+    found = broken.glob('checkpoints/*/manifest.json')
+    return max((int(path.parent.name) for path in found), default=-1)
+
+  for _ in range(20):
+    goal = sealed() + rng.choice([0, 1, 2])
+    part = lives(broken, save_steps=1, **changes)
+    while sealed() < goal and part.is_alive():
+      time.sleep(0.005)
+    time.sleep(rng.uniform(0, 0.2))
+    part.kill()
+    part.join()
+    assert part.exitcode == -signal.SIGKILL
+  assert 0 < sealed() < 60
+  for part in (whole, lives(broken, save_steps=1, **changes)):
+    part.join()
+    assert part.exitcode == 0
+  config = small(drawn, **changes)
+  same(final(straight, config), final(broken, config))
+  lines = [
+    [(x['step'], x['sync'], x['accuracy']) for x in metrics.read(folder)]
+    for folder in (straight, broken)
+  ]
+  assert lines[0] == lines[1]
+  assert [line[0] for line in lines[0]] == list(range(1, 61))
+
+
+@pytest.mark.slow
+def test_expert_that_is_stuck_says_why(drawn, tmp_path, capsys):
+  config = small(drawn, steps=2, stuck_steps=2)
+  config.optimiser.rate = 0.0
+  train.train_and_evaluate(config, tmp_path)
+  text = (tmp_path / 'stuck.txt').read_text()
+  assert text in capsys.readouterr().err
+  assert 'The expert is at chance' in text
+  assert 'raise --config.optimiser.rate' in text
+  assert 'No clip of 12 has a measured offset' in text
+  assert '2 speakers in 12 clips: few' in text
+
+
+@pytest.mark.slow
+def test_rate_that_explodes_is_one_line(drawn, tmp_path, said):
   config = small(drawn, steps=6)
   config.optimiser.update({'rate': 1e38, 'clip': 0.0, 'warmup_steps': 0})
-  refused(config, tmp_path, 'not finite.*--config.optimiser.rate')
+  line = said(config, tmp_path)
+  assert 'not finite' in line and '--config.optimiser.rate' in line
 
 
 @pytest.mark.slow
 def test_termination_saves_and_the_same_command_resumes(drawn, tmp_path):
-  command = [sys.executable, '-m', 'lipsync_jax.main']
-  command += ['--config=configs/debug.py', f'--workdir={tmp_path}']
-  command += ['--config.stage=syncnet', f'--config.data.folder={drawn}']
-  command += ['--config.net.width=0.05', '--config.batch=2']
-  command += ['--config.log_steps=1', '--config.save_steps=100000']
+  command = runs.command(tmp_path, drawn, '--config.save_steps=100000')
   command += ['--config.validate_steps=100000']
-  run = subprocess.Popen([*command, '--config.steps=100000'], cwd=ROOT)
+  run = subprocess.Popen([*command, '--config.steps=100000'], cwd=runs.ROOT)
   while not metrics.read(tmp_path) and run.poll() is None:
     os.sched_yield()
   run.send_signal(signal.SIGTERM)
   assert run.wait(120) == 0
   with checkpoint.Checkpoints(tmp_path) as store:
     (saved,) = store.steps()
-  done = subprocess.run([*command, f'--config.steps={saved + 1}'], cwd=ROOT)
+  done = subprocess.run(
+    [*command, f'--config.steps={saved + 1}'], cwd=runs.ROOT
+  )
   assert done.returncode == 0
   with checkpoint.Checkpoints(tmp_path) as store:
     assert store.steps() == [saved, saved + 1]

@@ -1,0 +1,116 @@
+"""Film: a clip as a generator speaks it, with its sound, to be looked at.
+
+`videos/<step>.mp4` in the workdir: every frame is reference | masked |
+generated | truth. Frames are made in windows of five as in training, so a
+film shows just what the losses are computed of.
+"""
+
+import pathlib
+import tempfile
+import wave
+from collections.abc import Callable, Iterable, Iterator
+from fractions import Fraction
+
+import numpy as np
+from jaxtyping import UInt8
+
+from lipsync_jax import data, encode, metrics, planes, records, sound
+from lipsync_jax import windows as spans
+
+SECONDS = 3  # of a clip, at most
+KEPT = 5  # newest films that stay
+RATE = Fraction(spans.RATE)
+SAMPLES = 16000 // spans.RATE  # of sound, a frame
+# BT.709 in limited range, and tagged so.
+COLOUR = planes.Colour(matrix=1, range=1, primaries=1, transfer=1)
+
+
+def choose(source: records.Source) -> int:
+  """The first clip that fills a film, or else the longest."""
+  return int(np.argmax(np.minimum(source.frames, SECONDS * spans.RATE)))
+
+
+def windows(
+  source: records.Source, clip: int, size: int, batch: int
+) -> Iterator[data.Batch]:
+  """Batches as those of validation, of a clip's first whole windows.
+
+  Their references are from the farther end of the clip. `mask` is 0 for
+  the rows that fill up the last batch.
+  """
+  frames = int(source.frames[clip])
+  count = min(SECONDS * spans.RATE, frames) // spans.FRAMES
+  for first in range(0, count, batch):
+    rows = []
+    for i in range(first, first + batch):
+      start, last = min(i, count - 1) * spans.FRAMES, frames - spans.FRAMES
+      pick = {
+        'clip': clip,
+        'frame': start,
+        'other': clip,
+        'start': last if 2 * start <= last else 0,
+        'dice': np.zeros(spans.DICE, np.float32),
+        'seed': 0,
+      }
+      pick = {
+        k: np.asarray(v, getattr(v, 'dtype', np.int32)) for k, v in pick.items()
+      }
+      row = data.example(pick, source, 'generator', size)
+      rows.append(row | {'mask': np.float32(i < count)})
+    yield {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def frames(
+  batches: Iterable[data.Batch], show: Callable[[data.Batch], dict]
+) -> Iterator[UInt8[np.ndarray, 'h w 3']]:
+  """The frames of a film, in order.
+
+  Args:
+    show: of a batch the parts that `metrics.strip` takes.
+  """
+  for batch in batches:
+    shown = batch['mask'] > 0
+    parts = {name: x[shown] for name, x in show(batch).items()}
+    rows = metrics.strip(**parts)  # [b*t*h, 4*w, 3]
+    yield from rows.reshape(-1, rows.shape[1] // 4, *rows.shape[1:])
+
+
+def write(path, pictures: Iterable, sound_of: records.Clip) -> None:
+  """Write pictures and the beginning of a clip's sound to a file.
+
+  Raises:
+    MediaError: it cannot be written.
+  """
+  pictures = list(pictures)
+  height, width, _ = pictures[0].shape
+  video = planes.Video(
+    path='',
+    width=width,
+    height=height,
+    rate=RATE,
+    duration=len(pictures) / RATE,
+    start=Fraction(0),
+    pix_fmt='yuv420p',
+    colour=COLOUR,
+  )
+  with tempfile.TemporaryDirectory() as folder:
+    spoken = pathlib.Path(folder) / 'spoken.wav'
+    with wave.open(str(spoken), 'wb') as file:
+      file.setparams((1, 2, 16000, 0, 'NONE', ''))
+      heard = sound_of.wave[: len(pictures) * SAMPLES]
+      file.writeframes(heard.astype('<i2').tobytes())
+    track = sound.probe_audio(spoken)
+    with encode.Writer(path, video, audio=track) as writer:
+      for i, rgb in enumerate(pictures):
+        y, u, v = planes.yuv(video, rgb.astype(np.float32))
+        u, v = (  # [h/2, w/2]
+          p.reshape(height // 2, 2, width // 2, 2).mean((1, 3)) for p in (u, v)
+        )
+        frame = tuple(np.rint(p).astype(np.uint8) for p in (y, u, v))
+        writer.write(planes.Frame(i, i / RATE, frame))
+
+
+def prune(folder: pathlib.Path) -> None:
+  """Delete all films but the newest."""
+  for path in sorted(folder.glob('*.mp4'))[:-KEPT]:
+    path.unlink()

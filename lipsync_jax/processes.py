@@ -1,0 +1,109 @@
+"""Processes: several that train as one, over JAX's distributed runtime.
+
+With one process nothing here costs anything. Every function must be called
+by all processes, in the same order, from the thread that runs the steps.
+"""
+
+import json
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+ANSWER = 2**14  # bytes that the first process tells the others
+
+
+class ProcessError(ValueError):
+  """What went wrong in the first process, for all others to know."""
+
+
+def first() -> bool:
+  """Whether this is the process that writes what is written once."""
+  return jax.process_index() == 0
+
+
+def by_first(action: Callable[[], Any]) -> Any:
+  """What `action` returns in the first process; the others do not call it.
+
+  So that all go on alike, and none waits for one that gave up.
+
+  Args:
+    action: its result is anything JSON can hold.
+
+  Raises:
+    ValueError: as the action did, with the same words in every process.
+  """
+  if jax.process_count() == 1:
+    return action()
+  from jax.experimental import multihost_utils
+
+  answer, raised = [None, None], None
+  if first():
+    try:
+      answer = [action(), None]
+    except (ValueError, OSError) as error:
+      answer, raised = [None, str(error)], error
+  text = json.dumps(answer).encode()
+  assert len(text) <= ANSWER, len(text)
+  line = np.zeros(ANSWER, np.uint8)
+  line[: len(text)] = np.frombuffer(text, np.uint8)
+  with jax.transfer_guard('allow'):
+    line = np.asarray(multihost_utils.broadcast_one_to_all(line))
+  if raised:
+    raise raised
+  value, wrong = json.loads(line.tobytes().rstrip(b'\0'))
+  if wrong:
+    raise ProcessError(f'process 0: {wrong}')
+  return value
+
+
+def whole(tree):
+  """Arrays that every process can fetch, wherever their parts lie."""
+  leaves = [x for x in jax.tree.leaves(tree) if isinstance(x, jax.Array)]
+  if all(x.is_fully_addressable or x.is_fully_replicated for x in leaves):
+    return tree
+  everywhere = NamedSharding(leaves[0].sharding.mesh, PartitionSpec())
+  return jax.jit(lambda x: x, out_shardings=everywhere)(tree)
+
+
+class Stop:
+  """Whether to end: SIGTERM or SIGINT came, to any of the processes.
+
+  A second signal ends a lone process at once.
+  """
+
+  def __enter__(self):
+    self._asked, self._before = False, {}
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    if jax.process_count() > 1:
+      # SIGTERM is JAX's own then, which tells the other processes.
+      numbers = (signal.SIGINT,)
+    if threading.current_thread() is threading.main_thread():
+      for number in numbers:
+        self._before[number] = signal.signal(number, self._ask)
+    return self
+
+  def __exit__(self, *_):
+    for number, handler in self._before.items():
+      signal.signal(number, handler)
+
+  def asked(self, step: int) -> bool:
+    """Whether to end before `step + 1`; ask once a step."""
+    if jax.process_count() > 1:
+      from jax.experimental import multihost_utils
+
+      self._asked |= multihost_utils.reached_preemption_sync_point(step)
+    return self._asked
+
+  def _ask(self, number, _):
+    if jax.process_count() > 1:
+      signal.raise_signal(signal.SIGTERM)
+      return
+    if self._asked:
+      signal.signal(number, signal.SIG_DFL)
+      signal.raise_signal(number)
+    self._asked = True

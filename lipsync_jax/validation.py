@@ -1,0 +1,109 @@
+"""Validation: what a state is worth, measured on the whole other split.
+
+Also what people look at: strips and a film of the generator, and the file
+of the best network so far.
+"""
+
+import functools
+import math
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from lipsync_jax import data, film, losses, metrics
+from lipsync_jax import feed as feeds
+from lipsync_jax import recipe as recipes
+from lipsync_jax import state as states
+
+Look = Callable[[int, states.State, metrics.Writer, dict], dict[str, float]]
+
+
+def prepare(
+  config, workdir: pathlib.Path, recipe, mesh, where, feed, frozen, options
+) -> Look:
+  """`look(step, state, writer, facts)` -> means over the whole split.
+
+  Notes in `facts` what the checkpoint is to remember, and exports the
+  network whenever it is better than ever. Compiled once.
+
+  Args:
+    where: shardings of the state.
+    options: of XLA.
+  """
+
+  def compiled(function):
+    function = feeds.prepared(function)
+    return states.jit_measure(function, mesh, where, options)
+
+  measure = compiled(recipe.measure)
+  show = recipe.show and jax.process_count() == 1 and compiled(recipe.show)
+
+  def look(step, state, writer, facts):
+    totals: dict[str, float] = {}
+    for i, batch in enumerate(feed.validation):
+      found = jax.device_get(measure(state, batch, frozen))
+      for name, value in found.items():
+        totals[name] = totals.get(name, 0.0) + float(value)
+      if i == 0 and show and config.strips:
+        parts = jax.device_get(show(state, batch, frozen))
+        rows = {k: x[: config.strips] for k, x in parts.items()}
+        writer.picture(step, 'validation', metrics.strip(**rows))
+    if show and config.video:
+      speak = functools.partial(_shown, show, mesh, state, frozen)
+      shoot(config, workdir, feed, step, speak)
+    count = totals.pop('count')
+    means = {name: value / count for name, value in totals.items()}
+    means['measured'] = measured(config, means)
+    writer.write(step, 'validation', means)
+    facts['measured'] = means['measured']
+    if means['measured'] < facts.get('least', math.inf):
+      facts['least'] = means['measured']
+      path = workdir / f'{recipe.network}.safetensors'
+      about = {'step': step, 'validation': means}
+      recipes.export(path, recipe, state, config, about)
+    return means
+
+  return look
+
+
+def _shown(show, mesh, state, frozen, batch: data.Batch) -> dict[str, Any]:
+  batch = data.spread(batch, states.by_batch(mesh))
+  return jax.device_get(show(state, batch, frozen))
+
+
+def shoot(config, workdir: pathlib.Path, feed, step: int, show) -> None:
+  """Write the film of a step.
+
+  Only where there is one process, as for strips: others would have to bring
+  their devices' rows together.
+  """
+  source = feed.shown
+  clip = film.choose(source)
+  batches = film.windows(source, clip, config.net.size, config.batch)
+  path = workdir / 'videos' / f'{step:08d}.mp4'
+  film.write(path, film.frames(batches, show), source[clip])
+  film.prune(path.parent)
+
+
+def measured(config, means: dict[str, float]) -> float:
+  """The one number by which checkpoints are compared; less is better."""
+  if config.stage == 'syncnet':
+    return means['sync']
+  part = config.sync.weight
+  return part * means['sync'] + (1 - part) * means['l1']
+
+
+def steer(config, state, numbers: dict[str, float], mesh):
+  """Set where the sync weight walks to, from what was measured."""
+  if config.stage == 'syncnet':
+    return state
+  sync, before = config.sync, float(jax.device_get(state.sync_goal))
+  goal = losses.sync_goal(
+    numbers['sync'], sync.weight, sync.high, sync.low, before
+  )
+  with jax.transfer_guard('allow'):  # several processes compare theirs
+    goal = jax.device_put(np.float32(goal), states.replicated(mesh))
+  return state.replace(sync_goal=goal)
