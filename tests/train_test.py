@@ -287,16 +287,18 @@ def test_twenty_steps_are_ten_and_ten(stage, expert, drawn, tmp_path):
 
 @pytest.fixture
 def lives(drawn, compiled_once, monkeypatch):
-  """Starts processes that train; all are forked from one that has imported
-  everything, so that a life is short."""
+  """Starts processes that train a toy; all are forked from one that has
+  imported everything, so that a life is short."""
   for name, value in runs.environment(compiled_once).items():
     monkeypatch.setenv(name, value)
   context = multiprocessing.get_context('forkserver')
-  context.set_forkserver_preload(['runs', 'lipsync_jax.train', 'grain'])
+  context.set_forkserver_preload(
+    ['runs', 'lipsync_jax.train', 'grain', 'optax']
+  )
 
   def start(workdir, **changes):
     part = context.Process(
-      target=runs.train, args=(workdir, str(drawn), changes)
+      target=runs.train_toy, args=(workdir, str(drawn), changes)
     )
     part.start()
     return part
@@ -305,7 +307,9 @@ def lives(drawn, compiled_once, monkeypatch):
 
 
 @pytest.mark.slow
-def test_killed_at_20_moments_equals_an_unbroken_run(lives, drawn, tmp_path):
+def test_killed_at_20_moments_equals_an_unbroken_run(
+  lives, drawn, tmp_path, monkeypatch
+):
   rng, changes = random.Random(0), {'steps': 60, 'validate_steps': 10}
   straight, broken = tmp_path / 'straight', tmp_path / 'broken'
   whole = lives(straight, save_steps=1000, **changes)
@@ -328,6 +332,7 @@ def test_killed_at_20_moments_equals_an_unbroken_run(lives, drawn, tmp_path):
     part.join()
     assert part.exitcode == 0
   config = small(drawn, **changes)
+  monkeypatch.setattr(recipe, '_build', runs.toy)
   same(final(straight, config), final(broken, config))
   lines = [
     [(x['step'], x['sync'], x['accuracy']) for x in metrics.read(folder)]
