@@ -40,32 +40,3 @@ def debug(clips, stage: str = 'syncnet', **changes):
   config.data.folder = str(clips)
   config.update(changes)
   return config
-
-
-def toy(config, network: str):
-  """In place of SyncNet where only what is round it is tested."""
-  del config, network
-  import flax.linen as nn
-  import jax.numpy as jnp
-
-  class Toy(nn.Module):
-    size: int = 96
-
-    @nn.compact
-    def __call__(self, mel, frames, *, train):
-      del train
-      vectors = []
-      for x in (mel, frames.mean(1)):
-        x = nn.Dense(8)(x.reshape(x.shape[0], -1))  # [b, 8]
-        vectors.append(x / jnp.sqrt(1e-6 + (x * x).sum(-1, keepdims=True)))
-      return tuple(vectors)
-
-  return Toy()
-
-
-def train_toy(workdir, clips, changes: dict) -> None:
-  """Train in this process, which was started to be killed."""
-  from lipsync_jax import recipe, train
-
-  recipe._build, recipe.export = toy, lambda path, *_: path.write_text('toy')
-  train.train_and_evaluate(debug(clips, **changes), workdir)
