@@ -19,7 +19,7 @@ from lipsync_jax.takes import Take
 
 SIDE = 256  # pixels of the square on which pictures are compared
 GROWN = 1.25  # of the crop, so that the whole border is seen
-STRIP = (8, 112)  # pictures in a strip, pixels of each
+STRIP = (8, 128)  # pictures in a strip, pixels of each
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +31,11 @@ class Measure:
   unit: str
   better: str  # low | high | truth (as the ground truth's) | zero
   means: str  # for the reader
+
+  @property
+  def of_sync(self) -> bool:
+    """Whether it asks if lips and sound belong together."""
+    return self.key.startswith(('judge', 'lse', 'ridge'))
 
 
 _JUDGE = 'by the judge, a SyncNet that taught no generator'

@@ -21,9 +21,10 @@ COLOURS = (
 Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 
 
-def colour(i: int) -> str:
-  """Colour of the i-th series."""
-  return COLOURS[i % len(COLOURS)]
+def colour(name: str, order: Sequence[str]) -> str:
+  """A series' colour: that of its place in `order`, the same everywhere."""
+  at = list(order).index(name) if name in order else 0
+  return COLOURS[at % len(COLOURS)]
 
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:
@@ -94,39 +95,58 @@ def line(x0, y0, x1, y1, stroke: str, width: float = 1, dash: str = '') -> str:
   )
 
 
-def curves(title: str, series: Series, xlabel: str, ylabel: str) -> str:
-  """Lines through (xs, ys) of each series, with a mark at zero shift."""
+def curves(
+  title: str,
+  series: Series,
+  xlabel: str,
+  ylabel: str,
+  order: Sequence[str] = (),
+) -> str:
+  """Lines through (xs, ys) of each series, with a mark at zero shift.
+
+  `order` holds the names of all rows of a page, so that colours agree.
+  """
+  order = order or list(series)
   axes = _Axes(*_span(series))
   out = axes.frame(title, xlabel, ylabel)
   if axes.x[0] < 0 < axes.x[1]:
     x, y = axes.at(0, axes.y[0])
     out.append(line(x, TOP, x, y, '#777777', 1, '2 3'))
-  for i, (xs, ys) in enumerate(series.values()):
+  for name, (xs, ys) in series.items():
     points = [axes.at(x, y) for x, y in _known(xs, ys)]
     path = ' '.join(f'{x:.1f},{y:.1f}' for x, y in points)
-    dash = ' stroke-dasharray="6 3"' if i >= len(COLOURS) else ''
+    late = list(order).index(name) >= len(COLOURS)
+    dash = ' stroke-dasharray="6 3"' if late else ''
     out.append(
-      f'<polyline points="{path}" fill="none" stroke="{colour(i)}" '
+      f'<polyline points="{path}" fill="none" stroke="{colour(name, order)}" '
       f'stroke-width="2"{dash}/>'
     )
-  return _whole(out, list(series))
+  return _whole(out, list(series), order)
 
 
-def scatter(title: str, series: Series, xlabel: str, ylabel: str) -> str:
+def scatter(
+  title: str,
+  series: Series,
+  xlabel: str,
+  ylabel: str,
+  order: Sequence[str] = (),
+) -> str:
   """A dot for every (x, y); on the dashed line both are equal."""
+  order = order or list(series)
   (x0, x1), (y0, y1) = _span(series)
   axes = _Axes((min(x0, y0), max(x1, y1)), (min(x0, y0), max(x1, y1)))
   out = axes.frame(title, xlabel, ylabel)
   ends = axes.at(axes.x[0], axes.x[0]), axes.at(axes.x[1], axes.x[1])
   out.append(line(*ends[0], *ends[1], '#777777', 1, '4 4'))
-  for i, (xs, ys) in enumerate(series.values()):
+  for name, (xs, ys) in series.items():
     for x, y in _known(xs, ys):
       px, py = axes.at(x, y)
       out.append(
-        f'<circle cx="{px:.1f}" cy="{py:.1f}" r="3" fill="{colour(i)}" '
+        f'<circle cx="{px:.1f}" cy="{py:.1f}" r="3" '
+        f'fill="{colour(name, order)}" '
         'fill-opacity="0.55"/>'
       )
-  return _whole(out, list(series))
+  return _whole(out, list(series), order)
 
 
 def _span(series: Series) -> tuple[tuple, tuple]:
@@ -139,12 +159,12 @@ def _known(xs, ys) -> list[tuple[float, float]]:
   return [(x, y) for x, y in pairs if np.isfinite(x) and np.isfinite(y)]
 
 
-def _whole(parts: list[str], names: list[str]) -> str:
+def _whole(parts: list[str], names: list[str], order) -> str:
   """The chart with a legend below it."""
   rows = []
   for i, name in enumerate(names):
     y = HEIGHT + LINE * i + 12
-    rows.append(line(LEFT, y - 4, LEFT + 22, y - 4, colour(i), 3))
+    rows.append(line(LEFT, y - 4, LEFT + 22, y - 4, colour(name, order), 3))
     rows.append(text(LEFT + 30, y, name))
   height = HEIGHT + LINE * len(names) + 8
   return (

@@ -207,6 +207,7 @@ def result(row: Entrant, scene: Scene, marks: dict) -> dict:
     'speaker': case.subject.speaker,
     'row': row.name,
     'kind': row.kind,
+    'shift': row.shift,
   }
   try:
     path = cache.folder('evaluate') / f'{key_of(row, scene, marks)}.json'
@@ -285,7 +286,8 @@ def facts_of(args, rows, marks: dict, todo) -> dict:
       words = f'{row.dubber.source}; {row.dubber.engine}; {row.dubber.sha256}'
       marks = marks | {f'row {row.name}': words}
   return {
-    'what': f'{clips} clips; rows of {", ".join(made) or "controls only"}. '
+    'what': f'{page.counted(clips, "clip")}; rows of '
+    f'{", ".join(made) or "controls only"}. '
     + ('' if args.judge else 'No judge was given (--judge). ')
     + ('' if args.syncnet_v2 else 'LSE needs --syncnet-v2, not given. ')
     + 'FID is not computed.',

@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 
 from lipsync_jax import charts, report
-from lipsync_jax.appraisal import Measure
+from lipsync_jax.appraisal import MEASURES, Measure
 
 SHOWN = 3  # best and worst cases as strips
 CURVES = {
@@ -58,6 +58,7 @@ def page(results: Sequence[dict], facts: dict) -> str:
     '<h1>Lip-sync, measured</h1>',
     f'<p>{_e(facts["what"])}</p>',
     guide(),
+    trust(results),
   ]
   for protocol in report.protocols_of(results):
     body += section(results, protocol)
@@ -92,12 +93,42 @@ def guide() -> str:
   )
 
 
+def trust(results: Sequence[dict]) -> str:
+  """Whether the scorers tell right from wrong on these very clips."""
+  rows = []
+  for key, name in (
+    ('judge', 'judge'),
+    ('lse', 'SyncNet v2'),
+    ('ridge', 'ridge'),
+  ):
+    own, moved = report.found_shifts(results, f'{key}_offset')
+    if own.count:
+      rows.append(
+        f'<tr><td>{name}</td><td>{100 * own.value:.0f} % of {own.count}</td>'
+        f'<td>{100 * moved.value:.0f} % of {moved.count}</td></tr>'
+      )
+  if not rows:
+    return ''
+  return (
+    '<h2>Can the scorers be trusted here?</h2><p>A scorer is worth as much as '
+    'it finds what is known: real speech should be in step, to a frame, and '
+    'when its sound is moved, the offset it finds should move by just as '
+    'much. One that often fails this cannot rank systems.</p>'
+    '<table><thead><tr><th>scorer</th><th>ground truth found in step, ±1 '
+    'frame</th><th>shift of the sound found exactly</th></tr></thead><tbody>'
+    f'{"".join(rows)}</tbody></table>'
+  )
+
+
 def section(results: Sequence[dict], protocol: str) -> list[str]:
   """All of one protocol."""
   out = [
     f'<h2 id="{_e(protocol)}">{_e(protocol.capitalize())}</h2>',
     f'<p>{PROTOCOLS.get(protocol, "")}</p>',
-    table(results, protocol),
+    '<h3>Do lips and sound belong together?</h3>',
+    table(results, protocol, together=True),
+    '<h3>Picture, motion, time</h3>',
+    table(results, protocol, together=False),
     '<div class="charts">',
     *curve_charts(results, protocol),
     *scatters(results, protocol),
@@ -117,10 +148,12 @@ def _kinds(results: Sequence[dict], protocol: str) -> dict[str, str]:
   return {r['row']: r['kind'] for r in results if r['protocol'] == protocol}
 
 
-def table(results: Sequence[dict], protocol: str) -> str:
-  """Rows and measures, the interval under each mean."""
+def table(results: Sequence[dict], protocol: str, together: bool) -> str:
+  """Rows and measures, of sync or of pictures; the interval under a mean."""
   cells, kinds = report.table(results, protocol), _kinds(results, protocol)
-  found = report.used(cells)
+  found = [m for m in report.used(cells) if m.of_sync == together]
+  if not found:
+    return '<p>Nothing to ask: the sound is silence.</p>'
   head = ''.join(
     f'<th title="{_e(m.means)}">{_e(m.title)}<br><small>{_e(m.unit)} '
     f'{_sign(m)}</small></th>'
@@ -128,10 +161,12 @@ def table(results: Sequence[dict], protocol: str) -> str:
   )
   rows = []
   for name, values in cells.items():
+    if not any(m.key in values for m in found):
+      continue
     made = ' class="made"' if kinds[name] in ('checkpoint', 'rival') else ''
     clips = len(report.chosen(results, protocol, name))
-    row = ''.join(f'<td>{_cell(values.get(m.key))}</td>' for m in found)
-    label = f'{_e(name)}<br><small>{clips} clips</small>'
+    row = ''.join(f'<td>{_cell(values.get(m.key), m.key)}</td>' for m in found)
+    label = f'{_e(name)}<br><small>{counted(clips, "clip")}</small>'
     rows.append(f'<tr{made}><td>{label}</td>{row}</tr>')
   return (
     f'<div class="wide"><table><thead><tr><th>row</th>{head}</tr></thead>'
@@ -143,13 +178,21 @@ def _sign(m: Measure) -> str:
   return {'low': '↓', 'high': '↑', 'zero': '→ 0', 'truth': '→ truth'}[m.better]
 
 
-def _cell(cell: report.Cell | None) -> str:
+def _cell(cell: report.Cell | None, key: str) -> str:
   if cell is None:
     return '–'
+  shown = '{:g}'.format if key in report.MEDIANS else number
+  if cell.count == 1:  # no interval comes of one clip
+    return shown(cell.value)
   return (
-    f'{number(cell.value)}<br><small>[{number(cell.low)}, '
-    f'{number(cell.high)}]</small>'
+    f'{shown(cell.value)}<br><small>[{shown(cell.low)}, {shown(cell.high)}]'
+    '</small>'
   )
+
+
+def counted(count: int, noun: str) -> str:
+  """'1 clip', '2 clips'."""
+  return f'{count} {noun}{"s" * (count != 1)}'
 
 
 def number(value: float) -> str:
@@ -160,7 +203,7 @@ def number(value: float) -> str:
 
 def curve_charts(results: Sequence[dict], protocol: str) -> list[str]:
   """Distance against shift, one chart a scorer."""
-  out = []
+  out, order = [], report.rows_of(results, protocol)
   for key, (title, unit) in CURVES.items():
     series = {}
     for row in report.rows_of(results, protocol):
@@ -171,13 +214,13 @@ def curve_charts(results: Sequence[dict], protocol: str) -> list[str]:
     if series:
       label = 'frames by which the sound is taken later (0: as it is)'
       words = f'{title}: {unit} at each shift'
-      out.append(charts.curves(words, series, label, unit))
+      out.append(charts.curves(words, series, label, unit, order))
   return out
 
 
 def scatters(results: Sequence[dict], protocol: str) -> list[str]:
   """Every clip: a row's score against the ground truth's."""
-  out = []
+  out, order = [], report.rows_of(results, protocol)
   for key, title in (
     ('judge_d', 'Judge distance'),
     ('lse_d', 'LSE-D'),
@@ -198,7 +241,7 @@ def scatters(results: Sequence[dict], protocol: str) -> list[str]:
         series[row] = tuple(list(v) for v in zip(*pairs, strict=True))
     if series:
       x, y = 'ground truth', 'the row'
-      out.append(charts.scatter(f'{title}, clip by clip', series, x, y))
+      out.append(charts.scatter(f'{title}, clip by clip', series, x, y, order))
   return out
 
 
@@ -233,19 +276,21 @@ def strips(results: Sequence[dict], protocol: str) -> list[str]:
     if not order:
       continue
     shown = order[:SHOWN] + order[max(SHOWN, len(order) - SHOWN) :]
+    title = {m.key: m.title for m in MEASURES}.get(key, 'order')
     out.append(
-      f'<h3>{_e(row)}: best and worst clips</h3><p>By {_e(key) or "order"}, '
+      f'<h3>{_e(row)}: best and worst clips</h3><p>By {_e(title.lower())}, '
       'the best first. Above the source, below what was made; eight '
-      'frames evenly over the clip.</p>'
+      'frames spread evenly over the clip.</p>'
     )
     for r in shown:
       value = r['values'].get(key)
-      words = f'{key} {number(value)}' if value is not None else ''
+      words = '' if value is None else f'{title.lower()} {number(value)}'
       images = ''.join(
         f'<img alt="{alt}" src="data:image/jpeg;base64,{r["strips"][name]}">'
         for name, alt in (('truth', 'source'), ('made', 'made'))
       )
-      caption = f'{_e(r["case"])}: {_e(words)}'
+      spoken = r['case'].replace(' < ', ' speaking the words of ')
+      caption = f'{_e(spoken)}: {_e(words)}'
       out.append(f'<figure>{images}<figcaption>{caption}</figcaption></figure>')
   return out
 
@@ -257,7 +302,7 @@ def measures(results: Sequence[dict]) -> str:
     for m in report.used(report.table(results, protocol)):
       found[m.key] = m
   items = ''.join(
-    f'<dt>{_e(m.title)}</dt><dd>{_e(m.means)}. {_e(BETTER[m.better])}.</dd>'
+    f'<dt>{_e(m.title)}</dt><dd>{_e(m.means)}; {_e(BETTER[m.better])}.</dd>'
     for m in found.values()
   )
   return f'<h2>What the columns mean</h2><dl>{items}</dl>'

@@ -99,6 +99,30 @@ def curve(results: Sequence[dict], name: str) -> Float[np.ndarray, 's']:
   return np.where(known > 0, total / np.maximum(known, 1), np.nan)
 
 
+def found_shifts(results: Sequence[dict], key: str) -> tuple[Cell, Cell]:
+  """How often an offset is right on what is known, as shares of clips.
+
+  The ground truth within a frame of 0; its sound moved by n frames, found
+  exactly n away from where that clip's was before.
+  """
+  own, moved = {}, {}
+  for r in results:
+    value = r.get('values', {}).get(key)
+    if value is None:
+      continue
+    if r['kind'] == 'truth':
+      own[r['subject']] = value
+    if r['kind'] == 'shifted':
+      moved[r['subject'], r['shift']] = value
+  inside = [abs(value) <= 1 for value in own.values()]
+  right = [
+    own[subject] - value == shift
+    for (subject, shift), value in moved.items()
+    if subject in own
+  ]
+  return tuple(interval(np.array(v, np.float64)) for v in (inside, right))
+
+
 def failures(results: Sequence[dict]) -> list[tuple[str, str, str, int]]:
   """(protocol, row, reason, count) of what could not be scored."""
   counts: dict[tuple, int] = {}

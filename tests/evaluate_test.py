@@ -172,6 +172,25 @@ def test_page_is_whole_and_escaped():
   assert 'Not scored' in text and '1 × no face' in text
 
 
+def test_scorers_are_tried_on_what_is_known():
+  found = results(4)
+  for r in found[:8:2]:
+    r['values']['judge_offset'] = float(r['subject']) - 1  # -1 0 1 2
+    late = {'kind': 'shifted', 'shift': 5, 'row': 'late'}
+    value = r['values']['judge_offset'] - 5 - (r['subject'] == '3')
+    found.append({**r, **late, 'values': {'judge_offset': value}})
+  own, moved = report.found_shifts(found, 'judge_offset')
+  assert (own.value, own.count) == (0.75, 4)
+  assert (moved.value, moved.count) == (0.75, 4)
+  assert '75 % of 4' in page.trust(found)
+
+
+def test_colours_are_those_of_the_row_in_every_chart():
+  order = ['truth', 'us', 'them']
+  made = charts.scatter('t', {'them': ([1], [2])}, 'x', 'y', order)
+  assert charts.COLOURS[2] in made and charts.COLOURS[0] not in made
+
+
 def test_best_and_worst_are_in_order():
   key, order = page.ranked(results(), 'cross', 'us')
   values = [r['values']['judge_d'] for r in order]
