@@ -13,7 +13,7 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import Float
 
-from lipsync_jax import audio, compose, faces, takes, weights
+from lipsync_jax import audio, compose, faces, silence, takes, weights
 from lipsync_jax.takes import Take
 
 BATCH = 16
@@ -61,7 +61,7 @@ def dubbed(
   """
   count = len(take)
   source = takes.cut(take, dubber.size)
-  mel = audio.log_mel(take.wave / np.float32(32768))
+  mel = silence.gate(audio.log_mel(take.wave / np.float32(32768)))
   times = [Fraction(f, takes.RATE) for f in range(count)]
   mels = audio.windows(mel, audio.window_starts(times, dubber.lead))
   made = []

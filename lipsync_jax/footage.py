@@ -18,15 +18,15 @@ from jaxtyping import Float, Int16
 
 from lipsync_jax import (
   audio,
+  decoder,
   faces,
-  media,
   paths,
   planes,
   search,
-  sound,
   takes,
   tracks,
 )
+from lipsync_jax.source import shown
 from lipsync_jax.takes import Take, TakeError
 
 MARGIN = 1.8  # side of a take's picture, of the crop's longer side
@@ -61,7 +61,7 @@ def place(path: str, seconds: float, bar) -> Place:
   The take ends where the face is first missing for longer than `paths`
   bridges; a TakeError says so where nothing is left.
   """
-  video = media.probe_video(path)
+  video = decoder.probe_video(path)
   until = Fraction(seconds).limit_denominator(1000)
   analysis, times = search.detected(video, until, bar)
   person = tracks.choose(tracks.people(analysis), 'largest')
@@ -74,7 +74,7 @@ def place(path: str, seconds: float, bar) -> Place:
   end = first + int(missing[0]) if missing.size else count
   if not present.any() or first or end < takes.RATE:
     raise TakeError(
-      f'{media.shown(path)}: expected a face from the first frame on for a '
+      f'{shown(path)}: expected a face from the first frame on for a '
       f'second or more, found it from frame {first} to {end}'
     )
   return Place(video, path_of.crops[nearest[:end]])
@@ -100,7 +100,7 @@ def take(path: str, where: Place, wave=None) -> Take:
     where: of the source's face.
     wave: sound to score it with; None takes the file's own.
   """
-  video = media.probe_video(path)
+  video = decoder.probe_video(path)
   scale = np.array([video.width, video.height]) / [
     where.video.width, where.video.height
   ]  # fmt: skip
@@ -134,7 +134,7 @@ def _read(video: planes.Video, rows: Float[np.ndarray, 'n 5']):
     unit = size / side
     crops.append([size / 2, size / 2, row[2] * unit, row[3] * unit, row[4]])
 
-  with contextlib.closing(media.read_frames(video)) as frames:
+  with contextlib.closing(decoder.read_frames(video)) as frames:
     for frame in frames:
       end = frame.time + 1 / video.rate
       while held is not None and len(pictures) < len(rows):
@@ -154,8 +154,8 @@ def heard(
   path: str, video: planes.Video | None = None
 ) -> Int16[np.ndarray, 's']:
   """A file's sound from the video's first frame on, 16 kHz mono."""
-  found = sound.probe_audio(path)
+  found = decoder.probe_audio(path)
   origin = video.start if video is not None else None
-  blocks = audio.resampled(found.rate, sound.read_audio(found, origin))
+  blocks = audio.resampled(found.rate, decoder.read_audio(found, origin))
   wave = np.concatenate([np.zeros(0, np.float32), *blocks])
   return np.clip(np.rint(wave * 32767), -32768, 32767).astype(np.int16)

@@ -115,7 +115,8 @@ def trust(results: Sequence[dict]) -> str:
     'when its sound is moved, the offset it finds should move by just as '
     'much. One that often fails this cannot rank systems.</p>'
     '<table><thead><tr><th>scorer</th><th>ground truth found in step, ±1 '
-    'frame</th><th>shift of the sound found exactly</th></tr></thead><tbody>'
+    'frame</th><th>sound 5 frames late found exactly 5 away</th></tr>'
+    '</thead><tbody>'
     f'{"".join(rows)}</tbody></table>'
   )
 

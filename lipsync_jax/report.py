@@ -20,6 +20,7 @@ from lipsync_jax.appraisal import MEASURES, Measure
 DRAWS = 2000  # of the bootstrap
 SEED = 0
 LEVEL = 0.95
+REACH = 15  # frames, the farthest shift that scorers try
 MEDIANS = ('judge_offset', 'lse_offset', 'ridge_offset')
 
 
@@ -103,7 +104,8 @@ def found_shifts(results: Sequence[dict], key: str) -> tuple[Cell, Cell]:
   """How often an offset is right on what is known, as shares of clips.
 
   The ground truth within a frame of 0; its sound moved by n frames, found
-  exactly n away from where that clip's was before.
+  exactly n away from where that clip's was before. Moves that end at the
+  edge of the search are left out: there is nothing behind to compare with.
   """
   own, moved = {}, {}
   for r in results:
@@ -118,7 +120,7 @@ def found_shifts(results: Sequence[dict], key: str) -> tuple[Cell, Cell]:
   right = [
     own[subject] - value == shift
     for (subject, shift), value in moved.items()
-    if subject in own
+    if subject in own and abs(own[subject] - shift) < REACH - 1
   ]
   return tuple(interval(np.array(v, np.float64)) for v in (inside, right))
 

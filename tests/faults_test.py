@@ -1,0 +1,132 @@
+"""Known faults, made on a real clip of GRID, and the measures that see them.
+
+Landmarks are read from the faulty pictures, as an evaluation does.
+"""
+
+import dataclasses
+
+import cv2
+import numpy as np
+import pytest
+
+from lipsync_jax import (
+  appraisal,
+  detector,
+  faces,
+  footage,
+  marks,
+  produce,
+  quality,
+  ridge,
+  takes,
+)
+
+pytestmark = pytest.mark.slow
+
+
+def hidden(what, total):
+  return produce.progress(True, what, total)
+
+
+@pytest.fixture(scope='module')
+def finder():
+  with detector.Detector() as found:
+    yield found
+
+
+def clip(shared, finder, name):
+  path = str(shared / f'media/clips/{name}')
+  take = footage.take(path, footage.place(path, 2.4, hidden))
+  return take, marks.read(take, finder)
+
+
+@pytest.fixture(scope='module')
+def man(shared, finder):
+  return clip(shared, finder, 'grid_bbaf2n.mpg')
+
+
+def changed(take, function):
+  pictures = tuple(function(i, p.copy()) for i, p in enumerate(take.pictures))
+  return dataclasses.replace(take, pictures=pictures)
+
+
+def mouths(points):
+  """Whole-pixel boxes about the lower face."""
+  lips = points[:, faces.OUTER]
+  low, high = lips.min(1), lips.max(1)
+  grow = 0.4 * (high - low)
+  return np.concatenate([low - grow, high + grow], 1).round().astype(int)
+
+
+def measured(made, take, points, finder):
+  found = marks.read(made, finder)
+  values = appraisal.compared(made, take, found, points)
+  width = take.crops[:, 2]
+  return values | {'jitter': quality.jitter(found, width)}
+
+
+def test_faults_of_the_picture(man, shared, finder):
+  take, points = man
+  boxes = mouths(points)
+  other, others = clip(shared, finder, 'grid_swiz3n.mpg')
+  theirs = mouths(others)
+  rng = np.random.default_rng(0)
+
+  def blurred(i, picture):
+    x0, y0, x1, y1 = boxes[i]
+    part = cv2.GaussianBlur(picture, (0, 0), 3)[y0:y1, x0:x1]
+    picture[y0:y1, x0:x1] = part
+    return picture
+
+  def swapped(i, picture):
+    (x0, y0, x1, y1), (a, b, c, d) = boxes[i], theirs[min(i, len(theirs) - 1)]
+    part = other.pictures[min(i, len(other) - 1)][b:d, a:c]
+    picture[y0:y1, x0:x1] = cv2.resize(part, (x1 - x0, y1 - y0))
+    return picture
+
+  def pasted(i, picture):
+    x0, y0, x1, y1 = boxes[i]
+    part = picture[y0:y1, x0:x1].astype(int) + 20
+    picture[y0:y1, x0:x1] = part.clip(0, 255)
+    return picture
+
+  def shaken(i, picture):
+    x0, y0, x1, y1 = boxes[i]
+    x, y = rng.integers(-4, 5, 2)
+    part = picture[y0:y1, x0:x1].copy()
+    picture[y0 + y : y1 + y, x0 + x : x1 + x] = part
+    return picture
+
+  same = measured(take, take, points, finder)
+  rows = {
+    f.__name__: measured(changed(take, f), take, points, finder)
+    for f in (blurred, swapped, pasted, shaken)
+  }
+  assert same['sharpness'] == 1 and same['border'] == 0 and same['lips'] < 0.1
+  assert rows['blurred']['sharpness'] < 0.5
+  assert rows['swapped']['lips'] > 1
+  assert rows['swapped']['lips'] > 1.3 * rows['blurred']['lips']
+  assert rows['pasted']['border'] > 10
+  assert rows['shaken']['jitter'] > 2 * same['jitter']
+
+
+def test_a_frozen_mouth_neither_moves_nor_agrees(man, finder):
+  take, points = man
+  frozen = changed(take, lambda i, p: take.pictures[0].copy())
+  still = marks.read(frozen, finder)
+  width = take.crops[:, 2]
+  assert quality.motion(still, width) < 0.1 * quality.motion(points, width)
+
+
+def test_ridge_hears_who_speaks_and_when(man):
+  take, points = man
+  shipped = ridge.load()
+  gap = quality.opening(points, take.crops[:, 2])
+  own = ridge.heard(take, gap, shipped)
+  assert own[ridge.REACH] > 0.4 and abs(ridge.offset(own)) <= 2
+  for late in (-8, 6):
+    made = takes.delayed(take, late)
+    part = gap[max(late, 0) : len(gap) - max(-late, 0)]
+    found = ridge.heard(made, part, shipped)
+    # Short clips have other peaks too, so the known two are compared.
+    assert found[ridge.REACH + late] > found[ridge.REACH] + 0.1
