@@ -29,6 +29,7 @@ with install_import_hook('data_prep', 'checked.typechecked'):
   from data_prep import clips, lrs2, offset, preprocessed, stages
 
 from lipsync_jax import (  # noqa: E402 - the hook comes before
+  audio,
   faces,
   media,
   planes,
@@ -768,3 +769,56 @@ def test_folder_of_videos(shared, tmp_path):
   assert len([key for key in frames if key.startswith('two')]) == 4
   assert frames['retalking1_22fps.mp4/face'] == 152  # 6.1 s
   assert max(frames.values()) <= SETTINGS.longest
+
+
+EXPERT = ROOT / 'lipsync_jax/assets/expert.safetensors'
+
+
+def clip_of(path):
+  """The longest clip of a video."""
+  from lipsync_jax import detector
+
+  with detector.Detector(workers=1) as finder:
+    seen = clips.analyse(media.probe_video(path), finder)
+  made = [
+    found
+    for found in results(path, seen, single=False)
+    if isinstance(found, records.Clip)
+  ]
+  return max(made, key=lambda found: len(found.frames))
+
+
+def delayed(clip, seconds):
+  """The clip with its sound later by so much."""
+  count = round(abs(seconds) * 16000)
+  wave = np.pad(clip.wave, (count, count))
+  wave = wave[2 * count :] if seconds < 0 else wave[: -2 * count]
+  wave = wave[: len(clip.wave)]
+  mel = audio.log_mel(wave / np.float32(32768))
+  return dataclasses.replace(clip, wave=wave, mel=mel)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  'name', ['grid_pwij3p.mpg', 'retalking3.mp4', 'hd_1080p30.mp4']
+)
+def test_our_expert_finds_200_ms(shared, name):
+  expert = offset.Expert(str(EXPERT))
+  clip = clip_of(shared / 'media/clips' / name)
+  before, _ = expert.offset(clip)
+  for seconds in (-0.2, 0.2):
+    after, _ = expert.offset(delayed(clip, seconds))
+    assert abs(after - before - 25 * seconds) <= 1
+
+
+@pytest.mark.slow
+def test_our_expert_tells_published_offsets_apart(shared):
+  """The sound of these three is later by 0, 5 and 12 frames."""
+  expert = offset.Expert(str(EXPERT))
+  found = [
+    expert.offset(
+      clip_of(shared / f'media/clips/syncnet_test_offset_{late}.avi')
+    )[0]
+    for late in (0, 5, 12)
+  ]
+  assert [late - found[0] for late in found] == [0, 5, 12]
