@@ -19,13 +19,13 @@ from jaxtyping import Bool, Float, Int, Int16, UInt8
 from data_prep.lrs2 import Job
 from lipsync_jax import (
   audio,
+  decoder,
   detect,
   faces,
-  media,
   paths,
   planes,
   records,
-  sound,
+  source,
   tracks,
 )
 from lipsync_jax.source import MediaError
@@ -110,7 +110,7 @@ def at_rate(
 
 def read(video: planes.Video) -> Iterator[tuple[int, planes.Frame]]:
   """`at_rate` of a whole video."""
-  yield from at_rate(media.read_frames(video), 1 / video.rate)
+  yield from at_rate(decoder.read_frames(video), 1 / video.rate)
 
 
 def analyse(video: planes.Video, finder) -> tracks.Analysis:
@@ -143,7 +143,7 @@ def from_video(
   if drop:
     yield dataclasses.replace(drop, key=job.key)
     return
-  video = media.probe_video(job.path)
+  video = decoder.probe_video(job.path)
   try:
     wave = waveform(job.path, video.start)
   except MediaError as error:
@@ -229,8 +229,8 @@ def waveform(path: str, origin: Fraction) -> Int16[np.ndarray, 's']:
   Raises:
     MediaError: no sound in it.
   """
-  heard = sound.probe_audio(path)
-  blocks = sound.read_audio(heard, origin)
+  heard = decoder.probe_audio(path)
+  blocks = decoder.read_audio(heard, origin)
   parts = [
     np.clip(np.rint(part * 32768), -32768, 32767).astype(np.int16)
     for part in audio.resampled(heard.rate, blocks)
@@ -321,7 +321,7 @@ def cut(video: planes.Video, wanted: list, settings: Settings):
       return
   if active or waiting:
     raise MediaError(
-      f'{video.path}: {media.STOPPED}: it was longer a moment ago; do not '
+      f'{video.path}: {source.STOPPED}: it was longer a moment ago; do not '
       'change files during a build'
     )
 

@@ -25,7 +25,7 @@ import numpy as np
 from data_prep import clips, offset, preprocessed
 from data_prep.clips import Drop, Settings
 from data_prep.lrs2 import UNLISTED, Job
-from lipsync_jax import analyses, detector, media, records, shards
+from lipsync_jax import analyses, decoder, detector, records, shards
 from lipsync_jax.faces import FaceError
 from lipsync_jax.source import MediaError
 
@@ -143,7 +143,7 @@ class Worker:
     path = place(self.task.cache, 'faces', f'{name}.npz')
     with contextlib.suppress(FaceError, FileNotFoundError), local(path) as file:
       return analyses.load(file)[0]
-    analysis = clips.analyse(media.probe_video(job.path), self.finder)
+    analysis = clips.analyse(decoder.probe_video(job.path), self.finder)
     with tempfile.TemporaryDirectory() as folder:
       file = os.path.join(folder, 'analysis.npz')
       analyses.save(file, analysis, np.inf)

@@ -38,8 +38,12 @@ class Job:
     width = 0.125
     module = models.build('generator', width=width)
     zeros = models.inputs('generator')
-    variables = module.init(jax.random.key(0), *zeros, train=False)
-    numpy = jax.tree.map(np.asarray, dict(variables))
+    shapes = jax.eval_shape(
+      lambda key: module.init(key, *zeros, train=False), jax.random.key(0)
+    )
+    numpy = jax.tree.map(
+      lambda x: np.full(x.shape, 0.01, np.float32), dict(shapes)
+    )
     net = weights.Weights('generator', 96, width, numpy, 'an untrained network')
     weights.save(folder / 'tiny.safetensors', net)
     count = 120
@@ -64,18 +68,16 @@ class Job:
     command += ['--checkpoint-path', self.folder / 'tiny.safetensors']
     command += ['--box', '20', '100', '40', '120', *words]
 
-    def limited():
-      if limit is not None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-    return subprocess.Popen(
+    process = subprocess.Popen(
       [str(word) for word in command],
       env={**self.env, **env},
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
       text=True,
-      preexec_fn=limited,
     )
+    if limit is not None:
+      resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (limit, limit))
+    return process
 
   def run(self, out, *words, **more):
     """(exit status, lines on standard error)."""
