@@ -21,6 +21,7 @@ Fraction = fractions.Fraction
 
 WRITING = 'writing stopped'
 FINEST = 1_000_000  # ticks/s; beyond it, a time base of 1/90000 s is used
+HUGE = 2**24  # pixels; x264 then holds few frames, they are 24 MB and more
 COARSE = Fraction(1, 2000)  # s; time stamps as rough as this are put on a grid
 
 
@@ -197,7 +198,7 @@ class Writer:
       f'file:{self.claim.part.absolute()}',
       'w',
       format=self.kind.muxer,
-      container_options={'movflags': '+faststart'} if self.kind.edits else {},
+      container_options=_container(self.kind),
     )
     if like is not None:
       with av.open(os.fspath(like)) as file:
@@ -207,7 +208,7 @@ class Writer:
     self.stream = self.file.add_stream(
       self.kind.video,
       rate=self.rate,
-      options=_quality(self.kind.video, crf, preset),
+      options=_quality(self.kind.video, crf, preset, self.video),
     )
     context, colour = self.stream.codec_context, self.video.colour
     context.width, context.height = self.video.width, self.video.height
@@ -322,11 +323,22 @@ def _exact(rate: Fraction, kind: Format) -> Fraction:
   return rate.limit_denominator(most // math.ceil(rate))
 
 
-def _quality(encoder: str, crf: int, preset: str) -> dict[str, str]:
+def _container(kind: Format) -> dict[str, str]:
+  """Options of a muxer: no random names inside, the index in front."""
+  index = {'movflags': '+faststart'} if kind.edits else {}
+  return {'fflags': '+bitexact', **index}
+
+
+def _quality(
+  encoder: str, crf: int, preset: str, video: Video
+) -> dict[str, str]:
   """Options of an encoder for the quality that x264 calls `crf`."""
   if encoder == 'libx264':
     # At 10 bits crf 0 is not yet lossless, quantiser 0 is.
-    return {'crf' if crf else 'qp': str(crf), 'preset': preset}
+    options = {'crf' if crf else 'qp': str(crf), 'preset': preset}
+    if video.width * video.height > HUGE:
+      options |= {'rc-lookahead': '1', 'bframes': '0'}
+    return options
   if encoder == 'mpeg4':
     # H.264 in AVI has no time stamps of pictures: readers are a frame late.
     step = max(1, round(crf / 8))
