@@ -36,7 +36,7 @@ COMMAND = (sys.executable, '-P', '-m', worker.__name__)
 FRUGAL = {'OPENBLAS_NUM_THREADS': '1', 'MALLOC_ARENA_MAX': '2'}
 
 _idle: list['Decoder'] = []
-peaks: dict[int, int] = {}  # process id -> most bytes it has held
+peaks: dict[int, int] = {}  # of living processes, the most bytes held
 
 
 def probe_video(path: str | os.PathLike, view: View | None = None) -> Video:
@@ -182,13 +182,16 @@ class Decoder:
       self.patience = ADIEU
       with contextlib.suppress(OSError, EOFError, ValueError):
         self._send({'stop': self.serial})
-        while 'end' not in self._receive()[0]:
-          pass
+        facts: dict = {}
+        while 'end' not in facts:
+          facts, _ = self._receive()
+        peaks[self.process.pid] = facts['peak']
         self.busy = False
     return not (self.busy or self.torn) and self.process.poll() is None
 
   def close(self) -> None:
     """End the process."""
+    peaks.pop(self.process.pid, None)
     self.process.kill()
     for pipe in (self.process.stdin, self.process.stdout):
       with contextlib.suppress(OSError):

@@ -69,6 +69,7 @@ def produce(wanted: Request) -> dict:
     'weights': {'source': net.source, 'sha256': net.sha256},
     'seconds': {k: round(v, 3) for k, v in clock.seconds.items()},
     'peak_memory_mb': peak_memory(),
+    'decoder_memory_mb': sum(decoder.peaks.values()) // 2**20,
   }
 
 

@@ -149,7 +149,7 @@ def test_mutated_files(tmp_path, monkeypatch):
     began = time.monotonic()
     tally[read_everything(path)] += 1
     slowest = max(slowest, (time.monotonic() - began, path.name))
-    peak = max(peak, *decoder.peaks.values())
+    peak = max([peak, *decoder.peaks.values()])
     path.unlink()
   print(
     f'\n{COUNT} mutated files: {dict(tally)}, '
