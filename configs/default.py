@@ -24,7 +24,7 @@ def get_config():
   config.optimiser.warmup_steps = 200
   config.optimiser.decay_steps = 40_000
   config.sync.weight = 0.1
-  config.sync.high = config.sync.low = 10.0  # from the start
+  config.sync.high = config.sync.low = 10.0  # from the first validation on
   config.data.resident = True
   config.data.edges = True  # padded silence, so that mouths learn to close
   config.validate_steps = 1000
