@@ -113,6 +113,12 @@ def evaluate(args: argparse.Namespace) -> dict:
     *entrants.rivals(args.rival),
   ]
   todo = cast(args, hidden)
+  for row in rows:
+    if os.path.isfile(row.folder) and len(todo) > 1:
+      raise entrants.EntrantError(
+        f'--rival {row.name}: one file fits one case, found {len(todo)}; give '
+        'a folder, or one pair and --protocol cross'
+      )
   out = pathlib.Path(args.out)
   out.mkdir(parents=True, exist_ok=True)
   with detector.Detector() as finder:

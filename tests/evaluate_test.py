@@ -97,6 +97,15 @@ def test_refusals_are_one_line(tmp_path, capsys):
   assert not (tmp_path / 'out').exists()
 
 
+def test_one_file_is_no_answer_to_many_cases(drawn, tmp_path, capsys):
+  file = tmp_path / 'theirs.mp4'
+  file.touch()
+  argv = ['--shards', str(drawn), '--least', '1.5', '--quiet']
+  argv += ['--rival', f'them={file}', '--out', str(tmp_path / 'out')]
+  assert evaluate.main(argv) == 1
+  assert 'one file fits one case' in capsys.readouterr().err
+
+
 # --- the report alone
 
 
