@@ -29,7 +29,7 @@ class Measure:
   key: str
   title: str
   unit: str
-  better: str  # low | high | truth (as the ground truth's) | zero
+  better: str  # low | high | truth (as the ground truth's) | zero | one
   means: str  # for the reader
 
   @property
@@ -43,8 +43,11 @@ _V2 = 'by the published SyncNet v2'
 MEASURES = tuple(
   Measure(*row)
   for row in (
-    ('judge_d', 'Judge distance', '', 'low',
-     'Least mean distance of lips and sound over all shifts, ' + _JUDGE),
+    ('judge_0', 'Judge distance as is', '', 'low',
+     'Mean distance of lips and sound as they are, ' + _JUDGE),
+    ('judge_d', 'Least judge distance', '', 'low',
+     'The same at the best of all shifts, as LSE-D is defined: it forgives '
+     'sound that is late or early'),
     ('judge_c', 'Judge confidence', '', 'high',
      'Median minus least distance over all shifts, ' + _JUDGE),
     ('judge_offset', 'Judge offset', 'frames', 'zero',
@@ -52,7 +55,9 @@ MEASURES = tuple(
     ('judge_hit', 'Retrieval', '%', 'high',
      'Windows whose own sound is nearest of 11, three frames apart; '
      'chance is 9 %'),
-    ('lse_d', 'LSE-D', '', 'low', 'As judge distance, ' + _V2),
+    ('lse_0', 'LSE-D as is', '', 'low',
+     'Mean distance of lips and sound as they are, ' + _V2),
+    ('lse_d', 'LSE-D', '', 'low', 'As least judge distance, ' + _V2),
     ('lse_c', 'LSE-C', '', 'high', 'As judge confidence, ' + _V2),
     ('lse_offset', 'LSE offset', 'frames', 'zero', 'As judge offset, ' + _V2),
     ('ridge_r', 'Ridge', 'r', 'high',
@@ -66,7 +71,7 @@ MEASURES = tuple(
      'Mean distance of 40 lip landmarks from the truth, of the face width'),
     ('opening_error', 'Opening error', '% of face', 'low',
      'Mean difference of the inner lips\' gap from the truth'),
-    ('sharpness', 'Sharpness', '× truth', 'truth',
+    ('sharpness', 'Sharpness', '× truth', 'one',
      'Gradient energy of the mouth over the truth\'s; 1 is as sharp'),
     ('motion', 'Mouth motion', '% of face', 'truth',
      'Deviation of the inner lips\' gap over time; when driven by silence '
@@ -143,6 +148,7 @@ def _listen(made: Take, points, tools: Tools, values, curves) -> None:
     found = lse.scores(table)
     curves['judge'] = found.curve
     values |= {
+      'judge_0': found.curve[lse.REACH],
       'judge_d': found.distance,
       'judge_c': found.confidence,
       'judge_offset': found.offset,
@@ -157,6 +163,7 @@ def _listen(made: Take, points, tools: Tools, values, curves) -> None:
     found = lse.scores(lse.distances(*pair, zeros=True))
     curves['lse'] = found.curve
     values |= {
+      'lse_0': found.curve[lse.REACH],
       'lse_d': found.distance,
       'lse_c': found.confidence,
       'lse_offset': found.offset,

@@ -34,8 +34,13 @@ BETTER = {
   'low': 'lower is better',
   'high': 'higher is better',
   'zero': 'nearer to 0 is better',
+  'one': 'nearer to 1 is better',
   'truth': 'nearer to the ground truth is better',
 }
+UNEVEN = (
+  '<b>Mind the number of clips:</b> rows that rest on fewer of them do not '
+  'compare with the others; evaluate those clips alone.'
+)
 STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;color:#1a1a1a;background:#fff;
 margin:2em auto;max-width:1200px;padding:0 1em}
@@ -169,14 +174,21 @@ def table(results: Sequence[dict], protocol: str, together: bool) -> str:
     row = ''.join(f'<td>{_cell(values.get(m.key), m.key)}</td>' for m in found)
     label = f'{_e(name)}<br><small>{counted(clips, "clip")}</small>'
     rows.append(f'<tr{made}><td>{label}</td>{row}</tr>')
+  counts = {
+    len(report.chosen(results, protocol, name))
+    for name, values in cells.items()
+    if any(m.key in values for m in found)
+  }
+  note = '' if len(counts) == 1 else f'<p>{UNEVEN}</p>'
   return (
-    f'<div class="wide"><table><thead><tr><th>row</th>{head}</tr></thead>'
+    f'{note}<div class="wide"><table><thead><tr><th>row</th>{head}</tr></thead>'
     f'<tbody>{"".join(rows)}</tbody></table></div>'
   )
 
 
 def _sign(m: Measure) -> str:
-  return {'low': '↓', 'high': '↑', 'zero': '→ 0', 'truth': '→ truth'}[m.better]
+  signs = {'low': '↓', 'high': '↑', 'zero': '→ 0', 'one': '→ 1'}
+  return signs.get(m.better, '→ truth')
 
 
 def _cell(cell: report.Cell | None, key: str) -> str:
@@ -223,8 +235,8 @@ def scatters(results: Sequence[dict], protocol: str) -> list[str]:
   """Every clip: a row's score against the ground truth's."""
   out, order = [], report.rows_of(results, protocol)
   for key, title in (
-    ('judge_d', 'Judge distance'),
-    ('lse_d', 'LSE-D'),
+    ('judge_0', 'Judge distance as is'),
+    ('lse_0', 'LSE-D as is'),
     ('ridge_r', 'Ridge correlation'),
     ('motion', 'Mouth motion, % of face'),
   ):
@@ -259,8 +271,8 @@ def _by_subject(results, protocol, kind, key) -> dict[str, float]:
 def ranked(results: Sequence[dict], protocol: str, row: str):
   """(measure, results from best to worst) of a row."""
   here = [r for r in report.chosen(results, protocol, row) if r.get('strips')]
-  keys = {'silence': ['motion'], 'cross': ['judge_d', 'lse_d', 'border']}
-  for key in keys.get(protocol, ['judge_d', 'lse_d', 'lips']):
+  keys = {'silence': ['motion'], 'cross': ['judge_0', 'lse_0', 'border']}
+  for key in keys.get(protocol, ['judge_0', 'lse_0', 'lips']):
     known = [r for r in here if r['values'].get(key) is not None]
     if known:
       return key, sorted(known, key=lambda r: r['values'][key])

@@ -68,10 +68,10 @@ def test_whole_run_resumes_and_reports(words, capsys, monkeypatch):
     'unmodified, foreign sound',
     '<b>net</b>',
   ]
-  assert {'judge_d', 'judge_hit'} <= rows['ground truth'].keys()
+  assert {'judge_0', 'judge_hit'} <= rows['ground truth'].keys()
   assert not {'psnr', 'lips'} & rows['<b>net</b>'].keys()
   assert 'psnr' in whole['summary']['reconstruction']['<b>net</b>']
-  assert 'judge_d' not in whole['summary']['silence']['<b>net</b>']
+  assert 'judge_0' not in whole['summary']['silence']['<b>net</b>']
   with open(out / 'report.csv', newline='') as file:
     lines = list(csv.DictReader(file))
   assert len(lines) == len(whole['results']) == 4 * (5 + 5 + 2)
@@ -117,7 +117,7 @@ def results(count=12):
       ('ground truth', 'truth', 1.0),
       ('us', 'checkpoint', 2.0),
     ):
-      values = {'judge_d': level + rng.normal(0, 0.1), 'judge_offset': 0.0}
+      values = {'judge_0': level + rng.normal(0, 0.1), 'judge_offset': 0.0}
       curve = [None, *np.linspace(2, 1, 14), *np.linspace(1, 2, 15), None]
       found.append({
         'protocol': 'cross', 'case': f'clip <{i}>', 'subject': f'{i}',
@@ -144,7 +144,7 @@ def test_intervals_hold_the_mean_and_shrink_with_clips():
 
 def test_failures_are_counted_and_in_no_mean():
   cells = report.table(results(), 'cross')
-  assert cells['us']['judge_d'].count == 12
+  assert cells['us']['judge_0'].count == 12
   assert report.failures(results()) == [('cross', 'us', 'no face', 1)]
   assert np.isnan(report.curve(results()[:2], 'judge')[0])
 
@@ -202,8 +202,8 @@ def test_colours_are_those_of_the_row_in_every_chart():
 
 def test_best_and_worst_are_in_order():
   key, order = page.ranked(results(), 'cross', 'us')
-  values = [r['values']['judge_d'] for r in order]
-  assert key == 'judge_d' and values == sorted(values) and len(values) == 12
+  values = [r['values']['judge_0'] for r in order]
+  assert key == 'judge_0' and values == sorted(values) and len(values) == 12
 
 
 def test_charts_are_xml_and_put_values_where_they_belong():
