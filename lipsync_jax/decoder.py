@@ -28,6 +28,7 @@ from lipsync_jax.source import MediaError, log, shown
 
 SILENCE = 60.0  # s without a sign of life, after which the process is killed
 ADIEU = 2.0  # s in which a process must answer that it has stopped reading
+PULSE = 0.25  # s between looks at a process
 PIPE = 2**20  # bytes; what Linux allows everybody
 KEPT = 2  # idle processes: pictures and sound are read side by side
 ROOT = str(pathlib.Path(__file__).resolve().parents[1])
@@ -210,10 +211,15 @@ class Decoder:
 
   def _watch(self) -> None:
     """Kill the process when it keeps silent for too long."""
+    before, pulses = None, 0
     while self.process.poll() is None:
-      time.sleep(0.25)
+      time.sleep(PULSE)
+      # Counted, not measured: a program that was stopped for a while (Ctrl-Z)
+      # must not take its own sleep for the decoder's.
       since = self.waiting
-      if since is not None and time.monotonic() - since > self.patience:
+      pulses = pulses + 1 if since is not None and since == before else 0
+      before = since
+      if pulses * PULSE > self.patience:
         self.silent = True
         self.process.kill()
 
