@@ -45,28 +45,7 @@ def open_feed(config, recipe: Recipe, mesh) -> Feed:
   train, validation = (
     records.Source(pairs.folder, split) for split in (pairs.train, pairs.val)
   )
-  for name, source in (('train', train), ('val', validation)):
-    if not len(source):
-      raise FeedError(
-        f'{pairs.folder}: expected clips in the split {source.split!r}, found '
-        f'none; build it again or set --config.data.{name}'
-      )
-  keep = windows.part(train.speakers, pairs.part, pairs.parts)
-  plans = [
-    data.plan(train, recipe.kind, keep=keep, **recipe.windows),
-    data.plan(validation, recipe.kind, **recipe.windows),
-  ]
-  devices = mesh.size
-  if batch % devices:
-    raise FeedError(
-      f'expected a batch that {devices} devices can share, found {batch}; '
-      f'set --config.batch to a multiple of {devices}'
-    )
-  if len(plans[0]) < batch:
-    raise FeedError(
-      f'{pairs.folder}: expected at least a batch of {batch} items to train '
-      f'on, found {len(plans[0])}; lower --config.batch or add clips'
-    )
+  plans = _plans(config, recipe, train, validation, mesh.size)
   sharding = states.by_batch(mesh)
   process = jax.process_index(), jax.process_count()
   stream = functools.partial(
@@ -103,6 +82,33 @@ def open_feed(config, recipe: Recipe, mesh) -> Feed:
   )
   rows = 1 if sample else batch // process[1]
   return Feed(first, second, frozen, sample, train, validation, rows)
+
+
+def _plans(config, recipe: Recipe, train, validation, devices: int) -> list:
+  """The windows of both splits; raises FeedError if they are too few."""
+  pairs, batch = config.data, config.batch
+  for name, source in (('train', train), ('val', validation)):
+    if not len(source):
+      raise FeedError(
+        f'{pairs.folder}: expected clips in the split {source.split!r}, found '
+        f'none; build it again or set --config.data.{name}'
+      )
+  keep = windows.part(train.speakers, pairs.part, pairs.parts)
+  plans = [
+    data.plan(train, recipe.kind, keep=keep, **recipe.windows),
+    data.plan(validation, recipe.kind, **recipe.windows),
+  ]
+  if batch % devices:
+    raise FeedError(
+      f'expected a batch that {devices} devices can share, found {batch}; '
+      f'set --config.batch to a multiple of {devices}'
+    )
+  if len(plans[0]) < batch:
+    raise FeedError(
+      f'{pairs.folder}: expected at least a batch of {batch} items to train '
+      f'on, found {len(plans[0])}; lower --config.batch or add clips'
+    )
+  return plans
 
 
 def place(feed: Feed, iterator) -> dict[str, int]:

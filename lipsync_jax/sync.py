@@ -91,8 +91,14 @@ def parser() -> argparse.ArgumentParser:
     help='weights: .safetensors, or a .pth or .pdparams of Wav2Lip; '
     'without it those that come with lipsync_jax',
   )
-  choice = p.add_argument_group('who and where')
-  add = choice.add_argument
+  _add_who(p.add_argument_group('who and where').add_argument)
+  _add_time(p.add_argument_group('time').add_argument)
+  _add_picture(p.add_argument_group('picture').add_argument)
+  _add_running(p.add_argument_group('running').add_argument)
+  return p
+
+
+def _add_who(add) -> None:
   add(
     '--person',
     help='largest (default), left, right, N (0 is the largest) or x,y',
@@ -110,8 +116,9 @@ def parser() -> argparse.ArgumentParser:
   add(
     '--static', nargs='?', const=True, type=truth, help='use first frame only'
   )
-  time_ = p.add_argument_group('time')
-  add = time_.add_argument
+
+
+def _add_time(add) -> None:
   add('--fps', type=float, help='rate of a photo (default 25)')
   add(
     '--when-audio-longer',
@@ -144,16 +151,18 @@ def parser() -> argparse.ArgumentParser:
   )
   add('--preview', type=float, metavar='SECONDS', help='only the beginning')
   add('--final-audio', metavar='FILE', help='mux this instead of --audio')
-  picture = p.add_argument_group('picture')
-  add = picture.add_argument
+
+
+def _add_picture(add) -> None:
   add('--resize-factor', type=int, help='divide width and height')
   add('--rotate', action='store_true', help='turn 90 degrees clockwise')
   add(
     '--crop', nargs=4, type=int, metavar=tuple('TBLR'), help='-1: to the edge'
   )
   add('--crf', type=int, help='0 lossless … 51; default 16, visually lossless')
-  run = p.add_argument_group('running')
-  add = run.add_argument
+
+
+def _add_running(add) -> None:
   add('--batch', '--wav2lip-batch-size', type=int, help='faces at a time')
   add('--dtype', choices=('auto', 'float32', 'bfloat16'))
   add('--cpu', action='store_true', help='do not use a GPU')
@@ -168,7 +177,6 @@ def parser() -> argparse.ArgumentParser:
   add('--face-det-batch-size', type=int, help=argparse.SUPPRESS)
   add('--face-detector', help=argparse.SUPPRESS)
   add('--face-enhancement', action='store_true', help=argparse.SUPPRESS)
-  return p
 
 
 def hyphened(argv: Sequence[str]) -> Iterator[str]:

@@ -75,21 +75,12 @@ def loop(config, workdir, recipe, mesh, feed, store) -> dict[str, Any]:
   look = validation.prepare(
     config, workdir, recipe, mesh, where, feed, frozen, options
   )
-  first = processes.first()
   step, numbers = start, {}
   # This order is fixed: a checkpoint holds what its validation set, and the
   # place in the data of a batch that was not learnt yet.
   with (
-    metrics.Writer(workdir, start, first) as writer,
-    Log(
-      writer,
-      every=config.log_steps,
-      start=start,
-      steps=config.steps,
-      faces=config.batch * recipe.pictures,
-      rate=recipe.rate,
-      shown=first,
-    ) as log,
+    metrics.Writer(workdir, start, processes.first()) as writer,
+    log_of(config, recipe, writer, start) as log,
     processes.Stop() as stop,
     jax.transfer_guard('disallow'),
   ):
@@ -127,6 +118,19 @@ def loop(config, workdir, recipe, mesh, feed, store) -> dict[str, Any]:
   if not processes.by_first(path.exists):
     recipes.export(path, recipe, state, config, {'step': step})
   return numbers | {'step': step, 'stopped': stopped, 'weights': str(path)}
+
+
+def log_of(config, recipe, writer: metrics.Writer, start: int) -> Log:
+  """The bar and the rows of a run that begins at step `start`."""
+  return Log(
+    writer,
+    every=config.log_steps,
+    start=start,
+    steps=config.steps,
+    faces=config.batch * recipe.pictures,
+    rate=recipe.rate,
+    shown=processes.first(),
+  )
 
 
 def begin(config, recipe, mesh, feed, store, iterator):
