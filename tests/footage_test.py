@@ -85,12 +85,12 @@ def test_nobody_of_that_name(shared, tmp_path, tiny, capsys):
 
 @pytest.mark.slow
 def test_every_clip_speaks(shared, tmp_path, tiny):
-  """Five seconds of every clip, whatever its container, rate and people."""
+  """Two seconds of every clip, whatever its container, rate and people."""
   voices = sorted((shared / 'media' / 'speech').iterdir())
   for i, face in enumerate(footage(shared)):
     out = tmp_path / f'{face.name}.mp4'
-    report = run(face, voices[i % len(voices)], out, tiny, preview=5)
-    check(out, report, 5)
+    report = run(face, voices[i % len(voices)], out, tiny, preview=2)
+    check(out, report, 2)
     assert report['speakers'][0]['frames_spoken'] > 0.5 * report['frames'], (
       face.name
     )
