@@ -26,10 +26,12 @@ def get_config() -> ml_collections.ConfigDict:
   config.batch = 80  # windows over all devices
   config.expert = ''  # weights of the expert, for generator and hq
   config.init = ''  # weights to begin with; a checkpoint goes before them
+  config.ears = ''  # an expert whose audio tower the generator begins with
   config.ema_decay = 0.999  # of the averaged network, a batch; 0: none
   config.expert_batch_stats = False  # as the originals, spec 4.5
   config.across = False  # all windows of a batch compete, not those of a clip
   config.adversarial_weight = 0.07  # of the loss; hq only
+  config.lips_weight = 0.0  # of the pictures' loss, for the lips alone
   config.net = config_dict.create(
     size=96,  # pixels: 96, 192, 256, 384
     width=1.0,  # of all layers, times the published channels
@@ -83,6 +85,8 @@ def data() -> ml_collections.ConfigDict:
     elsewhere=0.0,  # share of wrong or reference windows from other clips
     group=6,  # windows of a clip that compete (contrastive)
     edges=False,  # also windows whose sound is padded
+    frames=5,  # of a window that teach a generator; 1: no expert, five times
+    # as many moments for the same work
   )
 
 

@@ -36,9 +36,13 @@ def plan(source: records.Source, kind: str, **values) -> windows.Plan:
 
 
 def images(
-  clip: records.Clip, start: int, size: int, movement: tuple | None = None
+  clip: records.Clip,
+  start: int,
+  size: int,
+  movement: tuple | None = None,
+  count: int = FRAMES,
 ) -> UInt8[np.ndarray, 't h w 3']:
-  """Decode the five frames from `start` on and cut their faces.
+  """Decode `count` frames from `start` on and cut their faces.
 
   Args:
     size: side of the square result, pixels.
@@ -46,8 +50,8 @@ def images(
   """
   import cv2
 
-  out = np.empty((FRAMES, size, size, 3), np.uint8)
-  for i in range(FRAMES):
+  out = np.empty((count, size, size, 3), np.uint8)
+  for i in range(count):
     crop = faces.crop_of(clip.crops[start + i])
     if movement:
       crop = augment.moved(crop, *movement)
@@ -61,20 +65,28 @@ def images(
   return out
 
 
+def span(kind: str) -> tuple[int, int]:
+  """First frame and number of frames of a window that a kind looks at."""
+  return (windows.MIDDLE, 1) if kind == 'frame' else (0, FRAMES)
+
+
 def window_starts(kind: str, frame, lead: Fraction, xnp: ModuleType = np):
   """First columns and mask origins of an example's mel windows.
 
   [..., k] windows: for the generator those of the five frames and then the
-  one they share, else the one of each frame in `frame` ([...] or [..., k]).
+  one they share, for a frame its own, else the one of each frame in `frame`
+  ([...] or [..., k]).
   """
-  if kind != 'generator':
+  if kind in ('syncnet', 'contrastive'):
     frame = frame if kind == 'contrastive' else frame[..., None]
     starts = windows.columns(frame, Fraction(0))
     return starts, starts
-  steps = windows.along(FRAMES, frame.ndim + 1)
-  each = windows.columns(frame[..., None] + steps, lead)
+  first, count = span(kind)
+  steps = windows.along(count, frame.ndim + 1)
+  starts = windows.columns(frame[..., None] + first + steps, lead)
   shared = windows.columns(frame[..., None], Fraction(0))
-  starts = xnp.concatenate([each, shared], -1)  # [..., 6]
+  if kind == 'generator':
+    starts = xnp.concatenate([starts, shared], -1)  # [..., 6]
   return starts, xnp.broadcast_to(shared, starts.shape)
 
 
@@ -109,7 +121,8 @@ def example(
     syncnet: mel [80, 16, 1], frames uint8 [h/2, w, 15] (the lower halves of
       five frames, frame by frame), label; contrastive: [k, ...] of each
       without label; generator: mels [5, 80, 16, 1] centred on each frame, mel
-      [80, 16, 1] of all five, target and reference uint8 [5, h, w, 3].
+      [80, 16, 1] of all five, target and reference uint8 [5, h, w, 3]; frame:
+      the same with 1 for 5, and without mel.
     With the pick's clip and frame, so that an example can be named.
   """
   clip = source[int(pick['clip'])]
@@ -124,10 +137,13 @@ def example(
     same = int(pick['other']) == int(pick['clip'])
     other = clip if same else source[int(pick['other'])]
     sets = [(other, int(pick['start']))]
-    sets += [(clip, int(pick['frame']))] if kind == 'generator' else []
+    sets += [] if kind == 'syncnet' else [(clip, int(pick['frame']))]
   dice = pick['dice']
   move = augment.movement(change, dice) if change and change.moves else None
-  pictures = np.stack([images(c, s, size, move) for c, s in sets])
+  first, count = span(kind)
+  pictures = np.stack(
+    [images(c, start + first, size, move, count) for c, start in sets]
+  )
   if change and augment.flips(change, dice):
     pictures = pictures[:, :, :, ::-1]
   if change and change.colours:
@@ -143,13 +159,14 @@ def laid_out(kind: str, mels, pictures, xnp: ModuleType = np) -> Batch:
 
   Args:
     mels: [..., k, 80, 16], see `window_starts`.
-    pictures: [..., k, t, h, w, 3]; for the generator k is reference, target.
+    pictures: [..., k, t, h, w, 3]; k is reference, target for the generator.
   """
   mels = mels[..., None]
-  if kind == 'generator':
-    return {
-      'mels': mels[..., :FRAMES, :, :, :],
-      'mel': mels[..., FRAMES, :, :, :],
+  if kind in ('generator', 'frame'):
+    count = pictures.shape[-4]
+    shared = {'mel': mels[..., count, :, :, :]} if kind == 'generator' else {}
+    return shared | {
+      'mels': mels[..., :count, :, :, :],
       'reference': pictures[..., 0, :, :, :, :],
       'target': pictures[..., 1, :, :, :, :],
     }
@@ -164,8 +181,8 @@ def laid_out(kind: str, mels, pictures, xnp: ModuleType = np) -> Batch:
 def ready(batch: Batch, xnp: ModuleType = np) -> Batch:
   """A batch as the networks take it, pictures float32 in [0, 1].
 
-  For the generator: face [..., 5, h, w, 6], the target with its lower half
-  black and then the reference, and target [..., 5, h, w, 3].
+  For the generator: face [..., t, h, w, 6], the target with its lower half
+  black and then the reference, and target [..., t, h, w, 3].
   """
   out = dict(batch)
   for name in ('frames', 'target', 'reference'):

@@ -8,13 +8,18 @@ Alphabet: `*b` any leading axes, `n` windows that compete, `d` embedding.
 Source: Prajwal et al. 2020, equations 1-5; spec sections 3.4 and 4.2.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 FLOOR = 1e-3  # of a likelihood, below which its logarithm goes on straight
 LOG_SCALE = 2.659  # log(1 / 0.07), the first inverse temperature (CLIP)
 LOG_SCALE_MOST = 4.605  # log 100: beyond, the softmax is an argmax
+LIPS = (0.5, 0.76)  # their middle in a crop, of its width and height
+LIPS_SPREAD = (0.16, 0.1)  # standard deviations of the bump round it
 
 Vectors = Float[Array, '*b d']
 
@@ -82,10 +87,31 @@ def retrieved(
 
 
 def l1(
-  made: Float[Array, '*b h w c'], true: Float[Array, '*b h w c']
+  made: Float[Array, '*b h w c'],
+  true: Float[Array, '*b h w c'],
+  where: Float[np.ndarray, 'h w 1'] | None = None,
 ) -> Float[Array, '*b']:
-  """Mean absolute difference of pictures in [0, 1] (equation 1)."""
-  return jnp.abs(made - true).mean((-3, -2, -1))
+  """Mean absolute difference of pictures in [0, 1] (equation 1).
+
+  Args:
+    where: what each pixel counts, 1 on average; None for all the same.
+  """
+  apart = jnp.abs(made - true)
+  return (apart if where is None else apart * where).mean((-3, -2, -1))
+
+
+@functools.cache
+def lips(size: int) -> Float[np.ndarray, 'h w 1']:
+  """Where lips are in a crop: a bump of mean 1, for `l1`.
+
+  The crops of `faces` are steady, so one place serves everybody.
+  """
+  at = (np.arange(size) + 0.5) / size
+  (u, v), (du, dv) = LIPS, LIPS_SPREAD
+  rows = np.exp(-(((at - v) / dv) ** 2) / 2)
+  columns = np.exp(-(((at - u) / du) ** 2) / 2)
+  bump = np.outer(rows, columns)[..., None]
+  return (bump / bump.mean()).astype(np.float32)
 
 
 def real(logit: Float[Array, '*b']) -> Float[Array, '*b']:

@@ -24,11 +24,6 @@ _PROCESS = flags.DEFINE_integer('process', None, 'Which one this is.')
 CLUSTERS = ('SLURM_NTASKS', 'TPU_WORKER_HOSTNAMES', 'JAX_COORDINATOR_ADDRESS')
 
 
-def absolute(folder: str) -> str:
-  """A folder as Orbax wants it; buckets are absolute as they are."""
-  return folder if '://' in folder else os.path.abspath(folder)
-
-
 def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'expected flags only, found {argv[1]!r}')
@@ -46,7 +41,7 @@ def main(argv: list[str]) -> None:
   from lipsync_jax import train
 
   try:
-    found = train.train_and_evaluate(_CONFIG.value, absolute(_WORKDIR.value))
+    found = train.train_and_evaluate(_CONFIG.value, _WORKDIR.value)
   except ValueError as error:
     print(f'main: {error}', file=sys.stderr, flush=True)
     if jax.process_count() > 1:

@@ -20,6 +20,7 @@ from lipsync_jax import (
   steps,
   stored,
   weights,
+  windows,
 )
 from lipsync_jax import state as states
 from lipsync_jax.state import State
@@ -60,7 +61,7 @@ def recipe(config) -> Recipe:
       '--config.stage'
     )
   expert = config.stage == 'syncnet'
-  kind = config.data.kind if expert else 'generator'
+  kind = config.data.kind if expert else _drawn(config)
   change = augment.Augment(**config.augment) if config.augmented else None
   rate = states.schedule(
     config.optimiser.rate,
@@ -90,10 +91,20 @@ def recipe(config) -> Recipe:
     'rate': rate,
     'change': change,
     'windows': values,
-    'pictures': 5 * (pairs.group if kind == 'contrastive' else 1),
+    'pictures': {'contrastive': 5 * pairs.group, 'frame': 1}.get(kind, 5),
   }
   build = expert_recipe if expert else generator_recipe
   return build(config, optimiser, common)
+
+
+def _drawn(config) -> str:
+  """The kind of windows that teach a generator."""
+  if config.data.frames not in (1, windows.FRAMES):
+    raise RecipeError(
+      f'expected 1 or {windows.FRAMES} frames of a window, found '
+      f'{config.data.frames}; set --config.data.frames'
+    )
+  return 'frame' if config.data.frames == 1 else 'generator'
 
 
 def _build(config, network: str):
@@ -134,13 +145,15 @@ def expert_recipe(config, optimiser, common: dict) -> Recipe:
 def generator_recipe(config, optimiser, common: dict) -> Recipe:
   names = ('generator', 'discriminator')[: 1 + (config.stage == 'hq')]
   trained = {name: _build(config, name) for name in names}
-  expert, variables = read_expert(config)
-  networks = trained | {'syncnet': expert}
+  networks, frozen = dict(trained), {}
+  if common['kind'] == 'generator':  # single frames cannot be judged
+    networks['syncnet'], frozen['syncnet'] = read_expert(config)
   optimisers = dict.fromkeys(names, optimiser)
   values = {
     'sync_rate': config.sync.weight / max(config.sync.ramp_steps, 1),
     'ema_decay': config.ema_decay,
     'expert_batch_stats': config.expert_batch_stats,
+    'lips_weight': config.lips_weight,
   }
   step = steps.generator
   if config.stage == 'hq':
@@ -158,7 +171,7 @@ def generator_recipe(config, optimiser, common: dict) -> Recipe:
     ),
     measure=functools.partial(steps.measure_generator, networks=networks),
     show=functools.partial(show, networks=networks),
-    frozen={'syncnet': variables},
+    frozen=frozen,
     **common,
   )
 

@@ -155,9 +155,10 @@ def sample(
     wanted = store.firsts[clip][:, None] + frame  # [b, k]
   else:
     rows = [store.firsts[picks['other']] + picks['start']]
-    rows += [store.firsts[clip] + frame] if kind == 'generator' else []
+    rows += [] if kind == 'syncnet' else [store.firsts[clip] + frame]
     wanted = jnp.stack(rows, 1)  # [b, k]
-  wanted = wanted[..., None] + windows.along(windows.FRAMES, 3)  # [b, k, 5]
+  first, count = data.span(kind)
+  wanted = wanted[..., None] + first + windows.along(count, 3)  # [b, k, t]
   pictures = _pictures(store, wanted, picks['dice'], change)
   starts, origins = data.window_starts(kind, frame, lead, jnp)
   mels = _mels(store, clip, starts)

@@ -157,10 +157,14 @@ def lesson(
   """The generator's total loss; aux: losses by name, faces, statistics."""
   given = {'params': params, 'batch_stats': state.batch_stats['generator']}
   made, stats = imagine(networks['generator'], given, batch, True)
-  heard = listen(
-    networks['syncnet'], frozen['syncnet'], batch, made, expert_batch_stats
-  )
-  values = {'sync': heard, 'l1': losses.l1(made, batch['target'])}
+  values = {'l1': losses.l1(made, batch['target'])}
+  if 'lips' in weights:
+    bump = losses.lips(made.shape[-2])
+    values['lips'] = losses.l1(made, batch['target'], bump)
+  if 'sync' in weights:
+    values['sync'] = listen(
+      networks['syncnet'], frozen['syncnet'], batch, made, expert_batch_stats
+    )
   if 'discriminator' in networks:
     logit = networks['discriminator'].apply(
       {'params': state.params['discriminator']}, fold(made), train=True
@@ -180,6 +184,7 @@ def generator(
   networks: Networks,
   optimisers: Optimisers,
   adversarial_weight: float = 0.0,
+  lips_weight: float = 0.0,
   sync_rate: float = 1.0,
   ema_decay: float = 0.0,
   expert_batch_stats: bool = False,
@@ -191,15 +196,25 @@ def generator(
   made.
 
   Args:
-    frozen: {'syncnet': variables of the expert}.
-    networks: 'generator', 'syncnet', and for HQ 'discriminator'.
+    frozen: {'syncnet': variables of the expert}, or empty without one.
+    networks: 'generator', 'syncnet' if an expert teaches, and for HQ
+      'discriminator'.
+    lips_weight: share of the pictures' part of the loss that counts the
+      lips alone; 0 as published.
     sync_rate: by which the sync weight moves towards its goal, a step.
     expert_batch_stats: the expert normalises by the batch (spec 4.5).
   """
-  sync = losses.towards(state.sync_weight, state.sync_goal, sync_rate)
-  weights = {'sync': sync, 'l1': 1.0 - sync - adversarial_weight}
+  weights = {}
+  if 'syncnet' in networks:
+    sync = losses.towards(state.sync_weight, state.sync_goal, sync_rate)
+    state = state.replace(sync_weight=sync)
+    weights['sync'] = sync
   if 'discriminator' in networks:
     weights['adversarial'] = adversarial_weight
+  rest = 1.0 - sum(weights.values())
+  weights['l1'] = (1.0 - lips_weight) * rest
+  if lips_weight:
+    weights['lips'] = lips_weight * rest
   teach = functools.partial(
     lesson,
     state=state,
@@ -218,8 +233,7 @@ def generator(
       networks['discriminator'], state, batch['target'], made
     )
     metrics, stats['discriminator'] = metrics | judged, {}
-  metrics['sync_weight'] = sync
-  state = state.replace(sync_weight=sync)
+  metrics['sync_weight'] = state.sync_weight
   return advance(state, grads, stats, metrics, optimisers, ema_decay)
 
 
@@ -298,18 +312,23 @@ def measure_syncnet(
 def measure_generator(
   state: State, batch: Batch, frozen: dict, *, networks: Networks
 ) -> Metrics:
-  """Sums of the averaged generator's L1 and sync loss over a batch."""
+  """Sums of the averaged generator's losses over a batch.
+
+  L1 of all and of the lips, and with an expert the sync loss; beside these
+  what the expert says of the real lips.
+  """
   variables = states.variables(state, 'generator')
   made, _ = imagine(networks['generator'], variables, batch, False)
-  heard = listen(networks['syncnet'], frozen['syncnet'], batch, made, False)
-  true = listen(
-    networks['syncnet'], frozen['syncnet'], batch, batch['target'], False
-  )
+  true = batch['target']
   values = {
-    'l1': losses.l1(made, batch['target']).mean(-1),
-    'sync': heard,
-    'sync_of_truth': true,  # what the expert says of the real lips
+    'l1': losses.l1(made, true).mean(-1),
+    'lips': losses.l1(made, true, losses.lips(made.shape[-2])).mean(-1),
   }
+  if 'syncnet' in networks:
+    for name, frames in (('sync', made), ('sync_of_truth', true)):
+      values[name] = listen(
+        networks['syncnet'], frozen['syncnet'], batch, frames, False
+      )
   return sums(values, batch['mask'])
 
 

@@ -43,7 +43,7 @@ def train_and_evaluate(config, workdir) -> dict[str, Any]:
   Raises:
     ValueError: of this or of a lower room, in one line.
   """
-  workdir = pathlib.Path(workdir)
+  workdir = pathlib.Path(workdir).absolute()  # Orbax takes no other
   try:
     if config.data.folder == 'cartoons':
       config = with_cartoons(config, workdir)
@@ -146,6 +146,8 @@ def begin(config, recipe, mesh, feed, store, iterator):
   state, where = states.create(mesh, config.seed, **recipe.init)
   if config.init:
     state = transplant(config, recipe, state, where)
+  elif config.ears and recipe.network == 'generator':
+    state = hearing(config, state, where)
   return state, where, 0, {}
 
 
@@ -159,7 +161,37 @@ def transplant(config, recipe, state, where):
       f'{config.net.width:g}, found {given.size} and {given.width:g}; set '
       '--config.net to match'
     )
-  parts = given.variables
+  return planted(state, where, name, given.variables)
+
+
+def hearing(config, state, where):
+  """The state with the audio tower of the expert `config.ears`.
+
+  The towers differ by one residual layer at 256 channels, which is left out.
+  """
+  given = weights.read(config.ears, 'syncnet')
+  if given.width != config.net.width:
+    raise TrainingError(
+      f'{config.ears}: expected an expert of width {config.net.width:g}, found '
+      f'{given.width:g}; set --config.net.width to match, or no --config.ears'
+    )
+  parts = {
+    'params': dict(state.params['generator']),
+    'batch_stats': dict(state.batch_stats['generator']),
+  }
+  names = sorted(
+    (name for name in parts['params'] if name.startswith('audio_encoder_')),
+    key=lambda name: int(name.rpartition('_')[2]),
+  )
+  for i, name in enumerate(names):
+    other = f'audio_encoder_{i if i < len(names) - 2 else i + 1}'
+    for kind, table in parts.items():
+      table[name] = given.variables[kind][other]
+  return planted(state, where, 'generator', parts)
+
+
+def planted(state, where, name: str, parts: dict):
+  """The state with these variables of a network."""
   new = state.replace(
     params=state.params | {name: parts['params']},
     batch_stats=state.batch_stats | {name: parts['batch_stats']},

@@ -92,13 +92,16 @@ def measured(config, means: dict[str, float]) -> float:
   """The one number by which checkpoints are compared; less is better."""
   if config.stage == 'syncnet':
     return means['sync']
-  part = config.sync.weight
-  return part * means['sync'] + (1 - part) * means['l1']
+  part, lips = config.sync.weight, config.lips_weight
+  pictures = (1 - lips) * means['l1'] + lips * means['lips']
+  if 'sync' not in means:
+    return pictures
+  return part * means['sync'] + (1 - part) * pictures
 
 
 def steer(config, state, numbers: dict[str, float], mesh):
   """Set where the sync weight walks to, from what was measured."""
-  if config.stage == 'syncnet':
+  if 'sync_of_truth' not in numbers:  # no expert teaches
     return state
   sync, before = config.sync, float(jax.device_get(state.sync_goal))
   goal = losses.sync_goal(

@@ -23,7 +23,8 @@ from lipsync_jax import audio
 FRAMES = 5  # of a window: the 200 ms that 16 mel columns span
 RATE = 25  # frames/s of every training clip
 DICE = 12  # uniform numbers a pick carries for the augmentation
-KINDS = ('syncnet', 'contrastive', 'generator')
+KINDS = ('syncnet', 'contrastive', 'generator', 'frame')
+MIDDLE = FRAMES // 2  # of a window: the frame that 'frame' teaches
 ORDERS = ('clip', 'window', 'speaker')
 Pick = dict[str, np.ndarray]
 
@@ -112,13 +113,14 @@ def plan(
     frames, mel_columns, speakers: of every clip (`records.Source`).
     kind: 'syncnet' pairs sound with the faces it belongs to or with wrong
       ones, 'contrastive' takes `group` windows of one clip, 'generator' a
-      target and a reference from another moment.
+      target and a reference from another moment, 'frame' only the middle
+      frames of these two.
     order: an epoch is every clip once ('clip', as Wav2Lip draws), every
       window once ('window'), or as many draws as clips with all speakers
       equally often ('speaker').
     apart: least distance in frames between a window and the wrong or the
       reference one. 3 for syncnet, since clips may be out of sync by 2, and
-      for contrastive; 5 for generator, so that target and reference share
+      for contrastive; 5 for the others, so that target and reference share
       no frame. Differs from Wav2Lip: 1 there, so the reference could hold
       four of the five answers (spec 9.1).
     most: greatest such distance; None leaves it free.
@@ -136,7 +138,8 @@ def plan(
       f'expected a kind of {KINDS} and an order of {ORDERS}, found {kind!r} '
       f'and {order!r}'
     )
-  apart = (5 if kind == 'generator' else 3) if apart is None else apart
+  drawn = kind in ('generator', 'frame')
+  apart = (5 if drawn else 3) if apart is None else apart
   if apart < 1 or (most is not None and most < apart):
     raise WindowError(
       f'expected 1 <= apart <= most, found {apart} and {most} frames'
@@ -147,7 +150,7 @@ def plan(
   first, ends = 0, spans
   if not edges:
     ends = np.minimum(ends, _last_inside(mel_columns, Fraction(0)) + 1)
-  if not edges and kind == 'generator':
+  if not edges and drawn:
     first = max(0, -int(-RATE * lead // 1))
     ends = np.minimum(ends, _last_inside(mel_columns, lead) + 2 - FRAMES)
   starts = np.maximum(ends - first, 0)

@@ -104,6 +104,19 @@ def test_l1_and_adversarial():
   np.testing.assert_allclose(losses.fake(one), -np.log(1 - p), rtol=1e-6)
 
 
+def test_lips_count_where_they_are():
+  bump = losses.lips(96)
+  assert bump.mean() == pytest.approx(1)
+  assert bump[72, 48] == bump.max() > 5 > 0.1 > bump[40].max()
+  black = jnp.zeros((96, 96, 3))
+  eyes, mouth = black.at[20:40].set(1), black.at[62:82, 30:66].set(1)
+  assert losses.l1(eyes, black, bump) < 1e-3
+  assert losses.l1(mouth, black, bump) > 0.5 > losses.l1(mouth, black)
+  np.testing.assert_array_equal(
+    losses.l1(mouth, black, np.ones_like(bump)), losses.l1(mouth, black)
+  )
+
+
 def test_sync_weight_follows_the_measured_loss():
   goal = [losses.sync_goal(x, 0.03, 1.0, 0.5) for x in (2, 1, 0.75, 0.5, 0.1)]
   np.testing.assert_allclose(goal, [0, 0, 0.015, 0.03, 0.03])
