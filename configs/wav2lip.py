@@ -32,6 +32,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.across = False  # all windows of a batch compete, not those of a clip
   config.adversarial_weight = 0.07  # of the loss; hq only
   config.lips_weight = 0.0  # of the pictures' loss, for the lips alone
+  config.motion_weight = 0.0  # of how the lips move, added to all this
   config.net = config_dict.create(
     size=96,  # pixels: 96, 192, 256, 384
     width=1.0,  # of all layers, times the published channels
@@ -85,8 +86,8 @@ def data() -> ml_collections.ConfigDict:
     elsewhere=0.0,  # share of wrong or reference windows from other clips
     group=6,  # windows of a clip that compete (contrastive)
     edges=False,  # also windows whose sound is padded
-    frames=5,  # of a window that teach a generator; 1: no expert, five times
-    # as many moments for the same work
+    frames=5,  # of a window that teach a generator; 2: its ends alone, without
+    # an expert: more moments for the same work
   )
 
 

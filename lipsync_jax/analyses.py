@@ -19,7 +19,7 @@ from lipsync_jax.detector import ASSETS
 from lipsync_jax.faces import FaceError
 from lipsync_jax.tracks import Analysis, Track
 
-VERSION = 1  # part of the key: raise it when the results of the pass change
+VERSION = 2  # part of the key: raise it when the results of the pass change
 
 
 def content_key(path: str | os.PathLike, view: str = '') -> str:
@@ -66,26 +66,47 @@ def save(path: str | os.PathLike, analysis: Analysis, reach: float) -> None:
   """Write an analysis that covers the video up to `reach` seconds."""
   path, found = pathlib.Path(path), analysis.tracks
 
-  def joined(name, *shape):
+  def parts(name, *shape):
     none = np.zeros((0, *shape), np.float32)
-    parts = [getattr(track, name) for track in found]
-    return np.concatenate(parts or [none])
+    return [getattr(track, name) for track in found] or [none]
 
   table = {
-    'reach': np.array(reach, np.float64),
-    'frame': np.array(analysis.frame, np.int64),
-    'times': analysis.times,
-    'cuts': analysis.cuts,
-    'lengths': np.array([len(t.frames) for t in found], np.int64),
-    'frames': joined('frames'),
-    'boxes': joined('boxes', 4),
-    'scores': joined('scores'),
-    'points': joined('points', len(faces.KEPT), 2),
-    'looks': np.array([t.look for t in found], np.float32),
+    'reach': [np.array(reach, np.float64)],
+    'frame': [np.array(analysis.frame, np.int64)],
+    'times': [analysis.times],
+    'cuts': [analysis.cuts],
+    'lengths': [np.array([len(t.frames) for t in found], np.int64)],
+    'frames': parts('frames'),
+    'boxes': parts('boxes', 4),
+    'scores': parts('scores'),
+    'points': parts('points', len(faces.KEPT), 2),
+    'looks': [np.array([t.look for t in found], np.float32)],
   }
   path.parent.mkdir(parents=True, exist_ok=True)
-  with claims.whole(path) as part, open(part, 'wb') as file:
-    np.savez(file, **table)
+  with (
+    claims.whole(path) as part,
+    zipfile.ZipFile(part, 'w', allowZip64=True) as file,
+  ):
+    for name, arrays in table.items():
+      with file.open(f'{name}.npy', 'w', force_zip64=True) as entry:
+        _write_joined(entry, arrays)
+
+
+def _write_joined(file, parts: list[np.ndarray]) -> None:
+  """What `np.save` writes of the parts, one after the other, as one array."""
+  first = parts[0]
+  shape = first.shape
+  if len(parts) > 1:
+    shape = (sum(len(part) for part in parts), *shape[1:])
+  header = {
+    'descr': np.lib.format.dtype_to_descr(first.dtype),
+    'fortran_order': False,
+    'shape': shape,
+  }
+  np.lib.format.write_array_header_1_0(file, header)
+  for part in parts:
+    assert part.dtype == first.dtype, (part.dtype, first.dtype)
+    file.write(np.ascontiguousarray(part))
 
 
 def load(path: str | os.PathLike) -> tuple[Analysis, float]:

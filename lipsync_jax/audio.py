@@ -33,6 +33,7 @@ SILENCE = -4.0  # what digital silence maps to; the scale is symmetric
 COLUMNS_PER_SECOND = SAMPLE_RATE // HOP
 assert COLUMNS_PER_SECOND * HOP == SAMPLE_RATE
 BLOCK = 10 * SAMPLE_RATE  # samples transformed at once by `mel_stream`
+ROOM = 2**17  # columns, 27 minutes, for which `mel_stream` takes an address
 WINDOW = 16  # columns driving one frame: 200 ms, five frames at 25 frames/s
 
 # How long before a frame is shown its window starts. With CENTRED the
@@ -158,9 +159,27 @@ def mel_stream(
 ) -> Float[np.ndarray, '80 t']:
   """`log_mel` of a waveform that arrives in blocks, in bounded memory.
 
-  Only the mel (25 kB a second) is kept. `progress` hears the samples read.
+  Only the mel (25 kB a second) is kept, once, as columns that follow each
+  other. `progress` hears the samples read.
   """
-  half, parts, total = FFT // 2, [], 0
+  # One block from the start, which costs what is written to it: parts that
+  # are joined at the end are there twice and leave holes in the heap.
+  mel, count = np.empty((ROOM, MELS), np.float32), 0
+  for part in _mel_blocks(blocks, progress):
+    first, count = count, count + part.shape[1]
+    if count > len(mel):
+      mel.resize((count + len(mel) // 16, MELS), refcheck=False)
+    mel[first:count] = part.T
+  mel.resize((count, MELS), refcheck=False)
+  return mel.T
+
+
+def _mel_blocks(
+  blocks: Iterable[Float[np.ndarray, '_']],
+  progress: Callable[[int], None] | None,
+) -> Iterator[Float[np.ndarray, '80 _']]:
+  """The columns of `mel_stream`, some seconds at a time."""
+  half, total = FFT // 2, 0
   held = np.zeros(0, np.float64)  # emphasised, from the next column's start
   last, started = 0.0, False
   for block in blocks:
@@ -175,15 +194,14 @@ def mel_stream(
     if started and held.size >= BLOCK:
       # Keep enough behind for the reflection at the end.
       count = (held.size - FFT) // HOP
-      parts.append(columns(held[: HOP * (count - 1) + FFT]).astype(np.float32))
+      yield columns(held[: HOP * (count - 1) + FFT])
       held = held[HOP * count :]
     if progress:
       progress(total)
   if not total:
     raise AudioError('expected sound, found 0 samples: check the audio file')
   tail = (0 if started else half, half)
-  end = columns(np.pad(held, tail, mode='reflect'))
-  return np.concatenate([*parts, end.astype(np.float32)], axis=1)
+  yield columns(np.pad(held, tail, mode='reflect'))
 
 
 def window_starts(
@@ -194,8 +212,8 @@ def window_starts(
   Exact: floor(80 (time - lead)). May be negative or past the end, where
   `windows` finds silence, so that every frame of a video has a window.
   """
-  starts = [(COLUMNS_PER_SECOND * (t - lead)) // 1 for t in times]
-  return np.array([int(s) for s in starts], np.int64)
+  starts = ((COLUMNS_PER_SECOND * (t - lead)) // 1 for t in times)
+  return np.fromiter((int(s) for s in starts), np.int64)
 
 
 def wav2lip_starts(total: int, fps: float | int) -> Int[np.ndarray, 'f']:

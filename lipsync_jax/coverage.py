@@ -81,11 +81,11 @@ def cover(
   Returns:
     Shares in [0, 1]; numbers in WHY, of what takes the most away.
   """
-  seconds = np.array([float(time) for time in times])
+  seconds = np.fromiter((float(time) for time in times), np.float64)
   turned = falling(np.abs(turn(path.points)), TURNED)
   hidden = falling(unseen(path, seconds), HIDDEN)
-  source = np.array([show.index for show in shows])
-  clock = np.array([float(show.time) for show in shows])
+  source = np.fromiter((show.index for show in shows), np.int64)
+  clock = np.fromiter((float(show.time) for show in shows), np.float64)
   end = np.inf if until is None else until
   share = (turned * hidden)[source]
   why = np.where(turned < hidden, 4, 5)[source]
@@ -93,7 +93,7 @@ def cover(
   for number, gone in (
     (3, ~path.present[source]),
     (2, (clock < since) | (clock >= end)),
-    (1, np.array([not show.spoken for show in shows])),
+    (1, np.fromiter((not show.spoken for show in shows), bool)),
   ):
     share[gone], why[gone] = 0, number
   return share, why
@@ -103,11 +103,11 @@ def ranges(
   shows: Sequence[Show], why: Int[np.ndarray, 'p']
 ) -> list[dict[str, float | str]]:
   """Seconds from and to which frames are not wholly spoken, and why."""
-  found = []
-  rows = zip(why.tolist(), shows, strict=True)
-  for number, run in itertools.groupby(rows, lambda row: row[0]):
-    first, *_ = last = [show for _, show in run]
+  found, end = [], 0
+  for number, run in itertools.groupby(why.tolist()):
+    first, end = end, end + len(list(run))
     if number:
-      end = float(last[-1].time + last[-1].length)
-      found.append({'from': float(first.time), 'to': end, 'why': WHY[number]})
+      since, last = shows[first].time, shows[end - 1]
+      until = float(last.time + last.length)
+      found.append({'from': float(since), 'to': until, 'why': WHY[number]})
   return found

@@ -15,7 +15,7 @@ from fractions import Fraction
 from types import ModuleType
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 
 from lipsync_jax import audio, augment, faces, records, windows
 from lipsync_jax.augment import Augment
@@ -37,12 +37,11 @@ def plan(source: records.Source, kind: str, **values) -> windows.Plan:
 
 def images(
   clip: records.Clip,
-  start: int,
+  frames: Int[np.ndarray, 't'],
   size: int,
   movement: tuple | None = None,
-  count: int = FRAMES,
 ) -> UInt8[np.ndarray, 't h w 3']:
-  """Decode `count` frames from `start` on and cut their faces.
+  """Decode frames and cut their faces.
 
   Args:
     size: side of the square result, pixels.
@@ -50,40 +49,41 @@ def images(
   """
   import cv2
 
-  out = np.empty((count, size, size, 3), np.uint8)
-  for i in range(count):
-    crop = faces.crop_of(clip.crops[start + i])
+  out = np.empty((len(frames), size, size, 3), np.uint8)
+  for i, frame in enumerate(frames):
+    crop = faces.crop_of(clip.crops[frame])
     if movement:
       crop = augment.moved(crop, *movement)
-    data = np.frombuffer(clip.frames[start + i], np.uint8)
+    data = np.frombuffer(clip.frames[frame], np.uint8)
     rgb = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
     if rgb is None:
       raise DataError(
-        f'{clip.key}: frame {start + i} is not a picture; build it again'
+        f'{clip.key}: frame {frame} is not a picture; build it again'
       )
     out[i] = faces.take(rgb, crop, size)
   return out
 
 
-def span(kind: str) -> tuple[int, int]:
-  """First frame and number of frames of a window that a kind looks at."""
-  return (windows.MIDDLE, 1) if kind == 'frame' else (0, FRAMES)
+def moments(kind: str, rank: int = 1) -> Int[np.ndarray, '...']:
+  """Which frames of a window a kind looks at, along the last of `rank` axes."""
+  ends = (0, FRAMES - 1)
+  found = np.array(ends if kind == 'pair' else range(FRAMES), np.int32)
+  return found.reshape((1,) * (rank - 1) + (-1,))
 
 
 def window_starts(kind: str, frame, lead: Fraction, xnp: ModuleType = np):
   """First columns and mask origins of an example's mel windows.
 
   [..., k] windows: for the generator those of the five frames and then the
-  one they share, for a frame its own, else the one of each frame in `frame`
+  one they share, for a pair their own, else the one of each frame in `frame`
   ([...] or [..., k]).
   """
   if kind in ('syncnet', 'contrastive'):
     frame = frame if kind == 'contrastive' else frame[..., None]
     starts = windows.columns(frame, Fraction(0))
     return starts, starts
-  first, count = span(kind)
-  steps = windows.along(count, frame.ndim + 1)
-  starts = windows.columns(frame[..., None] + first + steps, lead)
+  steps = moments(kind, frame.ndim + 1)
+  starts = windows.columns(frame[..., None] + steps, lead)
   shared = windows.columns(frame[..., None], Fraction(0))
   if kind == 'generator':
     starts = xnp.concatenate([starts, shared], -1)  # [..., 6]
@@ -121,8 +121,8 @@ def example(
     syncnet: mel [80, 16, 1], frames uint8 [h/2, w, 15] (the lower halves of
       five frames, frame by frame), label; contrastive: [k, ...] of each
       without label; generator: mels [5, 80, 16, 1] centred on each frame, mel
-      [80, 16, 1] of all five, target and reference uint8 [5, h, w, 3]; frame:
-      the same with 1 for 5, and without mel.
+      [80, 16, 1] of all five, target and reference uint8 [5, h, w, 3]; pair:
+      the same with 2 for 5, and without mel.
     With the pick's clip and frame, so that an example can be named.
   """
   clip = source[int(pick['clip'])]
@@ -140,10 +140,8 @@ def example(
     sets += [] if kind == 'syncnet' else [(clip, int(pick['frame']))]
   dice = pick['dice']
   move = augment.movement(change, dice) if change and change.moves else None
-  first, count = span(kind)
-  pictures = np.stack(
-    [images(c, start + first, size, move, count) for c, start in sets]
-  )
+  steps = moments(kind)
+  pictures = np.stack([images(c, s + steps, size, move) for c, s in sets])
   if change and augment.flips(change, dice):
     pictures = pictures[:, :, :, ::-1]
   if change and change.colours:
@@ -162,7 +160,7 @@ def laid_out(kind: str, mels, pictures, xnp: ModuleType = np) -> Batch:
     pictures: [..., k, t, h, w, 3]; k is reference, target for the generator.
   """
   mels = mels[..., None]
-  if kind in ('generator', 'frame'):
+  if kind in ('generator', 'pair'):
     count = pictures.shape[-4]
     shared = {'mel': mels[..., count, :, :, :]} if kind == 'generator' else {}
     return shared | {

@@ -6,6 +6,7 @@ lost or none is followed. What comes out is small (under 1 kB a face and
 frame); `analyses` remembers it.
 """
 
+import bisect
 import dataclasses
 from collections.abc import Callable, Iterable
 
@@ -24,7 +25,10 @@ TIGHT = 1.2  # the same, where another face is in the way
 SURE = 0.65  # YuNet's score that starts a track
 DOUBTS = 4  # searches in a row without the face that end its track
 STRAY = 3  # frames; fewer are no track, unless the video is as short
-LOOK = 25  # frames between two looks at a face's appearance
+LOOK = 25  # frames between two looks at a face's appearance …
+SOON = 5  # … and while it is new: what hides it then must not count
+CHANGED = 0.75  # likeness to the frame before; 27 clips stay above 0.83
+AFTER = 4  # frames, after which a face that changed must be another still
 
 # (number, seconds, frame of at most 640 pixels a side, the function that
 # cuts the whole-pixel box (x0, y0, x1, y1) out of the frame at full size)
@@ -43,6 +47,10 @@ class Strand:
   points: list
   looks: list  # (frame, appearance)
   doubts: list  # searches since YuNet last saw the face
+  last: list  # [appearance in the latest frame]
+  born: list  # [frame from which on it is looked at often]
+  changes: list  # of the appearance since the frame before, 1 - likeness
+  news: list  # [frame, appearance before, and soon after] of great changes
 
 
 def analyse(
@@ -69,14 +77,40 @@ def analyse(
     view = (number, float(time), small, fetch)
     _advance(strands, view, frame, detector, tracks.is_jump(steps[-1][0]))
   cuts = tracks.find_cuts(np.array(steps).reshape(-1, 3))
+  news = [exchanged(strand) for strand in strands]
+  cuts = np.union1d(cuts, shared(strands, news)).astype(np.int64)
   least = min(STRAY, len(times))
   found = [
     piece
-    for strand in strands
-    for piece in _finish(strand, cuts)
+    for strand, own in zip(strands, news, strict=True)
+    for piece in _finish(strand, np.union1d(cuts, own).astype(np.int64))
     if len(piece.frames) >= least
   ]
   return Analysis(np.array(times), frame, cuts, tuple(found))
+
+
+def exchanged(strand: Strand) -> list[int]:
+  """Frames in which another's face stands where one was: a change that stands
+  alone, unlike those of a turning head, and lasts, unlike a hand's."""
+  found = []
+  for number, before, after in strand.news:
+    at = bisect.bisect_left(strand.frames, number)
+    near = strand.changes[max(at - 2, 0) : at] + strand.changes[at + 1 : at + 3]
+    lasts = tracks.likeness(before, after) < CHANGED
+    if lasts and strand.changes[at] > 3 * max(near, default=0.0):
+      found.append(number)
+  return found
+
+
+def shared(strands: list[Strand], news: list[list[int]]) -> list[int]:
+  """Those in which half of the faces change: cuts too mild for `find_cuts`,
+  before one wall perhaps. Fewer is one of several pictures in the frame."""
+  return [
+    number
+    for number in {number for own in news for number in own}
+    if 2 * sum(number in own for own in news)
+    >= sum(s.frames[0] < number <= s.frames[-1] for s in strands)
+  ]
 
 
 def _advance(strands, view, frame, detector, jump: bool) -> None:
@@ -104,7 +138,7 @@ def _advance(strands, view, frame, detector, jump: bool) -> None:
     if match is not None:
       again.append((match, box, scores[i]))
     elif scores[i] >= SURE:
-      fresh = Strand([], [], [], [], [], [], [])
+      fresh = Strand(*([] for _ in dataclasses.fields(Strand)))
       new.append((fresh, box, scores[i]))
   _read(again + new, view, frame, detector, jump)
   strands += [s for s, _, _ in new if s.frames]
@@ -176,11 +210,7 @@ def _read(jobs, view, frame, detector: Detector, jump=False) -> set[int]:
       points = _points_in(read(part), box)
     if points is None:
       continue
-    if jump or not strand.looks or number - strand.looks[-1][0] >= LOOK:
-      cut = faces.crop_of(faces.crops(points[None].astype(np.float64))[0])
-      cut = dataclasses.replace(cut, w=1.5 * cut.w, h=1.5 * cut.h)
-      image = faces.take(part[0], cut, 96, part[1])
-      strand.looks.append((number, tracks.look(image)))
+    _look(strand, number, points, part, jump)
     strand.frames.append(number)
     strand.times.append(time)
     strand.boxes.append(faces.detector_boxes(points[None])[0])
@@ -188,6 +218,28 @@ def _read(jobs, view, frame, detector: Detector, jump=False) -> set[int]:
     strand.points.append(points)
     grown.add(id(strand))
   return grown
+
+
+def _look(strand: Strand, number: int, points, part, jump: bool) -> None:
+  """Remember how the face looks, and whether it became another's."""
+  cut = faces.crop_of(faces.crops(points[None].astype(np.float64))[0])
+  cut = dataclasses.replace(cut, w=1.5 * cut.w, h=1.5 * cut.h)
+  seen = tracks.look(faces.take(part[0], cut, 96, part[1]))
+  if strand.news and number - strand.news[-1][0] <= AFTER:
+    strand.news[-1][2] = seen
+  alike = tracks.likeness(strand.last[0], seen) if strand.last else 1.0
+  strand.changes.append(1 - alike)
+  if alike < CHANGED:
+    true = exchanged(strand)  # the rest is forgotten, to keep memory flat
+    old = [x for x in strand.news if x[0] in true or number - x[0] <= AFTER]
+    strand.news[:] = [*old, [number, strand.last[0], seen]]
+    jump = True
+  strand.last[:] = [seen]
+  if jump or not strand.looks:
+    strand.born[:] = [number]
+  pause = SOON if number - strand.born[0] <= LOOK else LOOK
+  if number in strand.born or number - strand.looks[-1][0] >= pause:
+    strand.looks.append((number, seen))
 
 
 def _points_in(mesh, box) -> Float[np.ndarray, 'n 2'] | None:
@@ -220,10 +272,10 @@ def _part(strands: list[Strand], number: int) -> None:
       both = faces.overlaps(young.boxes[-1][None], old.boxes[-1][None])
       if both[0, 0] > 0.5 and _trusted(old):
         young.doubts.extend([number] * DOUBTS)
-        for values in (young.frames, young.times, young.boxes):
+        grown = (young.frames, young.times, young.boxes, young.scores)
+        for values in (*grown, young.points, young.changes):
           values.pop()
-        young.scores.pop()
-        young.points.pop()
+        young.news[:] = [x for x in young.news if x[0] != number]
         break
   strands[:] = [s for s in strands if s.frames]
 
@@ -241,6 +293,7 @@ def _finish(strand: Strand, cuts) -> list[Track]:
   for piece in tracks.split(whole, cuts):
     first, last = piece.frames[0], piece.frames[-1]
     own = [v for f, v in strand.looks if first <= f <= last]
-    mean = np.mean(own or [v for _, v in strand.looks], axis=0)
-    pieces.append(dataclasses.replace(piece, look=mean))
+    # The median: while the face came from behind something, it looked odd.
+    usual = np.median(own or [v for _, v in strand.looks], axis=0)
+    pieces.append(dataclasses.replace(piece, look=usual.astype(np.float32)))
   return pieces

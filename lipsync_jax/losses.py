@@ -97,7 +97,9 @@ def l1(
     where: what each pixel counts, 1 on average; None for all the same.
   """
   apart = jnp.abs(made - true)
-  return (apart if where is None else apart * where).mean((-3, -2, -1))
+  if where is not None:
+    apart = apart * jnp.broadcast_to(where, apart.shape)
+  return apart.mean((-3, -2, -1))
 
 
 @functools.cache
@@ -112,6 +114,24 @@ def lips(size: int) -> Float[np.ndarray, 'h w 1']:
   columns = np.exp(-(((at - u) / du) ** 2) / 2)
   bump = np.outer(rows, columns)[..., None]
   return (bump / bump.mean()).astype(np.float32)
+
+
+def motion(
+  made: Float[Array, '*b t h w c'],
+  true: Float[Array, '*b t h w c'],
+  where: Float[np.ndarray, 'h w 1'],
+) -> Float[Array, '*b']:
+  """Mean squared difference of how the frames of a window differ.
+
+  What is the same in all of them (the person, the light, how soft a young
+  generator paints) cancels, and what is left to learn from is what the
+  sound tells. Squared, since its mean moves where its median would not.
+  Not in Wav2Lip, whose generator learns to listen last of all.
+  """
+  apart = made - true
+  apart = apart - apart.mean(-4, keepdims=True)
+  where = jnp.broadcast_to(where, apart.shape)
+  return (jnp.square(apart) * where).mean((-4, -3, -2, -1))
 
 
 def real(logit: Float[Array, '*b']) -> Float[Array, '*b']:

@@ -68,7 +68,7 @@ def follow(
       unit = np.array([1, 1, 1, 1, float(width.mean()) / 2])
       crops[here] = smooth(crops[here] * unit, times, width) / unit
       flat = points[here].reshape(len(times), -1)  # [t n*2]
-      points[here] = smooth(flat, times, width).reshape(len(times), -1, 2)
+      smooth(flat, times, width, out=flat)
   return Path(present, present & ~seen, crops, points, found)
 
 
@@ -112,6 +112,7 @@ def smooth(
   values: Float[np.ndarray, 't k'],
   times: Float[np.ndarray, 't'],
   width: Float[np.ndarray, 't'],
+  out: Float[np.ndarray, 't k'] | None = None,
 ) -> Float[np.ndarray, 't k']:
   """Remove jitter without lag from one unbroken span.
 
@@ -127,16 +128,21 @@ def smooth(
     values: pixels, all of one face.
     times: seconds, ascending.
     width: of the face in pixels, the scale of noise and motion.
+    out: takes the result and may be `values` itself; else it is a new array.
   """
+  out = values.copy() if out is None else out
   if len(times) < 3:
-    return values.copy()
+    out[:] = values
+    return out
   reach = _reach(times)
-  out = np.empty_like(values)
+  before = values[:0]  # as they were measured, of the frames next before
   for start in range(0, len(times), BLOCK):
-    low = max(0, start - 2 * reach)
-    high = min(len(times), start + BLOCK + 2 * reach)
-    block = _smooth_block(values[low:high], times[low:high], width[low:high])
-    out[start : start + BLOCK] = block[start - low :][:BLOCK]
+    low, end = start - len(before), min(start + BLOCK, len(times))
+    high = min(len(times), end + 2 * reach)
+    part = np.concatenate([before, values[start:high]])
+    block = _smooth_block(part, times[low:high], width[low:high])
+    before = part[: end - low][-2 * reach :]
+    out[start:end] = block[start - low : end - low]
   return out
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from lipsync_jax import (
   audio,
@@ -76,25 +76,21 @@ def produce(wanted: Request) -> dict:
 def prepare(wanted, net, video, cast, clock, bar) -> tuple[dict, Callable]:
   """All but the output's frames: the report, and what writes them."""
   with clock('listen'):
-    gated = not (wanted.no_gate or wanted.compat)
-    mels, lengths = zip(
-      *(voices.listen(voice, wanted.preview, gated) for voice in cast),
-      strict=True,
-    )
-  duration = max(lengths)
+    mels, duration = listen(wanted, cast)
   with clock('find faces'):
     who = [voice.who for voice in cast]
     times, paths, found = search.find(wanted, video, who, duration, bar)
+    times = timeline.stamps(times)
   shows, starts = schedule(wanted, net, video, times, mels, duration)
   covers = [
     coverage.cover(path, times, shows, wanted.since, wanted.until)
     for path in paths
   ]
   rows = zip(paths, mels, starts, (share for share, _ in covers), strict=True)
+  speakers = tuple(render.speaker(*row) for row in rows)
+  del paths, rows  # their landmarks are on disk by now
   with clock('compile'):
-    scene, predict, name = stage(
-      wanted, net, video, times, shows, [render.Speaker(*row) for row in rows]
-    )
+    scene, predict, name = stage(wanted, net, video, times, shows, speakers)
   end = ending(shows, duration, video.rate)
 
   def finish(out: encode.Writer | None, final, origin) -> None:
@@ -115,6 +111,19 @@ def prepare(wanted, net, video, cast, clock, bar) -> tuple[dict, Callable]:
     speaker['skipped'] = coverage.ranges(shows, why)
   facts = {'seconds_of_sound': round(float(duration), 4), 'frames': len(shows)}
   return facts | found | {'engine': name, 'batch': scene.batch}, finish
+
+
+def listen(
+  wanted: Request, cast: list[voices.Voice]
+) -> tuple[list[render.Shelf], Fraction]:
+  """The mels of all voices, laid aside, and the longest's seconds."""
+  gated = not (wanted.no_gate or wanted.compat)
+  mels, lengths = [], []
+  for voice in cast:
+    mel, length = voices.listen(voice, wanted.preview, gated)
+    mels.append(render.Shelf(mel.T))
+    lengths.append(length)
+  return mels, max(lengths)
 
 
 def generator_of(wanted: Request) -> weights.Weights:
@@ -146,13 +155,13 @@ def schedule(
   wanted: Request,
   net: weights.Weights,
   video: planes.Video,
-  times: list[Fraction],
-  mels: Sequence[Float[np.ndarray, '80 _']],
+  times: Sequence[Fraction],
+  mels: list[render.Shelf],
   duration: Fraction,
-) -> tuple[list[timeline.Show], list[Int[np.ndarray, 'p']]]:
+) -> tuple[Sequence[timeline.Show], list[Int[np.ndarray, 'p']]]:
   """What is shown when, and each voice's first mel column of every show."""
   if wanted.compat:
-    shows, starts = original_schedule(video, times, mels[0])
+    shows, starts = original_schedule(video, times, len(mels[0]))
     return shows, [starts]
   mode = wanted.when_audio_longer or 'bounce'
   if video.still and mode == 'cut':
@@ -160,27 +169,28 @@ def schedule(
       f'{shown(video.path)}: a photo has no end at which to cut; leave '
       '--when-audio-longer out'
     )
-  shows = list(
-    timeline.shows(times, video.rate, duration, mode, wanted.when_video_longer)
+  found = timeline.shows(
+    times, video.rate, duration, mode, wanted.when_video_longer
   )
+  shows = timeline.packed(found, times, video.rate)
   starts = audio.window_starts((s.time for s in shows), net.mel_lead)
   return shows, [starts] * len(mels)
 
 
 def original_schedule(
-  video: planes.Video, times: list[Fraction], mel: Float[np.ndarray, '80 t']
-) -> tuple[list[timeline.Show], Int[np.ndarray, 'f']]:
+  video: planes.Video, times: Sequence[Fraction], columns: int
+) -> tuple[Sequence[timeline.Show], Int[np.ndarray, 'f']]:
   """Wav2Lip's time line: constant rate, hard loop, no lead (spec 1.6, 7.2)."""
-  starts = audio.wav2lip_starts(mel.shape[1], float(video.rate))
-  shows = [
+  starts = audio.wav2lip_starts(columns, float(video.rate))
+  shows = (
     timeline.Show(i / video.rate, 1 / video.rate, i % len(times))
     for i in range(len(starts))
-  ]
-  return shows, starts
+  )
+  return timeline.packed(shows, (), video.rate), starts
 
 
 def ending(
-  shows: list[timeline.Show], duration: Fraction, rate: Fraction
+  shows: Sequence[timeline.Show], duration: Fraction, rate: Fraction
 ) -> Fraction:
   """When the output's sound stops: with the sound, or with the last frame."""
   end = shows[-1].time + shows[-1].length
@@ -202,7 +212,7 @@ def stage(wanted: Request, net: weights.Weights, video, times, shows, speakers):
     video=video,
     times=times,
     shows=shows,
-    speakers=tuple(speakers),
+    speakers=speakers,
     size=net.size,
     batch=batch,
     whole_box=wanted.compat,

@@ -91,7 +91,7 @@ def recipe(config) -> Recipe:
     'rate': rate,
     'change': change,
     'windows': values,
-    'pictures': {'contrastive': 5 * pairs.group, 'frame': 1}.get(kind, 5),
+    'pictures': {'contrastive': 5 * pairs.group, 'pair': 2}.get(kind, 5),
   }
   build = expert_recipe if expert else generator_recipe
   return build(config, optimiser, common)
@@ -99,12 +99,12 @@ def recipe(config) -> Recipe:
 
 def _drawn(config) -> str:
   """The kind of windows that teach a generator."""
-  if config.data.frames not in (1, windows.FRAMES):
+  if config.data.frames not in (2, windows.FRAMES):
     raise RecipeError(
-      f'expected 1 or {windows.FRAMES} frames of a window, found '
+      f'expected 2 or {windows.FRAMES} frames of a window, found '
       f'{config.data.frames}; set --config.data.frames'
     )
-  return 'frame' if config.data.frames == 1 else 'generator'
+  return 'pair' if config.data.frames == 2 else 'generator'
 
 
 def _build(config, network: str):
@@ -146,7 +146,7 @@ def generator_recipe(config, optimiser, common: dict) -> Recipe:
   names = ('generator', 'discriminator')[: 1 + (config.stage == 'hq')]
   trained = {name: _build(config, name) for name in names}
   networks, frozen = dict(trained), {}
-  if common['kind'] == 'generator':  # single frames cannot be judged
+  if common['kind'] == 'generator':  # an expert needs all five frames
     networks['syncnet'], frozen['syncnet'] = read_expert(config)
   optimisers = dict.fromkeys(names, optimiser)
   values = {
@@ -154,6 +154,7 @@ def generator_recipe(config, optimiser, common: dict) -> Recipe:
     'ema_decay': config.ema_decay,
     'expert_batch_stats': config.expert_batch_stats,
     'lips_weight': config.lips_weight,
+    'motion_weight': config.motion_weight,
   }
   step = steps.generator
   if config.stage == 'hq':

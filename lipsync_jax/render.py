@@ -8,11 +8,14 @@ Alphabet: b batch, s side of the network's square crop in pixels.
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+import math
+import tempfile
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Shaped, UInt8
 
 from lipsync_jax import audio, compose, decoder, faces, planes, timeline
 from lipsync_jax.paths import Path
@@ -20,16 +23,69 @@ from lipsync_jax.pipe import Clock, ahead
 from lipsync_jax.source import MediaError, shown
 
 IN_FLIGHT = 384 * 2**20  # bytes of frames that may wait between the stages
+BLOCK = 4096  # rows laid aside at once
+
+
+class Shelf:
+  """Rows of numbers laid aside on disk, read a few at a time.
+
+  Nobody sees the file, which ends with this object or the program. Where
+  there is no room for it the rows stay in memory. One thread reads.
+  """
+
+  def __init__(self, rows: Shaped[np.ndarray, 'n ...']):
+    self.shape, self.kind = rows.shape, rows.dtype
+    self.file = _laid_aside(rows)
+    self.rows = rows if self.file is None else None
+    if self.file is not None:
+      weakref.finalize(self, self.file.close)
+
+  def __len__(self) -> int:
+    return self.shape[0]
+
+  def read(self, first: int, end: int) -> Shaped[np.ndarray, 'n ...']:
+    """The rows from `first` to before `end`, both within the shelf."""
+    assert 0 <= first <= end <= len(self), (first, end, len(self))
+    if self.rows is not None:
+      return self.rows[first:end]
+    shape = (end - first, *self.shape[1:])
+    size = math.prod(self.shape[1:]) * self.kind.itemsize
+    self.file.seek(first * size)
+    content = self.file.read((end - first) * size)
+    return np.frombuffer(content, self.kind).reshape(shape)
+
+
+def _laid_aside(rows: Shaped[np.ndarray, 'n ...']):
+  """An open file without a name that holds the rows; None without room."""
+  with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+    file = stack.enter_context(tempfile.TemporaryFile())
+    for at in range(0, len(rows), BLOCK):
+      file.write(np.ascontiguousarray(rows[at : at + BLOCK]))
+    file.flush()
+    stack.pop_all()
+    return file
+  return None
 
 
 @dataclasses.dataclass(frozen=True)
 class Speaker:
-  """One person who speaks."""
+  """One person who speaks; what is large lies on shelves (`speaker`)."""
 
-  path: Path  # crops and landmarks, per source frame
-  mel: Float[np.ndarray, '80 t']
+  crops: Float[np.ndarray, 'f 5']  # of the source frames, as `faces.crops`
+  points: Shelf  # their landmarks [f n 2]
+  mel: Shelf  # columns [t 80]
   starts: Int[np.ndarray, 'p']  # first mel column of each show
   share: Float[np.ndarray, 'p']  # of the generated mouth in each, 0 to 1
+
+
+def speaker(
+  path: Path,
+  mel: Shelf,
+  starts: Int[np.ndarray, 'p'],
+  share: Float[np.ndarray, 'p'],
+) -> Speaker:
+  """A speaker with the path's landmarks laid aside."""
+  return Speaker(path.crops, Shelf(path.points), mel, starts, share)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +93,8 @@ class Scene:
   """What is fixed while one output is rendered."""
 
   video: planes.Video
-  times: list  # of the source frames, Fraction seconds
-  shows: list[timeline.Show]
+  times: Sequence[Fraction]  # of the source frames, seconds
+  shows: Sequence[timeline.Show]
   speakers: tuple[Speaker, ...]
   size: int  # of the network's crop
   batch: int
@@ -92,9 +148,9 @@ def fitting_batch(video: planes.Video, wanted: int) -> int:
 
 def played(scene: Scene) -> Iterator[planes.Frame]:
   """Source frames in the order the time line shows them."""
-  indices = [show.index for show in scene.shows]
+  indices = np.fromiter((show.index for show in scene.shows), np.int64)
   for start, count, step in timeline.runs(indices):
-    first = indices[start]
+    first = int(indices[start])
     if step == -1:
       source = decoder.read_backwards(scene.video, first, scene.times)
     else:
@@ -135,7 +191,7 @@ def cut_face(
   scene: Scene, speaker: Speaker, item: Item
 ) -> UInt8[np.ndarray, 's s 3']:
   """One speaker's face out of one frame."""
-  row = speaker.path.crops[scene.shows[item.position].index]
+  row = speaker.crops[scene.shows[item.position].index]
   crop, shape = faces.crop_of(row), (scene.video.height, scene.video.width)
   box = tuple(int(v) for v in faces.roi(crop, shape))
   rgb = planes.rgb(scene.video, item.frame, box)
@@ -181,7 +237,12 @@ def heard(
 ) -> Float[np.ndarray, '1 80 16']:
   """What a speaker says in one frame."""
   speaker = scene.speakers[number]
-  return audio.windows(speaker.mel, speaker.starts[[item.position]])
+  start, count = int(speaker.starts[item.position]), len(speaker.mel)
+  # What lies outside is silence; at least one column is read.
+  first = min(max(start, 0), count - 1)
+  end = min(max(start + audio.WINDOW, first + 1), count)
+  mel = speaker.mel.read(first, end).T
+  return audio.windows(mel, np.array([start - first]))
 
 
 def finish(scene: Scene, item: Item) -> planes.Frame:
@@ -191,11 +252,11 @@ def finish(scene: Scene, item: Item) -> planes.Frame:
   index = scene.shows[item.position].index
   for number, picture in item.spoken.items():
     speaker = scene.speakers[number]
-    crop = faces.crop_of(speaker.path.crops[index])
+    crop = faces.crop_of(speaker.crops[index])
     if scene.whole_box:
       patch, alpha, corner = compose.whole_box_patch(picture, crop, shape)
     else:
-      points = speaker.path.points[index]
+      (points,) = speaker.points.read(index, index + 1)
       patch, alpha, corner = compose.paste_patch(
         picture, item.faces[number], crop, points, shape
       )

@@ -157,8 +157,7 @@ def sample(
     rows = [store.firsts[picks['other']] + picks['start']]
     rows += [] if kind == 'syncnet' else [store.firsts[clip] + frame]
     wanted = jnp.stack(rows, 1)  # [b, k]
-  first, count = data.span(kind)
-  wanted = wanted[..., None] + first + windows.along(count, 3)  # [b, k, t]
+  wanted = wanted[..., None] + data.moments(kind, 3)  # [b, k, t]
   pictures = _pictures(store, wanted, picks['dice'], change)
   starts, origins = data.window_starts(kind, frame, lead, jnp)
   mels = _mels(store, clip, starts)

@@ -25,7 +25,9 @@ def level(mel: Float[np.ndarray, '80 t']) -> Float[np.ndarray, 't']:
   out = np.empty(mel.shape[1])
   for at in range(0, len(out), BLOCK):
     here = slice(at, at + BLOCK)
-    power = 10 ** (mel[:, here].astype(np.float64) * DECIBEL / 10)
+    # The order in memory decides the last bit of the mean.
+    part = mel[:, here].astype(np.float64, order='C')
+    power = 10 ** (part * DECIBEL / 10)
     out[here] = 10 * np.log10(power.mean(0))
   return out
 
@@ -48,10 +50,16 @@ def voiced(mel: Float[np.ndarray, '80 t']) -> Bool[np.ndarray, 't']:
   return on
 
 
-def gate(mel: Float[np.ndarray, '80 t']) -> Float[np.ndarray, '80 t']:
-  """The mel with its pauses taken down to silence, softly."""
+def gate(
+  mel: Float[np.ndarray, '80 t'], out: Float[np.ndarray, '80 t'] | None = None
+) -> Float[np.ndarray, '80 t']:
+  """The mel with its pauses taken down to silence, softly.
+
+  `out` takes the result and may be the mel itself; else it is a new array.
+  """
+  out = mel.copy() if out is None else out
   if not mel.shape[1]:
-    return mel
+    return out
   on = voiced(mel)
   wide = np.pad(on, (TAIL, LEAD))
   # Open from LEAD columns before a voice to TAIL after it.
@@ -61,7 +69,6 @@ def gate(mel: Float[np.ndarray, '80 t']) -> Float[np.ndarray, '80 t']:
   share = np.convolve(np.pad(kept, RAMP // 2, 'edge'), soft / soft.sum())
   share = share[RAMP - 1 :][: len(on)].astype(mel.dtype)
   share[on] = 1  # no word loses anything
-  out = mel.copy()
   for at in np.flatnonzero(share < 1):
     out[:, at] = audio.SILENCE + share[at] * (mel[:, at] - audio.SILENCE)
   return out

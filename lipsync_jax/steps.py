@@ -161,6 +161,9 @@ def lesson(
   if 'lips' in weights:
     bump = losses.lips(made.shape[-2])
     values['lips'] = losses.l1(made, batch['target'], bump)
+  if 'motion' in weights:
+    bump = losses.lips(made.shape[-2])
+    values['motion'] = losses.motion(made, batch['target'], bump)
   if 'sync' in weights:
     values['sync'] = listen(
       networks['syncnet'], frozen['syncnet'], batch, made, expert_batch_stats
@@ -185,6 +188,7 @@ def generator(
   optimisers: Optimisers,
   adversarial_weight: float = 0.0,
   lips_weight: float = 0.0,
+  motion_weight: float = 0.0,
   sync_rate: float = 1.0,
   ema_decay: float = 0.0,
   expert_batch_stats: bool = False,
@@ -201,6 +205,7 @@ def generator(
       'discriminator'.
     lips_weight: share of the pictures' part of the loss that counts the
       lips alone; 0 as published.
+    motion_weight: of how lips move within a window, beside the rest.
     sync_rate: by which the sync weight moves towards its goal, a step.
     expert_batch_stats: the expert normalises by the batch (spec 4.5).
   """
@@ -215,6 +220,8 @@ def generator(
   weights['l1'] = (1.0 - lips_weight) * rest
   if lips_weight:
     weights['lips'] = lips_weight * rest
+  if motion_weight:
+    weights['motion'] = motion_weight
   teach = functools.partial(
     lesson,
     state=state,
@@ -314,15 +321,18 @@ def measure_generator(
 ) -> Metrics:
   """Sums of the averaged generator's losses over a batch.
 
-  L1 of all and of the lips, and with an expert the sync loss; beside these
-  what the expert says of the real lips.
+  L1 of all and of the lips, the motion of the lips beside that of the real
+  ones (what a generator that keeps still would get), and with an expert the
+  sync loss beside that of the real lips.
   """
   variables = states.variables(state, 'generator')
   made, _ = imagine(networks['generator'], variables, batch, False)
-  true = batch['target']
+  true, bump = batch['target'], losses.lips(made.shape[-2])
   values = {
     'l1': losses.l1(made, true).mean(-1),
-    'lips': losses.l1(made, true, losses.lips(made.shape[-2])).mean(-1),
+    'lips': losses.l1(made, true, bump).mean(-1),
+    'motion': losses.motion(made, true, bump),
+    'motion_of_truth': losses.motion(jnp.zeros_like(true), true, bump),
   }
   if 'syncnet' in networks:
     for name, frames in (('sync', made), ('sync_of_truth', true)):

@@ -7,12 +7,17 @@ as long as the sound to within half a frame.
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
+
+import numpy as np
+from jaxtyping import Bool, Int, Int64
 
 # What to do when the sound outlasts the video, and the other way round.
 AUDIO_LONGER = ('bounce', 'loop', 'hold', 'cut')
 VIDEO_LONGER = ('cut', 'keep')
+FINEST = 2**40  # units a second; 64 bits then count for three months
 
 
 class TimelineError(ValueError):
@@ -30,6 +35,85 @@ class Show:
   length: Fraction
   index: int
   spoken: bool = True
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Stamps(Sequence):
+  """Exact seconds in 8 bytes each; reads like a list of `Fraction`.
+
+  As objects the times of an hour of video are some 10 MB.
+  """
+
+  counts: Int64[np.ndarray, 'n']
+  unit: Fraction  # seconds
+
+  def __len__(self) -> int:
+    return len(self.counts)
+
+  def __getitem__(self, at):
+    if isinstance(at, slice):
+      return Stamps(self.counts[at], self.unit)
+    return int(self.counts[at]) * self.unit
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Shows(Sequence):
+  """A time line in 25 bytes a frame; reads like a list of `Show`."""
+
+  times: Stamps
+  lengths: Stamps
+  indices: Int[np.ndarray, 'n']
+  spoken: Bool[np.ndarray, 'n']
+
+  def __len__(self) -> int:
+    return len(self.indices)
+
+  def __getitem__(self, at):
+    columns = (self.times, self.lengths, self.indices, self.spoken)
+    found = (column[at] for column in columns)
+    if isinstance(at, slice):
+      return Shows(*found)
+    time, length, index, spoken = found
+    return Show(time, length, int(index), bool(spoken))
+
+
+def stamps(times: Sequence[Fraction]) -> Sequence[Fraction]:
+  """The same times as `Stamps`, or as they are where no unit fits."""
+  unit = _unit(times)
+  if unit is None:
+    return times
+  counts = np.fromiter((int(t / unit) for t in times), np.int64, len(times))
+  return Stamps(counts, unit)
+
+
+def packed(
+  shows: Iterable[Show], times: Sequence[Fraction], rate: Fraction
+) -> Sequence[Show]:
+  """The time line as `Shows`, or as a list where no unit of time fits.
+
+  Args:
+    shows: made of frames at `times` and at `rate`.
+  """
+  unit = _unit(itertools.chain(times, [1 / rate]))
+  if unit is None:
+    return list(shows)
+  kinds = [('time', 'i8'), ('length', 'i8'), ('index', 'i8'), ('spoken', '?')]
+  # Row by row, so that the objects never exist all at once.
+  rows = np.fromiter(
+    (
+      (int(s.time / unit), int(s.length / unit), s.index, s.spoken)
+      for s in shows
+    ),
+    kinds,
+  )
+  time, length, index, spoken = (rows[name].copy() for name, _ in kinds)
+  return Shows(Stamps(time, unit), Stamps(length, unit), index, spoken)
+
+
+def _unit(times: Iterable[Fraction]) -> Fraction | None:
+  """The longest that all times are whole numbers of; None if too short."""
+  parts = math.lcm(*{time.denominator for time in times})
+  return Fraction(1, parts) if parts <= FINEST else None
 
 
 def lengths(times: Sequence[Fraction], rate: Fraction) -> list[Fraction]:

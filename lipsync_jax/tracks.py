@@ -9,6 +9,7 @@ Alphabet: `f` frames of the video, `t` frames of one track, `n` landmarks,
 """
 
 import dataclasses
+import itertools
 
 import numpy as np
 from jaxtyping import Float, Float32, Int, UInt8
@@ -147,19 +148,19 @@ def likeness(a: Float32[np.ndarray, 'd'], b: Float32[np.ndarray, 'd']) -> float:
 
 
 def split(track: Track, cuts: Int[np.ndarray, 'c']) -> list[Track]:
-  """A track cut where the shot changes."""
-  edges = np.searchsorted(track.frames, cuts)
-  pieces = np.split(np.arange(len(track.frames)), np.unique(edges))
+  """A track cut where the shot changes; the pieces share its memory."""
+  edges = np.unique(np.searchsorted(track.frames, cuts)).tolist()
+  ends = itertools.pairwise([0, *edges, len(track.frames)])
   return [
     dataclasses.replace(
       track,
-      frames=track.frames[p],
-      boxes=track.boxes[p],
-      scores=track.scores[p],
-      points=track.points[p],
+      frames=track.frames[first:end],
+      boxes=track.boxes[first:end],
+      scores=track.scores[first:end],
+      points=track.points[first:end],
     )
-    for p in pieces
-    if len(p)
+    for first, end in ends
+    if end > first
   ]
 
 
@@ -221,7 +222,9 @@ def _kinship(analysis: Analysis, group: list[Track], track: Track) -> float:
     first, second = sorted((other, track), key=lambda v: int(v.frames[0]))
     end, start = int(first.frames[-1]), int(second.frames[0])
     same_shot = not ((analysis.cuts > end) & (analysis.cuts <= start)).any()
-    near = analysis.times[start] - analysis.times[end] < 2 if end < start else 0
+    # The very next frame goes on in the same track, unless the face became
+    # another's.
+    near = start > end + 1 and analysis.times[start] - analysis.times[end] < 2
     if same_shot and near:
       place = faces.overlaps(first.boxes[-1:], second.boxes[:1])[0, 0]
       if place > 0.4:

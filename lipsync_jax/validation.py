@@ -94,6 +94,7 @@ def measured(config, means: dict[str, float]) -> float:
     return means['sync']
   part, lips = config.sync.weight, config.lips_weight
   pictures = (1 - lips) * means['l1'] + lips * means['lips']
+  pictures += config.motion_weight * means['motion']
   if 'sync' not in means:
     return pictures
   return part * means['sync'] + (1 - part) * pictures

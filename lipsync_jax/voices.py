@@ -76,7 +76,8 @@ def listen(
         return
 
   mel = audio.mel_stream(wave())
-  mel = silence.gate(mel) if gated else mel
+  if gated:
+    silence.gate(mel, out=mel)
   return mel, Fraction(count, audio.SAMPLE_RATE)
 
 

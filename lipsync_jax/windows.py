@@ -23,8 +23,7 @@ from lipsync_jax import audio
 FRAMES = 5  # of a window: the 200 ms that 16 mel columns span
 RATE = 25  # frames/s of every training clip
 DICE = 12  # uniform numbers a pick carries for the augmentation
-KINDS = ('syncnet', 'contrastive', 'generator', 'frame')
-MIDDLE = FRAMES // 2  # of a window: the frame that 'frame' teaches
+KINDS = ('syncnet', 'contrastive', 'generator', 'pair')
 ORDERS = ('clip', 'window', 'speaker')
 Pick = dict[str, np.ndarray]
 
@@ -113,8 +112,8 @@ def plan(
     frames, mel_columns, speakers: of every clip (`records.Source`).
     kind: 'syncnet' pairs sound with the faces it belongs to or with wrong
       ones, 'contrastive' takes `group` windows of one clip, 'generator' a
-      target and a reference from another moment, 'frame' only the middle
-      frames of these two.
+      target and a reference from another moment, 'pair' only the first
+      and the last frames of these two.
     order: an epoch is every clip once ('clip', as Wav2Lip draws), every
       window once ('window'), or as many draws as clips with all speakers
       equally often ('speaker').
@@ -138,7 +137,7 @@ def plan(
       f'expected a kind of {KINDS} and an order of {ORDERS}, found {kind!r} '
       f'and {order!r}'
     )
-  drawn = kind in ('generator', 'frame')
+  drawn = kind in ('generator', 'pair')
   apart = (5 if drawn else 3) if apart is None else apart
   if apart < 1 or (most is not None and most < apart):
     raise WindowError(

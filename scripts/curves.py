@@ -8,7 +8,7 @@ import pathlib
 import sys
 
 CHANCE = {'accuracy': 1 / 6}  # six windows of a clip compete
-NAMES = ('accuracy', 'sync', 'l1')
+NAMES = ('accuracy', 'sync', 'l1', 'lips')
 
 
 def read(workdir: str, kind: str) -> list[dict]:
@@ -24,9 +24,9 @@ def draw(axis, workdir: str, name: str) -> None:
     rows = [row for row in read(workdir, kind) if name in row]
     steps = [row['step'] for row in rows]
     axis.plot(steps, [row[name] for row in rows], style, ms=4, label=kind)
-  truth = [row for row in read(workdir, 'validation') if 'l1' in row]
+  truth = read(workdir, 'validation')[-1].get('sync_of_truth')
   if name == 'sync' and truth:
-    axis.axhline(truth[-1]['sync_of_truth'], ls=':', c='k', label='real lips')
+    axis.axhline(truth, ls=':', c='k', label='real lips')
   if name in CHANCE:
     axis.axhline(CHANCE[name], ls=':', c='k', label='chance')
   axis.set(title=f'{pathlib.Path(workdir).name}: {name}', xlabel='step')

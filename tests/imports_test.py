@@ -75,7 +75,9 @@ ROOMS = {
   'losses': '',
   'state': 'models',
   'steps': 'losses models state',
-  'recipe': 'augment losses models processes state steps stored weights',
+  'recipe': (
+    'augment losses models processes state steps stored weights windows'
+  ),
   'feed': 'data recipe records resident state windows',
   'checkpoint': 'processes',
   'metrics': '',

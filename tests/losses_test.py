@@ -117,6 +117,18 @@ def test_lips_count_where_they_are():
   )
 
 
+def test_motion_is_blind_to_what_stays():
+  rng = np.random.default_rng(0)
+  true = jnp.asarray(rng.random((3, 2, 32, 32, 3)), jnp.float32)
+  bump = losses.lips(32)
+  softer = 0.5 + true - 0.3 * rng.random((3, 1, 32, 32, 3))
+  np.testing.assert_allclose(losses.motion(softer, true, bump), 0, atol=1e-9)
+  still = losses.motion(jnp.zeros_like(true), true, bump)
+  half = (true[:, 0] - true[:, 1]) / 2  # of either from their mean
+  expected = (np.square(half) * bump).mean((1, 2, 3))
+  np.testing.assert_allclose(still, expected, rtol=1e-5)
+
+
 def test_sync_weight_follows_the_measured_loss():
   goal = [losses.sync_goal(x, 0.03, 1.0, 0.5) for x in (2, 1, 0.75, 0.5, 0.1)]
   np.testing.assert_allclose(goal, [0, 0, 0.015, 0.03, 0.03])

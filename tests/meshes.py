@@ -13,19 +13,20 @@ import steps_test  # noqa: E402
 from lipsync_jax import state as states  # noqa: E402
 
 
-def main(stage: str) -> None:
+def main(stage: str, *shapes: str) -> None:
   devices = jax.devices()
   assert len(devices) == 8
   found = {}
-  for data, fsdp in ((1, 1), (8, 1), (2, 4)):
+  for shape in shapes:
+    data, fsdp = (int(side) for side in shape.split('x'))
     mesh = states.mesh(data, fsdp, devices[: data * fsdp])
     seen, state = steps_test.run(stage, mesh, count=1, least=64)
     split = [
       x for x in jax.tree.leaves(state.params) if not x.is_fully_replicated
     ]
-    found[f'{data}x{fsdp}'] = {'metrics': seen, 'split': len(split)}
+    found[shape] = {'metrics': seen, 'split': len(split)}
   print(json.dumps(found))
 
 
 if __name__ == '__main__':
-  main(sys.argv[1])
+  main(*sys.argv[1:])

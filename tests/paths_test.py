@@ -50,6 +50,22 @@ def test_original_smoothing_is_exact(golden):
     np.testing.assert_array_equal(boxes, case['inp'])  # not in place
 
 
+@pytest.mark.parametrize('count', [1, 2, 3, 31, 32, 33, 100])
+def test_smoothing_in_place_and_in_blocks_is_the_same(monkeypatch, count):
+  rng = np.random.default_rng(count)
+  times = np.cumsum(rng.uniform(0.01, 0.05, count))
+  values = rng.normal(0, 3, (count, 4)).astype(np.float32).cumsum(0)
+  width = np.full(count, 20.0)
+  before = values.copy()
+  want = paths.smooth(values, times, width)
+  np.testing.assert_array_equal(values, before)
+  for block in (5, 16, 32):  # less than the reach, and more
+    monkeypatch.setattr(paths, 'BLOCK', block)
+    own = values.copy()
+    assert paths.smooth(own, times, width, out=own) is own
+    np.testing.assert_allclose(own, want, atol=1e-5)
+
+
 @given(
   st.lists(st.floats(0.005, 0.08), min_size=3, max_size=60),
   st.floats(-300, 300),

@@ -485,7 +485,8 @@ def test_mutated_files_load_or_are_refused(audited):
 
 @pytest.mark.slow
 def test_many_mutated_files_load_or_are_refused(audited):
-  assert fuzz(audited, 10_000) > 5_000
+  count = int(os.environ.get('LIPSYNC_JAX_FUZZ', '2500'))
+  assert fuzz(audited, count) > count / 2
 
 
 def test_attacks_do_nothing_in_a_bare_process(tmp_path):

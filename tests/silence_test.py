@@ -63,6 +63,16 @@ def test_nothing_and_no_sound():
   np.testing.assert_array_equal(silence.gate(quiet), quiet)
 
 
+def test_in_place_is_the_same():
+  mel = spoken(1e-3)
+  out = silence.gate(mel)
+  # As it comes from `audio.mel_stream`: column after column.
+  own = np.array(mel, order='F')
+  assert silence.gate(own, out=own) is own
+  np.testing.assert_array_equal(own, out)
+  assert not np.array_equal(mel, out)
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 300))
 def test_it_only_ever_lowers(seed, columns):

@@ -4,7 +4,7 @@ import itertools
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lipsync_jax import timeline
@@ -75,6 +75,37 @@ def test_no_frames_is_an_error():
     list(timeline.shows([], Fraction(25), Fraction(1)))
 
 
+@settings(deadline=None)
+@given(
+  st.lists(st.integers(100, 5000), min_size=1, max_size=20),
+  st.sampled_from([1000, 12800, 30000, 90000]),
+  st.sampled_from(RATES),
+  st.integers(1, 30000),
+  st.sampled_from(['bounce', 'loop', 'hold', 'cut']),
+)
+def test_packed_reads_like_the_list(gaps, ticks, rate, length, mode):
+  rate = Fraction(rate)
+  times = [Fraction(t, ticks) for t in itertools.accumulate(gaps, initial=0)]
+  given = times, rate, Fraction(length, 90000), mode, 'keep'
+  whole = list(timeline.shows(*given))
+  got = timeline.packed(timeline.shows(*given), times, rate)
+  assert isinstance(got, timeline.Shows) and list(got) == whole
+  assert len(got) == len(whole) and got[-1] == whole[-1]
+  assert list(got[1:3]) == whole[1:3] and list(got[2:][:1]) == whole[2:3]
+  short = timeline.stamps(times)
+  assert isinstance(short, timeline.Stamps) and list(short) == times
+  assert list(short[:2]) == times[:2] and short[-1] == times[-1]
+  assert list(timeline.shows(short, *given[1:])) == whole
+
+
+def test_times_without_a_common_unit_stay_exact():
+  odd = [Fraction(0), Fraction(1, 2**31 - 1), Fraction(1, 10**4)]
+  assert timeline.stamps(odd) is odd
+  whole = list(timeline.shows(odd, Fraction(25), Fraction(1, 20)))
+  assert timeline.packed(iter(whole), odd, Fraction(25)) == whole
+
+
+@settings(deadline=None)
 @given(
   st.integers(1, 30),
   st.integers(1, 120),

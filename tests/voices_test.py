@@ -1,10 +1,13 @@
 """Several voices: their sum, their lengths, their refusals."""
 
+import tracemalloc
+from fractions import Fraction
+
 import clips
 import numpy as np
 import pytest
 
-from lipsync_jax import sound, voices
+from lipsync_jax import audio, silence, sound, voices
 from lipsync_jax.voices import Voice
 
 
@@ -67,3 +70,23 @@ def test_listening_gates_pauses_and_obeys_the_preview(tmp_path):
   assert length == 3 and raw[:, 110:140].max() > -4 == gated[:, 110:140].max()
   np.testing.assert_array_equal(gated[:, :78], raw[:, :78])
   assert voices.listen(one, 0.5)[1] == pytest.approx(0.5)
+
+
+def test_listening_holds_the_mel_once(monkeypatch):
+  """Parts that are joined, or a gated copy, would be there beside it."""
+  rng = np.random.default_rng(0)
+  blocks = (rng.normal(size=(1, 3200)).astype(np.float32) for _ in range(500))
+  monkeypatch.setattr(voices.decoder, 'read_audio', lambda *_: blocks)
+  monkeypatch.setattr(audio, 'BLOCK', 4000)
+  monkeypatch.setattr(audio, 'ROOM', 64)
+  monkeypatch.setattr(silence, 'BLOCK', 256)
+  none = Fraction(0)
+  one = sound.Audio('a.wav', 16000, 1, 'pcm_s16le', none, none, none, 0)
+  tracemalloc.start()
+  try:
+    mel, length = voices.listen(Voice('left', one, None), None)
+    peak = tracemalloc.get_traced_memory()[1]
+  finally:
+    tracemalloc.stop()
+  assert length == 100 and mel.shape == (80, 8001)
+  assert peak < 1.6 * mel.nbytes, peak / mel.nbytes

@@ -59,7 +59,7 @@ def test_windows_lie_within_frames_and_sound(kind, lead):
 
     def whole(f, frames=frames, total=total):
       starts = [windows.columns(f, Fraction(0))]
-      if kind in ('generator', 'frame'):
+      if kind in ('generator', 'pair'):
         starts += [windows.columns(f + k, lead) for k in range(5)]
       fits = all(s >= 0 and s + 16 <= total for s in starts)
       return fits and f + 5 <= frames

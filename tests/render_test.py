@@ -1,0 +1,144 @@
+"""What the second pass keeps, and what it lays aside and finds again."""
+
+import errno
+import gc
+import tempfile
+import tracemalloc
+from fractions import Fraction
+
+import mannequin
+import numpy as np
+import pytest
+
+from lipsync_jax import (
+  audio,
+  pipe,
+  planes,
+  produce,
+  render,
+  sound,
+  voices,
+  weights,
+)
+from lipsync_jax.paths import Path
+from lipsync_jax.request import Request
+
+RATE = 25
+
+
+def refuse(*_, **__):
+  raise OSError(errno.ENOSPC, 'no space left')
+
+
+class Full:
+  """A file on a full disk."""
+
+  write = flush = refuse
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    refuse()
+
+
+@pytest.mark.parametrize('disk', [None, refuse, Full])
+def test_a_shelf_gives_back_what_was_laid_there(disk, monkeypatch):
+  if disk:
+    monkeypatch.setattr(tempfile, 'TemporaryFile', disk)
+  monkeypatch.setattr(render, 'BLOCK', 16)
+  rows = np.random.default_rng(0).normal(size=(5, 100)).astype(np.float32).T
+  shelf = render.Shelf(rows)
+  assert len(shelf) == 100 and (shelf.file is None) == bool(disk)
+  for first, end in ((0, 100), (15, 17), (99, 100), (40, 40), (0, 1)):
+    np.testing.assert_array_equal(shelf.read(first, end), rows[first:end])
+  deep = np.arange(24.0).reshape(2, 4, 3)
+  np.testing.assert_array_equal(render.Shelf(deep).read(1, 2), deep[1:])
+  with pytest.raises(AssertionError):
+    shelf.read(90, 101)
+
+
+def test_a_speaker_hears_the_windows_of_the_whole_mel():
+  mel = np.random.default_rng(0).normal(size=(80, 50)).astype(np.float32)
+  starts = np.array([-99, -16, -15, -1, 0, 7, 34, 35, 49, 50, 99])
+  one = speaker(path_of(len(starts)), mel, starts)
+  scene = scene_of(one)
+  for position in range(len(starts)):
+    item = render.Item(position, blank(position))
+    np.testing.assert_array_equal(
+      render.heard(scene, item, 0), audio.windows(mel, starts[[position]])
+    )
+
+
+def path_of(count: int) -> Path:
+  points = np.repeat(mannequin.face()[None].astype(np.float32), count, 0)
+  there, gone = np.ones(count, bool), np.zeros(count, bool)
+  crops = np.tile([32.0, 32, 40, 40, 0], (count, 1))
+  return Path(there, gone, crops, points, np.array([[0, count]]))
+
+
+def speaker(path, mel, starts) -> render.Speaker:
+  share = np.ones(len(starts))
+  return render.speaker(path, render.Shelf(mel.T), starts, share)
+
+
+VIDEO = planes.Video(
+  'face.mp4', 64, 64, Fraction(RATE), Fraction(1), Fraction(0), 'yuv420p',
+  planes.Colour(),
+)  # fmt: skip
+SOUND = sound.Audio(
+  'voice.wav', 16000, 1, 'pcm', Fraction(1), Fraction(0), Fraction(0), 0
+)
+
+
+def scene_of(*speakers) -> render.Scene:
+  return render.Scene(VIDEO, [], [], speakers, 96, 4)
+
+
+def blank(index: int) -> planes.Frame:
+  parts = [np.zeros((64 // s, 64 // s), np.uint8) for s in (1, 2, 2)]
+  return planes.Frame(index, Fraction(index, RATE), tuple(parts))
+
+
+@pytest.fixture
+def kept(monkeypatch):
+  """Bytes that stay from `prepare` until the last frame, by seconds."""
+  net = weights.Weights(
+    'generator', 96, 1.0, {}, 'test', sha256='0', mel_lead=audio.CENTRED
+  )
+  monkeypatch.setattr(produce.engine, 'predictor', lambda *_, **__: (None, ''))
+
+  def measure(seconds: int) -> int:
+    count = RATE * seconds
+
+    def listen(voice, preview, gated):
+      return np.zeros((80, 80 * seconds), np.float32), Fraction(seconds)
+
+    def find(*_):
+      times = [Fraction(i, RATE) for i in range(count)]
+      return times, [path_of(count)], {'speakers': [{}]}
+
+    monkeypatch.setattr(voices, 'listen', listen)
+    monkeypatch.setattr(produce.search, 'find', find)
+    cast = [voices.Voice('largest', SOUND, None)]
+    tracemalloc.start()
+    try:
+      before = tracemalloc.get_traced_memory()[0]
+      made = produce.prepare(
+        Request('face.mp4'), net, VIDEO, cast, pipe.Clock(), None
+      )
+      gc.collect()
+      after = tracemalloc.get_traced_memory()[0]
+    finally:
+      tracemalloc.stop()
+    assert made[0]['frames'] == count
+    return after - before
+
+  return measure
+
+
+def test_a_second_more_is_little_more(kept):
+  kept(2)  # what is made but once
+  # Landmarks of a second are 18 kB, its mel 26 kB, its shows as objects 8 kB;
+  # crops and time line as numbers are 2.2 kB.
+  assert kept(22) - kept(2) < 20 * 3.4e3
