@@ -1,11 +1,15 @@
 """The generator that two CPU cores can teach in an evening.
 
 Its weights come with lipsync_jax (`assets/default.safetensors`). Narrow, and
-taught by the two ends of a window (`data.frames=2`) without an expert: more
-moments for the same work. Half of the pictures' loss counts the lips alone,
-and how they move between the two counts most (`motion_weight`): without that
-a short run learns to copy the reference and never listens. It begins with
-the ears of the expert (`ears`), who knows which sounds look alike.
+taught by two moments of a clip whose mouths differ most (`data.frames=2`):
+more to learn for the same work. Half of the pictures' loss counts the lips
+alone, and how they differ between the two moments counts most
+(`motion_weight`). It hears with the audio tower of the expert (`ears`), from
+which the opening of a known speaker's lips can be read with a correlation of
+0.93 (0.86 from the mel, 0.82 from a tower that a young generator had
+changed). Without these three a short run learns to copy the reference and
+never listens: 16,000 faces moved the lips by 0.0003 when the sound changed,
+with them 5,000 more moved them by 0.013, a third of what real frames differ.
 
 Cost: 0.6 GFLOP a frame forward. Numbers reached: see
 `lipsync_jax/assets/MODEL_CARD.md`, which names commit and command.
@@ -24,7 +28,7 @@ def get_config():
   config.net.width = 0.25
   config.net.dtype = 'float32'
   config.lips_weight = 0.5
-  config.motion_weight = 20.0
+  config.motion_weight = 100.0
   config.batch = 8  # pairs
   config.steps = 6000
   config.ema_decay = 0.998
@@ -32,7 +36,6 @@ def get_config():
   config.optimiser.warmup_steps = 100
   config.optimiser.decay_steps = 6000
   config.data.frames = 2
-  config.data.order = 'window'
   config.data.threads = 2
   config.data.edges = True  # padded silence, so that mouths learn to close
   config.validate_steps = 500

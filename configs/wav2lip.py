@@ -26,7 +26,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.batch = 80  # windows over all devices
   config.expert = ''  # weights of the expert, for generator and hq
   config.init = ''  # weights to begin with; a checkpoint goes before them
-  config.ears = ''  # an expert whose audio tower the generator begins with
+  config.ears = ''  # an expert with whose audio tower the generator hears
   config.ema_decay = 0.999  # of the averaged network, a batch; 0: none
   config.expert_batch_stats = False  # as the originals, spec 4.5
   config.across = False  # all windows of a batch compete, not those of a clip
@@ -86,8 +86,8 @@ def data() -> ml_collections.ConfigDict:
     elsewhere=0.0,  # share of wrong or reference windows from other clips
     group=6,  # windows of a clip that compete (contrastive)
     edges=False,  # also windows whose sound is padded
-    frames=5,  # of a window that teach a generator; 2: its ends alone, without
-    # an expert: more moments for the same work
+    frames=5,  # of a window that teach a generator; 2: two moments of a clip
+    # whose mouths differ most, without an expert
   )
 
 

@@ -64,11 +64,14 @@ def images(
   return out
 
 
-def moments(kind: str, rank: int = 1) -> Int[np.ndarray, '...']:
-  """Which frames of a window a kind looks at, along the last of `rank` axes."""
-  ends = (0, FRAMES - 1)
-  found = np.array(ends if kind == 'pair' else range(FRAMES), np.int32)
-  return found.reshape((1,) * (rank - 1) + (-1,))
+def moments(kind: str, frame):
+  """The frames of the window at `frame`; those of a pair are named already.
+
+  [...] -> [..., 5], or [..., 2] as it is.
+  """
+  if kind == 'pair':
+    return frame
+  return frame[..., None] + windows.along(FRAMES, frame.ndim + 1)
 
 
 def window_starts(kind: str, frame, lead: Fraction, xnp: ModuleType = np):
@@ -82,11 +85,11 @@ def window_starts(kind: str, frame, lead: Fraction, xnp: ModuleType = np):
     frame = frame if kind == 'contrastive' else frame[..., None]
     starts = windows.columns(frame, Fraction(0))
     return starts, starts
-  steps = moments(kind, frame.ndim + 1)
-  starts = windows.columns(frame[..., None] + steps, lead)
+  starts = windows.columns(moments(kind, frame), lead)
+  if kind == 'pair':
+    return starts, starts
   shared = windows.columns(frame[..., None], Fraction(0))
-  if kind == 'generator':
-    starts = xnp.concatenate([starts, shared], -1)  # [..., 6]
+  starts = xnp.concatenate([starts, shared], -1)  # [..., 6]
   return starts, xnp.broadcast_to(shared, starts.shape)
 
 
@@ -131,17 +134,21 @@ def example(
       f'{clip.key}: expected {windows.RATE} frames/s, found {clip.fps:g}; '
       'build the data set with data_prep'
     )
+  if kind == 'pair':
+    opening = faces.openings(clip.points, clip.crops)
+    pick = windows.chosen(pick, opening[pick['frame']])
   if kind == 'contrastive':
-    sets = [(clip, int(frame)) for frame in pick['frame']]
+    sets = [(clip, frame) for frame in pick['frame']]
   else:
     same = int(pick['other']) == int(pick['clip'])
     other = clip if same else source[int(pick['other'])]
-    sets = [(other, int(pick['start']))]
-    sets += [] if kind == 'syncnet' else [(clip, int(pick['frame']))]
+    sets = [(other, pick['start'])]
+    sets += [] if kind == 'syncnet' else [(clip, pick['frame'])]
   dice = pick['dice']
   move = augment.movement(change, dice) if change and change.moves else None
-  steps = moments(kind)
-  pictures = np.stack([images(c, s + steps, size, move) for c, s in sets])
+  pictures = np.stack(
+    [images(c, moments(kind, at), size, move) for c, at in sets]
+  )
   if change and augment.flips(change, dice):
     pictures = pictures[:, :, :, ::-1]
   if change and change.colours:

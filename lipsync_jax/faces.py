@@ -14,7 +14,7 @@ squeezed to a square. Training and inference both cut with `crops` and `take`.
 import dataclasses
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Float32, Int, UInt8
 
 
 class FaceError(ValueError):
@@ -228,6 +228,16 @@ def between(
   start = np.array([x + 0.5 * dx, y + 0.5 * dy])
   shift = matrix[:, :2] @ start + matrix[:, 2] - 0.5
   return np.concatenate([turn, shift[:, None]], 1)
+
+
+def openings(
+  points: Float[np.ndarray, 't n 2'], rows: Float[np.ndarray, 't 5']
+) -> Float32[np.ndarray, 't']:
+  """How far the lips are apart, of the height of each frame's crop."""
+  gap = points[:, LOWER_LIP] - points[:, UPPER_LIP]  # [t 2]
+  gap, roll = gap.astype(np.float64), rows[:, 4].astype(np.float64)
+  down = gap[:, 1] * np.cos(roll) - gap[:, 0] * np.sin(roll)
+  return (down / rows[:, 3]).astype(np.float32)
 
 
 def corners(crop: Crop) -> Float[np.ndarray, '4 2']:

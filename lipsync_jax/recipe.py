@@ -145,6 +145,8 @@ def expert_recipe(config, optimiser, common: dict) -> Recipe:
 def generator_recipe(config, optimiser, common: dict) -> Recipe:
   names = ('generator', 'discriminator')[: 1 + (config.stage == 'hq')]
   trained = {name: _build(config, name) for name in names}
+  if config.ears:
+    trained['generator'] = trained['generator'].clone(given_ears=True)
   networks, frozen = dict(trained), {}
   if common['kind'] == 'generator':  # an expert needs all five frames
     networks['syncnet'], frozen['syncnet'] = read_expert(config)

@@ -29,7 +29,10 @@ CHUNK = 2048  # frames sent to the device at once
 
 @functools.partial(
   jax.tree_util.register_dataclass,
-  data_fields=['images', 'aspects', 'mel', 'firsts', 'mel_firsts', 'columns'],
+  data_fields=[
+    *('images', 'aspects', 'openings'),
+    *('mel', 'firsts', 'mel_firsts', 'columns'),
+  ],
   meta_fields=['size'],
 )
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +41,7 @@ class Resident:
 
   images: UInt8[Array, 'n s s 3']  # crops with `(s - size) / 2` px of margin
   aspects: Float[Array, 'n']  # height over width of each crop
+  openings: Float[Array, 'n']  # of the lips, see `faces.openings`
   mel: Float[Array, 't 80']
   firsts: Int[Array, 'c']  # row of each clip's first frame
   mel_firsts: Int[Array, 'c']  # row of each clip's first column
@@ -90,10 +94,11 @@ def load(
     lambda all, part, at: lax.dynamic_update_slice(all, part, (at, 0, 0, 0)),
     donate_argnums=0,  # so that memory holds the split once
   )
-  held, at, aspects, mels = [], 0, [], []
+  held, at, aspects, openings, mels = [], 0, [], [], []
   for i, clip, crops in _clips(source, size, margin, threads):
     held.append(crops)
     aspects.append(clip.crops[:, 3] / clip.crops[:, 2])
+    openings.append(faces.openings(clip.points, clip.crops))
     mels.append(clip.mel.T)
     # Equal blocks, so that `put` is compiled twice at most.
     rows = np.concatenate(held)
@@ -106,6 +111,7 @@ def load(
   return Resident(
     images=images,
     aspects=jnp.asarray(np.concatenate(aspects)),
+    openings=jnp.asarray(np.concatenate(openings)),
     mel=jnp.asarray(np.concatenate(mels)),
     firsts=_starts(source.frames),
     mel_firsts=_starts(source.columns),
@@ -145,19 +151,25 @@ def sample(
     picks: of `data.pick_batches`.
     kind, lead, change: as for the plan and `data.batches`.
   """
-  clip, frame = picks['clip'], picks['frame']
+  clip = picks['clip']
+  if kind == 'pair':
+    rows = store.firsts[clip][:, None, None] + picks['frame']
+    picks = windows.chosen(picks, store.openings[rows], jnp)
+  frame = picks['frame']
   if change and change.noise:
     raise data.DataError(
       'expected no noise with device-resident data, found '
       f'noise={change.noise}: set it to 0 or stream'
     )
   if kind == 'contrastive':
-    wanted = store.firsts[clip][:, None] + frame  # [b, k]
+    sets = [(clip[:, None], frame)]
   else:
-    rows = [store.firsts[picks['other']] + picks['start']]
-    rows += [] if kind == 'syncnet' else [store.firsts[clip] + frame]
-    wanted = jnp.stack(rows, 1)  # [b, k]
-  wanted = wanted[..., None] + data.moments(kind, 3)  # [b, k, t]
+    sets = [(picks['other'], picks['start'])]
+    sets += [] if kind == 'syncnet' else [(clip, frame)]
+  wanted = [
+    store.firsts[c][..., None] + data.moments(kind, at) for c, at in sets
+  ]
+  wanted = wanted[0] if kind == 'contrastive' else jnp.stack(wanted, 1)
   pictures = _pictures(store, wanted, picks['dice'], change)
   starts, origins = data.window_starts(kind, frame, lead, jnp)
   mels = _mels(store, clip, starts)

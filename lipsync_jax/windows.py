@@ -14,6 +14,7 @@ import functools
 import hashlib
 from collections.abc import Sequence
 from fractions import Fraction
+from types import ModuleType
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -24,6 +25,7 @@ FRAMES = 5  # of a window: the 200 ms that 16 mel columns span
 RATE = 25  # frames/s of every training clip
 DICE = 12  # uniform numbers a pick carries for the augmentation
 KINDS = ('syncnet', 'contrastive', 'generator', 'pair')
+TRIES = 12  # pairs of moments, of which `chosen` keeps one
 ORDERS = ('clip', 'window', 'speaker')
 Pick = dict[str, np.ndarray]
 
@@ -112,8 +114,8 @@ def plan(
     frames, mel_columns, speakers: of every clip (`records.Source`).
     kind: 'syncnet' pairs sound with the faces it belongs to or with wrong
       ones, 'contrastive' takes `group` windows of one clip, 'generator' a
-      target and a reference from another moment, 'pair' only the first
-      and the last frames of these two.
+      target and a reference from another moment, 'pair' two moments of a
+      clip and a reference for each (`chosen`).
     order: an epoch is every clip once ('clip', as Wav2Lip draws), every
       window once ('window'), or as many draws as clips with all speakers
       equally often ('speaker').
@@ -191,9 +193,10 @@ def pick(item: int, rng: np.random.Generator, plan: Plan) -> Pick:
 
   Returns:
     clip, frame: int32, the clip in its source and the window's first frame;
-      `[k]` frames for contrastive.
+      `[k]` frames for contrastive, `[TRIES, 2]` for pair.
     other, start: int32, clip and first frame of the wrong (or, with label
-      1, the same) window, or of the reference; not for contrastive.
+      1, the same) window, or of the reference; not for contrastive, and for
+      pair `[TRIES, 2]`.
     label: float32, 1 in sync and 0 wrong; syncnet only.
     dice: float32 `[12]` in [0, 1), what the augmentation is made of.
     seed: int32, of its noise.
@@ -206,6 +209,12 @@ def pick(item: int, rng: np.random.Generator, plan: Plan) -> Pick:
   }
   if plan.kind == 'contrastive':
     row['frame'] = _spread(plan, int(plan.starts[at]), rng)
+  elif plan.kind == 'pair':
+    starts, span = int(plan.starts[at]), int(plan.spans[at])
+    row['frame'] = plan.first + rng.integers(starts, size=(TRIES, 2))
+    # Round the clip's end to its beginning, `apart` from either side.
+    away = plan.apart + rng.integers(span - 2 * plan.apart + 1, size=(TRIES, 2))
+    row |= {'other': row['clip'], 'start': (row['frame'] + away) % span}
   else:
     row |= {'frame': frame, 'other': row['clip']}
     label = int(rng.integers(2)) if plan.kind == 'syncnet' else 0
@@ -221,6 +230,27 @@ def pick(item: int, rng: np.random.Generator, plan: Plan) -> Pick:
   return {
     name: np.asarray(value, None if name in ('dice', 'label') else np.int32)
     for name, value in row.items()
+  }
+
+
+def chosen(pick: dict, opening, xnp: ModuleType = np) -> dict:
+  """The pick of a pair whose two mouths differ most.
+
+  Neighbouring frames mostly look alike; these show what the sound does. The
+  opening is measured, so that only the pictures that are needed are decoded.
+
+  Args:
+    pick: of kind 'pair', or a batch of them.
+    opening: [..., TRIES, 2] at every `frame`.
+
+  Returns:
+    The pick with `frame` and `start` `[..., 2]`.
+  """
+  apart = xnp.abs(opening[..., 0] - opening[..., 1])
+  best = apart.argmax(-1)[..., None, None]
+  names = ('frame', 'start')
+  return pick | {
+    name: xnp.take_along_axis(pick[name], best, -2)[..., 0, :] for name in names
   }
 
 

@@ -163,6 +163,8 @@ def parts(stage: str, dtype: str = 'float32', **values):
   }.get(stage, ('syncnet',))
   used = (*trained, 'syncnet') if stage in ('hq', 'generator') else trained
   networks = {name: build(name) for name in used}
+  if stage == 'pair':
+    networks['generator'] = networks['generator'].clone(given_ears=True)
   tx = states.optimiser(states.schedule(1e-3))
   names = (*trained, 'temperature') if stage == 'contrastive' else trained
   optimisers = {name: tx for name in names}
@@ -278,6 +280,12 @@ def test_pairs_teach_without_an_expert():
   total = 0.75 * seen[0]['l1'] + 0.25 * seen[0]['lips']
   total += 2.0 * seen[0]['motion']
   assert seen[0]['total'] == pytest.approx(total, rel=1e-5)
+  first, _ = states.create(single(), 0, **parts('pair')[1])
+  for name in ('params', 'batch_stats'):
+    old, new = (getattr(x, name)['generator'] for x in (first, state))
+    for layer, kept in (('audio_encoder_3', True), ('output_block_0', False)):
+      leaves = zip(*map(jax.tree.leaves, (old[layer], new[layer])), strict=True)
+      assert kept == all((a == b).all() for a, b in leaves), (name, layer)
 
 
 def test_what_is_not_finite_changes_nothing():

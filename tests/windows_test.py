@@ -93,6 +93,22 @@ def test_other_windows_are_far_enough(kind, apart, more, seed):
       assert apart <= away <= (most or 99)
 
 
+def test_pairs_keep_away_from_their_references():
+  for row in many(planned([18, 40], 'pair'), 40):
+    frames = [18, 40][row['clip']]
+    assert row['frame'].shape == row['start'].shape == (windows.TRIES, 2)
+    assert np.abs(row['frame'] - row['start']).min() >= 5
+    assert row['start'].min() >= 0 and row['start'].max() < frames - 4
+
+
+def test_of_pairs_the_most_different_is_chosen():
+  pick = {'frame': np.arange(12).reshape(2, 3, 2), 'start': -np.ones((2, 3, 2))}
+  opening = np.array([[0, 1], [5, 2], [0, 0]] * 2).reshape(2, 3, 2)
+  got = windows.chosen(pick, opening)
+  np.testing.assert_array_equal(got['frame'], [[2, 3], [8, 9]])
+  assert got['start'].shape == (2, 2)
+
+
 def test_defaults_share_no_answer():
   """Reference and target have no frame in common."""
   away = [

@@ -12,6 +12,7 @@ first and the last layer once); NHWC.
 import functools
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -115,11 +116,15 @@ class Generator(nn.Module):
 
   Rows h/2 … h of the first three channels of `face` are zero (the part to
   fill in); channels 3-5 are a reference frame of the same person.
+
+  With `given_ears` the audio tower stays as it is, statistics too: a young
+  decoder's gradients would only make an expert's ears forget.
   """
 
   size: int = 96
   width: float = 1.0
   dtype: jnp.dtype = jnp.float32
+  given_ears: bool = False
 
   @nn.compact
   def __call__(
@@ -130,7 +135,10 @@ class Generator(nn.Module):
     train: bool,
   ) -> Float[Array, 'b h w 3']:
     def run(layer, x):
-      return blocks.Block(layer, self.dtype, name=layer.name)(x, train=train)
+      given = self.given_ears and layer.name.startswith('audio_encoder')
+      block = blocks.Block(layer, self.dtype, name=layer.name)
+      x = block(x, train=train and not given)
+      return jax.lax.stop_gradient(x) if given else x
 
     concat = functools.partial(jnp.concatenate, axis=-1)
     return wire(tables(self.size, self.width), run, concat, mel, face)
