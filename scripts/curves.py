@@ -8,7 +8,8 @@ import pathlib
 import sys
 
 CHANCE = {'accuracy': 1 / 6}  # six windows of a clip compete
-NAMES = ('accuracy', 'sync', 'l1', 'lips')
+TRUTH = {'sync': 'real lips', 'motion': 'lips that keep still'}
+NAMES = ('accuracy', 'sync', 'l1', 'lips', 'motion')
 
 
 def read(workdir: str, kind: str) -> list[dict]:
@@ -24,9 +25,10 @@ def draw(axis, workdir: str, name: str) -> None:
     rows = [row for row in read(workdir, kind) if name in row]
     steps = [row['step'] for row in rows]
     axis.plot(steps, [row[name] for row in rows], style, ms=4, label=kind)
-  truth = read(workdir, 'validation')[-1].get('sync_of_truth')
-  if name == 'sync' and truth:
-    axis.axhline(truth, ls=':', c='k', label='real lips')
+  for row in read(workdir, 'validation')[-1:]:
+    if f'{name}_of_truth' in row:
+      truth = row[f'{name}_of_truth']
+      axis.axhline(truth, ls=':', c='k', label=TRUTH[name])
   if name in CHANCE:
     axis.axhline(CHANCE[name], ls=':', c='k', label='chance')
   axis.set(title=f'{pathlib.Path(workdir).name}: {name}', xlabel='step')
@@ -47,7 +49,7 @@ def main(argv: list[str]) -> int:
     (workdir, name)
     for workdir in argv[1:]
     for name in NAMES
-    if any(name in row for row in read(workdir, 'validation'))
+    if any(name in row for row in read(workdir, 'train'))
   ]
   figure, axes = pyplot.subplots(
     1, len(panels), figsize=(4 * len(panels), 3), squeeze=False
