@@ -165,7 +165,9 @@ def shows(
     time += length
 
 
-def runs(indices: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+def runs(
+  indices: Sequence[int] | Int[np.ndarray, 'f'],
+) -> Iterator[tuple[int, int, int]]:
   """Split play order into (first position, length, step) of steady runs.
 
   `step` is 1 (forwards), -1 (backwards) or 0 (one frame held), so that the
@@ -175,7 +177,7 @@ def runs(indices: Sequence[int]) -> Iterator[tuple[int, int, int]]:
   while start < len(indices):
     end, step = start + 1, None
     while end < len(indices):
-      move = indices[end] - indices[end - 1]
+      move = int(indices[end]) - int(indices[end - 1])
       if move not in (-1, 0, 1) or step not in (None, move):
         break
       step, end = move, end + 1

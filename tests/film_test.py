@@ -27,7 +27,7 @@ def test_film_shows_every_whole_window_once(batch, source):
   shown = np.stack(list(film.frames(batches, parts)))
   assert shown.shape == (30, size, 4 * size, 3)
   for i in (0, 7, 29):
-    window = data.images(clip, i - i % 5, size)
+    window = data.images(clip, i - i % 5 + np.arange(5), size)
     np.testing.assert_array_equal(shown[i, :, 3 * size :], window[i % 5])
     np.testing.assert_array_equal(
       shown[i, : size // 2, size : 2 * size], window[i % 5, : size // 2]
@@ -35,7 +35,7 @@ def test_film_shows_every_whole_window_once(batch, source):
     assert not shown[i, size // 2 :, size : 2 * size].any()
     assert (shown[i, :, 2 * size : 3 * size] == 128).all()
   # References are from the farther end.
-  last, begin = data.images(clip, 28, size), data.images(clip, 0, size)
+  last, begin = (data.images(clip, at + np.arange(5), size) for at in (28, 0))
   np.testing.assert_array_equal(shown[0, :, :size], last[0])
   np.testing.assert_array_equal(shown[29, :, :size], begin[4])
 
