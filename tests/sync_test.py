@@ -193,7 +193,7 @@ def test_speech_late_in_an_hour_drives_the_lips(tmp_path, stand_in):
     speaking |= (times > start - 0.3) & (times < start + 2.3)
     here = (times > start + 0.05) & (times < start + 1.95)
     here &= (times % PERIOD > 0.08) & (times % PERIOD < PERIOD - 0.08)
-    assert here.sum() == 15
+    assert here.sum() >= 15
     away = np.abs(heard(grey[here]) - times[here] % PERIOD)
     assert away.max() < 0.02, start
   assert np.ptp(grey[~speaking]) < 4 < np.ptp(grey) / 10
