@@ -157,13 +157,12 @@ def lesson(
   """The generator's total loss; aux: losses by name, faces, statistics."""
   given = {'params': params, 'batch_stats': state.batch_stats['generator']}
   made, stats = imagine(networks['generator'], given, batch, True)
-  values = {'l1': losses.l1(made, batch['target'])}
+  true, bump = batch['target'], losses.lips(made.shape[-2])
+  values = {'l1': losses.l1(made, true)}
   if 'lips' in weights:
-    bump = losses.lips(made.shape[-2])
-    values['lips'] = losses.l1(made, batch['target'], bump)
+    values['lips'] = losses.l1(made, true, bump)
   if 'motion' in weights:
-    bump = losses.lips(made.shape[-2])
-    values['motion'] = losses.motion(made, batch['target'], bump)
+    values['motion'] = losses.motion(made, true, bump)
   if 'sync' in weights:
     values['sync'] = listen(
       networks['syncnet'], frozen['syncnet'], batch, made, expert_batch_stats
