@@ -17,8 +17,8 @@ def get_config():
   config.data.folder = 'cartoons'  # drawn into the workdir
   config.data.threads = 2
   config.data.group = 4
-  config.batch = 4
-  config.steps = 60
+  config.batch = 3
+  config.steps = 40
   config.net.width = 0.1
   config.net.dtype = 'float32'
   config.ema_decay = 0.9
@@ -27,6 +27,6 @@ def get_config():
   config.sync.ramp_steps = 10
   config.quick_compile = True
   config.log_steps = 5
-  config.validate_steps = 30
-  config.save_steps = 30
+  config.validate_steps = 40
+  config.save_steps = 40
   return config.lock()

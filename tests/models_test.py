@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lipsync_jax import models, published
-from lipsync_jax.models import blocks, folded
+from lipsync_jax.models import blocks, convolution, folded
 from lipsync_jax.models.blocks import Layer
 
 REFERENCE = {name: name for name in models.NETWORKS}
@@ -270,26 +270,38 @@ def test_bfloat16_stays_close():
   assert np.abs(out[0] - out[1]).mean() < 0.01
 
 
-@pytest.mark.parametrize('stride, pad', [(2, 1), (1, 0), (2, 0)])
-def test_gradients_of_up_layers_are_those_of_the_plain_convolution(stride, pad):
-  layer = blocks.Layer(
-    'up', 5, 3, stride=(stride, stride), pad=(pad, pad), up=True
-  )
+@pytest.mark.parametrize('batch', [1, 2 * convolution.PIECE + 3])
+@pytest.mark.parametrize(
+  'kernel, stride, pad, up',
+  [
+    ((3, 3), (1, 1), (1, 1), False),
+    ((3, 3), (2, 2), (1, 1), False),
+    ((5, 5), (1, 2), (1, 1), False),
+    ((3, 3), (3, 1), (1, 1), False),
+    ((4, 3), (1, 1), (0, 2), False),
+    ((3, 3), (2, 2), (1, 1), True),
+    ((3, 3), (1, 1), (0, 0), True),
+    ((3, 3), (2, 2), (0, 0), True),
+  ],
+)
+def test_gradients_are_those_of_the_plain_convolution(
+  kernel, stride, pad, up, batch
+):
+  layer = blocks.Layer('a', 5, 3, kernel, stride, pad, up)
   keys = jax.random.split(jax.random.key(0), 3)
-  kernel = jax.random.normal(keys[0], (3, 3, 5, 3))
-  x = jax.random.normal(keys[1], (2, 6, 4, 5))
+  taps = jax.random.normal(keys[0], (*kernel, 5, 3))
+  x = jax.random.normal(keys[1], (batch, 8, 7, 5))
 
   def plain(kernel, x):
     return jax.lax.conv_general_dilated(
-      x, kernel, (1, 1), layer.padding, lhs_dilation=layer.stride,
-      dimension_numbers=blocks.CHANNELS_LAST,
+      x, kernel, (1, 1) if up else stride, layer.padding,
+      lhs_dilation=stride if up else (1, 1),
+      dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
     )  # fmt: skip
 
-  true, of_true = jax.vjp(plain, kernel, x)
-  found, of_found = jax.vjp(
-    lambda k, x: blocks.convolve(layer, k, x), kernel, x
-  )
-  assert found.shape[1:3] == layer.output(6, 4)
+  true, of_true = jax.vjp(plain, taps, x)
+  found, of_found = jax.vjp(lambda k, x: blocks.convolve(layer, k, x), taps, x)
+  assert found.shape[1:3] == layer.output(8, 7)
   np.testing.assert_array_equal(found, true)
   change = jax.random.normal(keys[2], true.shape)
   for a, b in zip(of_found(change), of_true(change), strict=True):

@@ -9,7 +9,6 @@ Source: the tables of Wav2Lip (Prajwal et al. 2020, sections 3.1-3.3).
 """
 
 import dataclasses
-import functools
 import math
 
 import flax.linen as nn
@@ -17,10 +16,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from lipsync_jax.models import convolution
+
 SIZES = (96, 192, 256, 384)  # pixels of the square face crop
 EPSILON = 1e-5  # BatchNorm, as in every published file
 MOMENTUM = 0.9  # of the running statistics; PyTorch calls it 0.1
-CHANNELS_LAST = ('NHWC', 'HWIO', 'NHWC')
 
 Float1 = Float[Array, 'c']
 Image = Float[Array, 'b h w c']
@@ -139,55 +139,8 @@ def activate(act: str, x: Image) -> Image:
 
 def convolve(layer: Layer, kernel: Float[Array, 'kh kw i o'], x: Image):
   """The convolution of `layer` without bias.  -> [b, h', w', o]"""
-  if layer.up:
-    return _up(layer, kernel, x)
-  return jax.lax.conv_general_dilated(
-    x, kernel, layer.stride, layer.padding, dimension_numbers=CHANNELS_LAST
-  )
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _up(layer: Layer, kernel: Float[Array, 'kh kw i o'], x: Image):
-  """A transposed convolution: zeros between the pixels of `x`."""
-  # XLA does not multiply the stuffed zeros; on CPU this beats sub-pixel
-  # convolution and shuffle by 1.5 to 3 times on all layers but the last.
-  return jax.lax.conv_general_dilated(
-    x,
-    kernel,
-    window_strides=(1, 1),
-    padding=layer.padding,
-    lhs_dilation=layer.stride,
-    dimension_numbers=CHANNELS_LAST,
-  )
-
-
-def _up_forward(layer, kernel, x):
-  return _up(layer, kernel, x), (kernel, x)
-
-
-def _up_backward(layer, kept, change):
-  """The gradients, by way of the strided convolution that `_up` transposes.
-
-  XLA's own gradient of the kernel is a convolution dilated on both sides,
-  which takes a path some 30 times slower on a CPU.
-  """
-  kernel, x = kept
-  sides = zip(layer.kernel, layer.padding, strict=True)
-  padding = [(k - 1 - a, k - 1 - z) for k, (a, z) in sides]
-
-  def down(turned):
-    return jax.lax.conv_general_dilated(
-      change, turned, layer.stride, padding, dimension_numbers=CHANNELS_LAST
-    )
-
-  def turn(array):  # [kh kw i o] <-> [kh kw o i]
-    return array[::-1, ::-1].swapaxes(2, 3)
-
-  of_x, back = jax.vjp(down, turn(kernel))
-  return turn(*back(x)), of_x
-
-
-_up.defvjp(_up_forward, _up_backward)
+  run = convolution.up if layer.up else convolution.down
+  return run(layer.stride, layer.padding, kernel, x)
 
 
 class Norm(nn.Module):
