@@ -22,6 +22,7 @@ def get_config():
   config = syncnet.get_config().unlock()
   config.seed = 1
   config.net.width = 0.375
+  config.opening_weight = 0.5
   config.data.part = 1
   config.data.parts = 2
   config.data.apart = 1  # the nearest wrong window is the next frame

@@ -30,6 +30,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.ema_decay = 0.999  # of the averaged network, a batch; 0: none
   config.expert_batch_stats = False  # as the originals, spec 4.5
   config.across = False  # all windows of a batch compete, not those of a clip
+  config.opening_weight = 0.0  # of telling the lip opening; contrastive only
   config.adversarial_weight = 0.07  # of the loss; hq only
   config.lips_weight = 0.0  # of the pictures' loss, for the lips alone
   config.motion_weight = 0.0  # of how the lips move, added to all this

@@ -123,9 +123,10 @@ def example(
   Returns:
     syncnet: mel [80, 16, 1], frames uint8 [h/2, w, 15] (the lower halves of
       five frames, frame by frame), label; contrastive: [k, ...] of each
-      without label; generator: mels [5, 80, 16, 1] centred on each frame, mel
-      [80, 16, 1] of all five, target and reference uint8 [5, h, w, 3]; pair:
-      the same with 2 for 5, and without mel.
+      without label, and opening [k, 5] of the lips; generator: mels
+      [5, 80, 16, 1] centred on each frame, mel [80, 16, 1] of all five, target
+      and reference uint8 [5, h, w, 3]; pair: the same with 2 for 5, and
+      without mel.
     With the pick's clip and frame, so that an example can be named.
   """
   clip = source[int(pick['clip'])]
@@ -155,6 +156,9 @@ def example(
     matrix, offset = augment.colour(change, dice)
     pictures = augment.coloured(pictures, matrix[None], offset[None])
   batch = laid_out(kind, _mels(clip, pick, kind, lead, change), pictures)
+  if kind == 'contrastive':
+    opening = faces.openings(clip.points, clip.crops)
+    batch['opening'] = opening[moments(kind, pick['frame'])]
   names = ('clip', 'frame', 'label')
   return batch | {name: pick[name] for name in names if name in pick}
 

@@ -6,6 +6,7 @@ lost or none is followed. What comes out is small (under 1 kB a face and
 frame); `analyses` remembers it.
 """
 
+import array
 import bisect
 import dataclasses
 from collections.abc import Callable, Iterable
@@ -44,7 +45,7 @@ class Strand:
   times: list
   boxes: list
   scores: list
-  points: list
+  points: array.array  # float32, n x 2 a frame: hours of small arrays cost more
   looks: list  # (frame, appearance)
   doubts: list  # searches since YuNet last saw the face
   last: list  # [appearance in the latest frame]
@@ -138,11 +139,15 @@ def _advance(strands, view, frame, detector, jump: bool) -> None:
     if match is not None:
       again.append((match, box, scores[i]))
     elif scores[i] >= SURE:
-      fresh = Strand(*([] for _ in dataclasses.fields(Strand)))
-      new.append((fresh, box, scores[i]))
+      new.append((_fresh(), box, scores[i]))
   _read(again + new, view, frame, detector, jump)
   strands += [s for s, _, _ in new if s.frames]
   _part(strands, number)
+
+
+def _fresh() -> Strand:
+  values = {field.name: [] for field in dataclasses.fields(Strand)}
+  return Strand(**values | {'points': array.array('f')})
 
 
 def _trusted(strand: Strand) -> bool:
@@ -215,7 +220,7 @@ def _read(jobs, view, frame, detector: Detector, jump=False) -> set[int]:
     strand.times.append(time)
     strand.boxes.append(faces.detector_boxes(points[None])[0])
     strand.scores.append(float(score))
-    strand.points.append(points)
+    strand.points.frombytes(points.astype(np.float32).tobytes())
     grown.add(id(strand))
   return grown
 
@@ -273,8 +278,9 @@ def _part(strands: list[Strand], number: int) -> None:
       if both[0, 0] > 0.5 and _trusted(old):
         young.doubts.extend([number] * DOUBTS)
         grown = (young.frames, young.times, young.boxes, young.scores)
-        for values in (*grown, young.points, young.changes):
+        for values in (*grown, young.changes):
           values.pop()
+        del young.points[-2 * len(faces.KEPT) :]
         young.news[:] = [x for x in young.news if x[0] != number]
         break
   strands[:] = [s for s in strands if s.frames]
@@ -286,7 +292,7 @@ def _finish(strand: Strand, cuts) -> list[Track]:
     np.array(strand.frames, np.int64),
     np.stack(strand.boxes).astype(np.float32),
     np.array(strand.scores, np.float32),
-    np.stack(strand.points).astype(np.float32),
+    np.array(strand.points, np.float32).reshape(-1, len(faces.KEPT), 2),
     strand.looks[0][1],
   )
   pieces = []

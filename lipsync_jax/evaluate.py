@@ -1,8 +1,8 @@
 """Score lip-sync: every measure, with the ground truth beside it.
 
-    python -m lipsync_jax.evaluate --shards SHARDS --judge judge.safetensors \\
-      --checkpoint generator.safetensors --out results/evaluation
+    python -m lipsync_jax.evaluate --shards SHARDS --out results/evaluation
 
+scores the weights that come along by the judge that comes along.
 Writes report.json, report.csv and report.html. Results of a clip are kept
 by the content of all that made them: the same command goes on where it was
 stopped, and one with another row adds only that.
@@ -49,20 +49,8 @@ def parser() -> argparse.ArgumentParser:
     description=__doc__.partition('\n')[0],
   )
   add = p.add_argument
-  add(
-    '--checkpoint',
-    action='append',
-    default=[],
-    metavar='[NAME=]FILE',
-    help='a generator; may be given again',
-  )
-  add(
-    '--rival',
-    action='append',
-    default=[],
-    metavar='NAME=DIR',
-    help="another system's outputs for --videos (or its one file)",
-  )
+  _add_rows(add)
+  _add_scorers(add)
   add('--shards', metavar='DIR', help='clips of data_prep')
   add('--split', default='test', help='of the shards (test)')
   add(
@@ -81,9 +69,6 @@ def parser() -> argparse.ArgumentParser:
   )
   add('--pairs', metavar='LIST', help='for cross; published lists as they are')
   add('--root', default='', metavar='DIR', help='of the names in --pairs')
-  add('--judge', metavar='FILE', help='a SyncNet of configs/judge.py')
-  add('--syncnet-v2', metavar='FILE', help='the published weights, for LSE')
-  add('--ridge', metavar='FILE', help='other coefficients than the shipped')
   add(
     '--least',
     type=float,
@@ -101,24 +86,50 @@ def parser() -> argparse.ArgumentParser:
   add('--dtype', default='auto', choices=('auto', 'float32', 'bfloat16'))
   add('--out', required=True, metavar='DIR')
   add('--quiet', action='store_true', help='no progress bars')
-  return p  # fmt: skip
+  return p
+
+
+def _add_rows(add) -> None:
+  add(
+    '--checkpoint',
+    action='append',
+    default=[],
+    metavar='[NAME=]FILE',
+    help='a generator; may be given again (the one that comes along)',
+  )
+  add(
+    '--rival',
+    action='append',
+    default=[],
+    metavar='NAME=DIR',
+    help="another system's outputs for --videos (or its one file)",
+  )
+
+
+def _add_scorers(add) -> None:
+  add(
+    '--judge',
+    default=judge.SHIPPED,
+    metavar='FILE',
+    help='a SyncNet of configs/judge.py (the one that comes along)',
+  )
+  add('--syncnet-v2', metavar='FILE', help='the published weights, for LSE')
+  add('--ridge', metavar='FILE', help='other coefficients than the shipped')
 
 
 def evaluate(args: argparse.Namespace) -> dict:
   """Run what a command line asks for; returns the summary of the report."""
   hidden = functools.partial(produce.progress, True)
-  rows = [
-    *entrants.controls(),
-    *entrants.checkpoints(args.checkpoint),
-    *entrants.rivals(args.rival),
-  ]
+  rivals = entrants.rivals(args.rival)
   todo = cast(args, hidden)
-  for row in rows:
+  for row in rivals:
     if os.path.isfile(row.folder) and len(todo) > 1:
       raise entrants.EntrantError(
         f'--rival {row.name}: one file fits one case, found {len(todo)}; give '
         'a folder, or one pair and --protocol cross'
       )
+  ours = entrants.checkpoints(args.checkpoint or [str(weights.DEFAULT)])
+  rows = [*entrants.controls(), *ours, *rivals]
   out = pathlib.Path(args.out)
   out.mkdir(parents=True, exist_ok=True)
   with detector.Detector() as finder:
@@ -164,11 +175,10 @@ def equipment(args, finder) -> tuple[Tools, dict[str, str]]:
   tools = Tools(
     detector=finder,
     ridge=ridge.load(args.ridge or ridge.SHIPPED),
-    judge=judge.load(args.judge) if args.judge else None,
+    judge=judge.load(args.judge),
   )
   marks = {'ridge': tools.ridge.source}
-  if tools.judge:
-    marks['judge'] = f'{tools.judge.source}, {tools.judge.sha256}'
+  marks['judge'] = f'{tools.judge.source}, {tools.judge.sha256}'
   if args.syncnet_v2:
     found = weights.read(args.syncnet_v2, 'syncnet_v2')
     run_v2 = lse.predictor(found.variables)

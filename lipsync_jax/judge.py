@@ -8,6 +8,7 @@ Alphabet: `v` windows of a take, `d` length of a vector.
 
 import dataclasses
 import os
+import pathlib
 from collections.abc import Callable
 from fractions import Fraction
 
@@ -18,6 +19,7 @@ from lipsync_jax import audio, lse, takes, weights, windows
 from lipsync_jax.takes import Take
 
 FRAMES = windows.FRAMES
+SHIPPED = pathlib.Path(__file__).parent / 'assets' / 'judge.safetensors'
 BATCH = 32  # windows at a time
 
 

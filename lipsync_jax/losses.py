@@ -18,6 +18,8 @@ from jaxtyping import Array, Float
 FLOOR = 1e-3  # of a likelihood, below which its logarithm goes on straight
 LOG_SCALE = 2.659  # log(1 / 0.07), the first inverse temperature (CLIP)
 LOG_SCALE_MOST = 4.605  # log 100: beyond, the softmax is an argmax
+OPENING = 0.015  # deviation of a speaker's lip opening, of the crop's height
+TOLD = 4.0  # deviations of it that a unit vector in its direction tells
 LIPS = (0.5, 0.76)  # their middle in a crop, of its width and height
 LIPS_SPREAD = (0.16, 0.1)  # standard deviations of the bump round it
 
@@ -73,6 +75,23 @@ def contrastive(
   hit = jnp.diagonal(logits, axis1=-2, axis2=-1)  # [*b, n]
   logsumexp = jax.nn.logsumexp
   return (logsumexp(logits, -1) + logsumexp(logits, -2)) / 2 - hit
+
+
+def told(
+  vectors: Float[Array, '*b n d'], opening: Float[Array, '*b n t']
+) -> Float[Array, '*b']:
+  """How badly vectors tell how far the lips are apart, frame by frame.
+
+  Read off along fixed directions, `t` cosines, against the mean of the `n`
+  windows. Sound and faces then agree on some of what they say before they
+  begin to compete, which takes an expert of few speakers off log n.
+  """
+  d, t = vectors.shape[-1], opening.shape[-1]
+  waves = np.pi / d * np.outer(np.arange(d) + 0.5, np.arange(t) + 1)
+  read = vectors @ jnp.float32(TOLD * np.sqrt(2 / d) * np.cos(waves))
+  read -= read.mean(-2, keepdims=True)
+  true = (opening - opening.mean(-2, keepdims=True)) / OPENING
+  return jnp.square(read - jnp.clip(true, -3, 3)).mean((-2, -1))
 
 
 def retrieved(

@@ -117,6 +117,11 @@ def expert_recipe(config, optimiser, common: dict) -> Recipe:
   optimisers = {'syncnet': optimiser}
   if common['kind'] == 'contrastive':
     optimisers['temperature'] = optimiser
+  elif config.opening_weight:
+    raise RecipeError(
+      'expected no opening_weight with published pairs, found '
+      f'{config.opening_weight:g}; set --config.data.kind=contrastive'
+    )
   init = {
     'networks': networks,
     'optimisers': optimisers,
@@ -128,6 +133,7 @@ def expert_recipe(config, optimiser, common: dict) -> Recipe:
     networks=networks,
     optimisers=optimisers,
     across=config.across,
+    opening_weight=config.opening_weight,
     ema_decay=config.ema_decay,
   )
   measure = functools.partial(steps.measure_syncnet, networks=networks)

@@ -176,6 +176,8 @@ def sample(
   if change:
     mels = augment.masked(mels, starts, origins, change, picks['dice'], jnp)
   batch = data.laid_out(kind, mels, pictures, jnp)
+  if kind == 'contrastive':
+    batch['opening'] = store.openings[wanted]
   names = ('clip', 'frame', 'label', 'mask')
   return batch | {name: picks[name] for name in names if name in picks}
 

@@ -100,9 +100,13 @@ def syncnet(
   networks: Networks,
   optimisers: Optimisers,
   across: bool = False,
+  opening_weight: float = 0.0,
   ema_decay: float = 0.0,
 ) -> tuple[State, Metrics]:
-  """Teach the expert (spec 3.4). `batch`: 'syncnet' or 'contrastive'."""
+  """Teach the expert (spec 3.4). `batch`: 'syncnet' or 'contrastive'.
+
+  With an `opening_weight` its vectors shall also tell the lip opening.
+  """
   del frozen
   batch_stats = state.batch_stats['syncnet']
 
@@ -111,11 +115,16 @@ def syncnet(
     (audio, face), stats = embed(networks['syncnet'], given, batch, True)
     scale = params.get('temperature')
     values = judge(audio, face, batch, scale, across)
+    total = values['sync'].mean()
+    if opening_weight:
+      both = jnp.stack([audio, face])
+      true = jnp.broadcast_to(batch['opening'], (2, *batch['opening'].shape))
+      values['opening'] = losses.told(both, true)
+      total += opening_weight * values['opening'].mean()
     values = {name: x.mean() for name, x in values.items()}
-    return values['sync'], (values, stats)
+    return total, (values | {'total': total}, stats)
 
   grads, (metrics, stats) = jax.grad(loss, has_aux=True)(state.params)
-  metrics['total'] = metrics['sync']
   if 'temperature' in state.params:
     metrics['log_scale'] = state.params['temperature']
   stats = {'syncnet': stats}

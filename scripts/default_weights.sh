@@ -21,8 +21,9 @@ train() { # CONFIG FOLDER FLAGS…
 
 expert=$dir/expert/syncnet.safetensors
 train default_syncnet expert "$@"
-train default generator --config.expert="$expert" "$@"
-train default hq --config.expert="$expert" "$@" --config.stage=hq \
+train default generator --config.ears="$expert" "$@"
+train default hq --config.ears="$expert" --config.expert="$expert" \
+  --config.stage=hq --config.data.frames=5 --config.batch=64 "$@" \
   --config.init="$dir/generator/generator.safetensors" \
   --config.steps="${HQ_STEPS:-8000}" --config.optimiser.b1=0.5
 "$python" -m lipsync_jax.weights half "$dir/hq/generator.safetensors" \

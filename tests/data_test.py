@@ -120,6 +120,8 @@ def test_contrastive_example(source):
     start = 16 * int(f) // 5
     want = clip.mel[:, start : start + 16]
     np.testing.assert_array_equal(got['mel'][k, ..., 0], want)
+    opening = faces.openings(clip.points, clip.crops)[int(f) : int(f) + 5]
+    np.testing.assert_array_equal(got['opening'][k], opening)
 
 
 def test_edges_are_silent(source):

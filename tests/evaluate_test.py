@@ -97,6 +97,17 @@ def test_refusals_are_one_line(tmp_path, capsys):
   assert not (tmp_path / 'out').exists()
 
 
+def test_weights_and_judge_that_come_along_are_used(drawn, tmp_path):
+  out = tmp_path / 'out'
+  argv = ['--shards', str(drawn), '--least', '1.5', '--limit', '1', '--quiet']
+  argv += ['--protocol', 'reconstruction', '--out', str(out)]
+  assert evaluate.main(argv) == 0
+  found = json.loads((out / 'report.json').read_text())
+  assert not [r['error'] for r in found['results'] if 'error' in r]
+  row = found['summary']['reconstruction']['lipsync_jax']
+  assert {'judge_0', 'psnr'} <= row.keys()
+
+
 def test_one_file_is_no_answer_to_many_cases(drawn, tmp_path, capsys):
   file = tmp_path / 'theirs.mp4'
   file.touch()

@@ -80,6 +80,21 @@ def test_contrastive_equals_two_cross_entropies():
   np.testing.assert_allclose(alone, 0, atol=1e-6)
 
 
+def test_vectors_tell_the_lip_opening():
+  """Nothing is lost by those that hold it; what all windows share is free."""
+  rng = np.random.default_rng(0)
+  d = 40
+  waves = [np.cos(np.pi * (np.arange(d) + 0.5) * t / d) for t in range(1, 6)]
+  opening = losses.OPENING * rng.uniform(-1, 1, (2, 6, 5))
+  wanted = (opening - opening.mean(1, keepdims=True)) / losses.OPENING
+  held = np.einsum('bnt,td->bnd', wanted, waves) * np.sqrt(2 / d) / losses.TOLD
+  held += rng.normal(size=(2, 1, d))
+  np.testing.assert_allclose(losses.told(*f32(held, opening)), 0, atol=1e-9)
+  np.testing.assert_allclose(
+    losses.told(*f32(0 * held, opening)), (wanted**2).mean((1, 2)), rtol=1e-5
+  )
+
+
 def test_contrastive_has_a_ceiling_on_its_scale():
   a, v = f32(units((4, 8)), units((4, 8), 1))
   top = losses.contrastive(a, v, jnp.float32(losses.LOG_SCALE_MOST))

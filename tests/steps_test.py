@@ -147,6 +147,7 @@ def batch_of(kind: str, b: int = 8, seed: int = 0) -> dict:
       batch['mel'] = draw(b, 80, 16, 1) * 4
   elif kind == 'contrastive':
     batch = {'mel': draw(b, 3, 80, 16, 1), 'frames': draw(b, 3, 48, 96, 15)}
+    batch['opening'] = draw(b, 3, 5) / 10
   else:
     batch = {'mel': draw(b, 80, 16, 1), 'frames': draw(b, 48, 96, 15)}
     batch['label'] = jnp.arange(b) % 2 * 1.0
@@ -317,6 +318,19 @@ def test_expert_learns_one_batch_by_heart():
     values.append(float(metrics['sync']))
   assert values[-1] < 0.3 < values[0], values
   assert metrics['accuracy'] == 1
+
+
+def test_expert_tells_the_lip_opening():
+  step, made, frozen = parts('contrastive', opening_weight=0.5)
+  state = states.init(jax.random.key(0), **made)
+  batch = batch_of('contrastive', b=2)
+  run = jax.jit(step, compiler_options=CHEAP)
+  values = []
+  for _ in range(12):
+    state, metrics = run(state, batch, frozen)
+    values.append(float(metrics['opening']))
+    assert metrics['total'] == metrics['sync'] + metrics['opening'] / 2
+  assert values[-1] < 0.7 * values[0], values
 
 
 def test_measuring_ignores_what_fills_up_a_batch():
