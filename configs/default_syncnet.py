@@ -17,6 +17,7 @@ def get_config():
   config = syncnet.get_config().unlock()
   config.seed = 0
   config.net.width = 0.5
+  config.opening_weight = 0.5
   config.batch = 128  # clips of six windows
   config.steps = 6000
   config.ema_decay = 0.99

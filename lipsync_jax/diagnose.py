@@ -108,7 +108,8 @@ def _learning(learnt: list[float]) -> str:
   if halved(learnt):
     return (
       f'One batch is learnt by heart {moved}: the network and the rate work; '
-      'look at the data below, then wait.'
+      'look at the data below, set --config.opening_weight=0.5 (for windows '
+      'that compete), then wait.'
     )
   if max(learnt) - least < 0.01 * first:
     return (
