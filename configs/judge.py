@@ -6,10 +6,13 @@ layers (width), nor a single speaker: train the expert with
 --config.data.part=0 --config.data.parts=2, the judge with part 1 of 2.
 
 Neighbouring windows compete too (apart=1), since `evaluate` asks the
-judge for the offset to the frame.
+judge for the offset to the frame; and sound and face are also asked how far
+the lips are apart (opening_weight), without which 380 steps on 17 speakers
+taught it nothing, and with which 120 did. On so few begin with
+--config.data.apart=0, and go on from there with --config.init.
 
-Cost: a seventh of `syncnet.py` a window. Numbers reached: none yet on
-LRS2.
+Cost: a seventh of `syncnet.py` a window. Numbers reached: see
+`lipsync_jax/assets/MODEL_CARD.md`; none yet on LRS2.
 
   python -m lipsync_jax.main --config=configs/judge.py --workdir=DIR \
     --config.data.folder=SHARDS
