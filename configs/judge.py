@@ -7,7 +7,7 @@ layers (width), nor a single speaker: train the expert with
 
 Neighbouring windows compete too (apart=1), since `evaluate` asks the
 judge for the offset to the frame; and sound and face are also asked how far
-the lips are apart (opening_weight), without which 380 steps on 17 speakers
+the lips are apart (opening_weight), without which 380 steps on 16 speakers
 taught it nothing, and with which 120 did. On so few begin with
 --config.data.apart=0, and go on from there with --config.init.
 
