@@ -100,8 +100,7 @@ def test_a_trained_judge_finds_every_shift():
   shards = os.environ.get('LIPSYNC_JAX_SHARDS', '')
   if not (pathlib.Path(weights).is_file() and pathlib.Path(shards).is_dir()):
     pytest.skip(
-      'set LIPSYNC_JAX_SHARDS to shards whose test split the judge has not '
-      'seen'
+      'set LIPSYNC_JAX_SHARDS to shards whose test split the judge has not seen'
     )
   least = float(os.environ.get('LIPSYNC_JAX_LEAST', '4'))
   net, source = judge.load(weights), records.Source(shards, 'test')
