@@ -139,13 +139,13 @@ def _advance(strands, view, frame, detector, jump: bool) -> None:
     if match is not None:
       again.append((match, box, scores[i]))
     elif scores[i] >= SURE:
-      new.append((_fresh(), box, scores[i]))
+      new.append((fresh(), box, scores[i]))
   _read(again + new, view, frame, detector, jump)
   strands += [s for s, _, _ in new if s.frames]
   _part(strands, number)
 
 
-def _fresh() -> Strand:
+def fresh() -> Strand:
   values = {field.name: [] for field in dataclasses.fields(Strand)}
   return Strand(**values | {'points': array.array('f')})
 

@@ -207,8 +207,7 @@ def first_place(frames, cast, person: int) -> str:
 
 def strand(changes, after) -> detect.Strand:
   """Followed for 20 frames; in the ninth it looked unlike the one before."""
-  values = [[] for _ in dataclasses.fields(detect.Strand)]
-  made = detect.Strand(*values)
+  made = detect.fresh()
   made.frames.extend(range(20))
   made.changes.extend(changes)
   made.news.append([8, np.eye(620, dtype=np.float32)[0], after])

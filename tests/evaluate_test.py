@@ -99,7 +99,7 @@ def test_refusals_are_one_line(tmp_path, capsys):
 
 def test_weights_and_judge_that_come_along_are_used(drawn, tmp_path):
   out = tmp_path / 'out'
-  argv = ['--shards', str(drawn), '--least', '1.5', '--limit', '1', '--quiet']
+  argv = ['--shards', str(drawn), '--least', '1.5', '--limit', '2', '--quiet']
   argv += ['--protocol', 'reconstruction', '--out', str(out)]
   assert evaluate.main(argv) == 0
   found = json.loads((out / 'report.json').read_text())
