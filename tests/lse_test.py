@@ -89,12 +89,13 @@ def test_syncnet_v2_windows_are_those_of_the_original():
 
 @pytest.mark.slow
 def test_a_trained_judge_finds_every_shift():
-  """Known-bad sound, -10 to 10 frames, on held-out takes of four seconds.
+  """Known-bad sound, -10 to 10 frames, on held-out takes of two seconds.
 
   LIPSYNC_JAX_SHARDS names the data set, LIPSYNC_JAX_JUDGE other weights than
   those that come along. What a clip is off by as it was published is taken
-  from its own offset. Of two seconds (LIPSYNC_JAX_LEAST=2) the judge that
-  comes along finds three quarters to the frame, 95 % to the next.
+  from its own offset. The judge that comes along is not there yet: three
+  quarters to the frame, 95 % to the next. LIPSYNC_JAX_LEAST=4 takes four
+  seconds, of which it finds 96.6 % to the frame.
   """
   weights = os.environ.get('LIPSYNC_JAX_JUDGE', judge.SHIPPED)
   shards = os.environ.get('LIPSYNC_JAX_SHARDS', '')
@@ -102,7 +103,7 @@ def test_a_trained_judge_finds_every_shift():
     pytest.skip(
       'set LIPSYNC_JAX_SHARDS to shards whose test split the judge has not seen'
     )
-  least = float(os.environ.get('LIPSYNC_JAX_LEAST', '4'))
+  least = float(os.environ.get('LIPSYNC_JAX_LEAST', '2'))
   net, source = judge.load(weights), records.Source(shards, 'test')
   groups = takes.groups(source, least)[::3]
   right, near = [], []
