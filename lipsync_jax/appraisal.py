@@ -51,7 +51,8 @@ MEASURES = tuple(
     ('judge_c', 'Judge confidence', '', 'high',
      'Median minus least distance over all shifts, ' + _JUDGE),
     ('judge_offset', 'Judge offset', 'frames', 'zero',
-     'Shift of the least distance, positive: sound early; median of clips'),
+     'Shift of the least distance, to parts of a frame, positive: sound '
+     'early; median of clips'),
     ('judge_hit', 'Retrieval', '%', 'high',
      'Windows whose own sound is nearest of 11, three frames apart; '
      'chance is 9 %'),
@@ -151,7 +152,7 @@ def _listen(made: Take, points, tools: Tools, values, curves) -> None:
       'judge_0': found.curve[lse.REACH],
       'judge_d': found.distance,
       'judge_c': found.confidence,
-      'judge_offset': found.offset,
+      'judge_offset': found.fine,
       'judge_hit': 100 * lse.retrieved(table),
     }
   if tools.syncnet_v2 is not None:

@@ -37,6 +37,7 @@ class Scores:
   # Frames. As published: positive where the sound is early, so minus what
   # `records.Clip.offset` holds.
   offset: int
+  fine: float  # the same to parts of a frame
 
 
 def distances(
@@ -73,10 +74,24 @@ def scores(table: Float[np.ndarray, 'v s']) -> Scores:
     best = int(np.nanargmin(curve))
     least = float(curve[best])
     reach = table.shape[1] // 2
-    return Scores(
-      curve, least, float(np.nanmedian(curve) - least), reach - best
-    )
-  return Scores(curve, np.nan, np.nan, 0)
+    confidence = float(np.nanmedian(curve) - least)
+    return Scores(curve, least, confidence, reach - best, reach - lowest(curve))
+  return Scores(curve, np.nan, np.nan, 0, 0.0)
+
+
+def lowest(curve: Float[np.ndarray, 's']) -> float:
+  """Where a curve is least, between its points too.
+
+  The vertex of the parabola through the least point and its neighbours: a
+  clip is not late by whole frames, and halves would fall to either side.
+  """
+  best = int(np.nanargmin(curve))
+  about = curve[best - 1 : best + 2] if best else curve[:0]
+  if len(about) < 3 or not np.isfinite(about).all():
+    return float(best)
+  left, least, right = about
+  bend = left - 2 * least + right
+  return best + (0.5 * (left - right) / bend if bend > 0 else 0.0)
 
 
 def retrieved(table: Float[np.ndarray, 'v s']) -> float:

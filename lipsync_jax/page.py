@@ -194,7 +194,7 @@ def _sign(m: Measure) -> str:
 def _cell(cell: report.Cell | None, key: str) -> str:
   if cell is None:
     return '–'
-  shown = '{:g}'.format if key in report.MEDIANS else number
+  shown = frames_of if key in report.MEDIANS else number
   if cell.count == 1:  # no interval comes of one clip
     return shown(cell.value)
   return (
@@ -212,6 +212,11 @@ def number(value: float) -> str:
   """Three digits that mean something."""
   digits = 1 if abs(value) >= 100 else 2 if abs(value) >= 10 else 3
   return f'{value:.{digits}f}'
+
+
+def frames_of(value: float) -> str:
+  """Frames to a tenth; whole ones without it."""
+  return f'{round(value, 1) + 0.0:g}'  # + 0.0: never -0
 
 
 def curve_charts(results: Sequence[dict], protocol: str) -> list[str]:

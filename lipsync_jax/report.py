@@ -103,9 +103,10 @@ def curve(results: Sequence[dict], name: str) -> Float[np.ndarray, 's']:
 def found_shifts(results: Sequence[dict], key: str) -> tuple[Cell, Cell]:
   """How often an offset is right on what is known, as shares of clips.
 
-  The ground truth within a frame of 0; its sound moved by n frames, found
-  exactly n away from where that clip's was before. Moves that end at the
-  edge of the search are left out: there is nothing behind to compare with.
+  The ground truth within a frame of 0; its sound moved by n frames, found,
+  to the nearest frame, n away from where that clip's was before. Moves that
+  end at the edge of the search are left out: there is nothing behind to
+  compare with.
   """
   own, moved = {}, {}
   for r in results:
@@ -116,9 +117,9 @@ def found_shifts(results: Sequence[dict], key: str) -> tuple[Cell, Cell]:
       own[r['subject']] = value
     if r['kind'] == 'shifted':
       moved[r['subject'], r['shift']] = value
-  inside = [abs(value) <= 1 for value in own.values()]
+  inside = [abs(round(value)) <= 1 for value in own.values()]
   right = [
-    own[subject] - value == shift
+    round(own[subject] - value) == shift
     for (subject, shift), value in moved.items()
     if subject in own and abs(own[subject] - shift) < REACH - 1
   ]

@@ -103,8 +103,7 @@ def init(
   """
   params, stats = {}, {}
   for i, (name, net) in enumerate(sorted(networks.items())):
-    x = models.inputs(name, net.size)
-    variables = net.init(jax.random.fold_in(key, i), *x, train=False)
+    variables = models.first(name, net, jax.random.fold_in(key, i))
     params[name] = variables['params']
     stats[name] = variables.get('batch_stats', {})
   if 'temperature' in optimisers:

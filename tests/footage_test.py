@@ -15,8 +15,9 @@ import fill
 import jax
 import numpy as np
 import pytest
+import untrained
 
-from lipsync_jax import exports, models, produce, sync, weights
+from lipsync_jax import exports, produce, sync
 
 WIDTH = 0.125
 SECONDS = float(os.environ.get('LIPSYNC_JAX_SECONDS', '1'))
@@ -25,13 +26,8 @@ SECONDS = float(os.environ.get('LIPSYNC_JAX_SECONDS', '1'))
 @pytest.fixture(scope='module')
 def tiny(tmp_path_factory):
   """An untrained generator an eighth as wide, as a file."""
-  module = models.build('generator', width=WIDTH)
-  zeros = models.inputs('generator')
-  variables = module.init(jax.random.key(0), *zeros, train=False)
   path = tmp_path_factory.mktemp('weights') / 'tiny.safetensors'
-  numpy = jax.tree.map(np.asarray, dict(variables))
-  net = weights.Weights('generator', 96, WIDTH, numpy, 'an untrained network')
-  weights.save(path, net)
+  untrained.save(path, width=WIDTH)
   return path
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 
 import numpy as np
 import pytest
@@ -87,6 +86,33 @@ def test_syncnet_v2_windows_are_those_of_the_original():
   np.testing.assert_array_equal(seen[1][1][:3], [20, 20, 120])
 
 
+@pytest.mark.parametrize('where', [4.0, 4.3, 4.49, 4.51, 9.8, 0.4, 30.0])
+def test_the_least_distance_lies_between_frames(where):
+  """Squares have their vertex where they have it; at the ends, the end."""
+  curve = (np.arange(31) - where) ** 2
+  ends = {0.4: 0.0, 30.0: 30.0}
+  assert lse.lowest(curve) == pytest.approx(ends.get(where, where), abs=1e-9)
+  curve[int(where) + 2 :] = np.nan
+  if where % 1 < 0.5:  # its neighbours are still known
+    assert lse.lowest(curve) == pytest.approx(ends.get(where, where), abs=1e-9)
+  curve[round(where) + 1 :] = np.nan
+  assert lse.lowest(curve) == round(where)
+
+
+def test_a_shift_that_is_no_whole_number_of_frames_is_told():
+  """Faces 2.4 frames after their sound: 2.4, not 2; a frame more is one."""
+  rng = np.random.default_rng(5)
+  steps = rng.normal(size=(420, 16))
+  fine = sum(steps[k : k + 400] for k in range(20))  # five vectors a frame
+  heard = fine[:300:5]
+  found = [
+    lse.scores(lse.distances(fine[k : k + 300 : 5], heard)).fine
+    for k in (12, 17, 22)
+  ]
+  np.testing.assert_allclose(np.diff(found), [-1, -1], atol=0.05)
+  assert abs(abs(found[0]) - 2.4) < 0.2
+
+
 @pytest.mark.slow
 def test_a_trained_judge_finds_every_shift():
   """Known-bad sound, -10 to 10 frames, on held-out takes of two seconds.
@@ -99,7 +125,7 @@ def test_a_trained_judge_finds_every_shift():
   """
   weights = os.environ.get('LIPSYNC_JAX_JUDGE', judge.SHIPPED)
   shards = os.environ.get('LIPSYNC_JAX_SHARDS', '')
-  if not (pathlib.Path(weights).is_file() and pathlib.Path(shards).is_dir()):
+  if not (os.path.isfile(weights) and os.path.isdir(shards)):
     pytest.skip(
       'set LIPSYNC_JAX_SHARDS to shards whose test split the judge has not seen'
     )
@@ -109,10 +135,10 @@ def test_a_trained_judge_finds_every_shift():
   right, near = [], []
   for group in groups:
     take = takes.of_clips([source[i] for i in group])
-    own = lse.scores(judge.distances(take, net)).offset
+    own = lse.scores(judge.distances(take, net)).fine
     for late in (-10, -7, -3, -1, 1, 4, 8, 10):
       table = judge.distances(takes.delayed(take, late), net)
-      wrong = lse.scores(table).offset - own + late
+      wrong = round(lse.scores(table).fine - own + late)
       right.append(wrong == 0)
       near.append(abs(wrong) <= 1)
   print(f'{len(groups)} takes: {np.mean(right):.1%}, {np.mean(near):.1%} to 1')

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import untrained
 
 from lipsync_jax import models, published
 from lipsync_jax.models import blocks, convolution, folded
@@ -55,6 +56,34 @@ def shape_of(network: str, size: int, width: float, batch: int = 2):
   return weights, jax.eval_shape(
     lambda weights: net.apply(weights, *x, train=False), weights
   )
+
+
+@pytest.mark.parametrize('network', models.NETWORKS)
+def test_first_weights_are_those_of_the_modules(network):
+  """The same tree as `net.init` makes, and PyTorch's distributions."""
+  size, width = (96, 1.0) if network == 'syncnet_v2' else (256, 0.1)
+  expected, _ = shape_of(network, size, width)
+  found = untrained.variables(network, width, size)
+  assert jax.tree.structure(dict(expected)) == jax.tree.structure(found)
+  for wanted, made in zip(
+    *map(jax.tree.leaves, (expected, found)), strict=True
+  ):
+    assert (wanted.shape, wanted.dtype) == (made.shape, made.dtype)
+  for row in models.layers(network, size, width):
+    held = found['params'][row.name]
+    bound = 1 / np.sqrt(np.prod(row.kernel) * (row.cout if row.up else row.cin))
+    assert np.abs(held['kernel']).max() <= bound
+    assert np.abs(held['bias']).max() <= bound
+    if held['kernel'].size > 5000:  # a uniform's standard deviation
+      np.testing.assert_allclose(
+        held['kernel'].std(), bound / np.sqrt(3), rtol=0.03
+      )
+    if row.norm:
+      assert held['norm']['scale'].all() and not held['norm']['bias'].any()
+      stats = found['batch_stats'][row.name]['norm']
+      assert (stats['var'] == 1).all() and not stats['mean'].any()
+  kernels = [v['kernel'].ravel()[0] for v in found['params'].values()]
+  assert len(set(kernels)) == len(kernels)  # no piece twice
 
 
 @pytest.mark.parametrize('network', models.NETWORKS)

@@ -2,24 +2,10 @@
 
 import pathlib
 
-import jax
-import numpy as np
 import pytest
-
-from lipsync_jax import models, weights
+import untrained
 
 BOOKS = pathlib.Path(__file__).parents[1] / 'notebooks'
-
-
-def untrained(path) -> str:
-  """The file of a thin generator that has learnt nothing."""
-  module = models.build('generator', width=0.1)
-  zeros = models.inputs('generator')
-  variables = module.init(jax.random.key(0), *zeros, train=False)
-  variables = jax.tree.map(np.asarray, dict(variables))
-  net = weights.Weights('generator', 96, 0.1, variables, 'untrained')
-  weights.save(path, net)
-  return str(path)
 
 
 @pytest.mark.slow
@@ -29,7 +15,7 @@ def test_notebook(name, tmp_path):
   import nbformat
 
   book = nbformat.read(BOOKS / f'{name}.ipynb', as_version=4)
-  path = untrained(tmp_path / 'w.safetensors')
+  path = untrained.save(tmp_path / 'w.safetensors')
   # The notebook's own folder is found from the working folder.
   start = f'import os\nos.chdir({str(tmp_path)!r})\n'
   for cell in book.cells:

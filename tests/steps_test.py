@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import untrained
 
 from lipsync_jax import losses, models, published, steps
 from lipsync_jax import state as states
@@ -177,9 +178,8 @@ def parts(stage: str, dtype: str = 'float32', **values):
   if 'generator' in trained:
     made['averaged'] = ('generator',)
     if stage != 'pair':
-      x = models.inputs('syncnet')
-      net = networks['syncnet']
-      frozen = {'syncnet': net.init(jax.random.key(7), *x, train=False)}
+      width = networks['syncnet'].width
+      frozen = {'syncnet': untrained.variables('syncnet', width, seed=7)}
     step = steps.hq if stage == 'hq' else steps.generator
     values = dict(ema_decay=0.9, sync_rate=0.01) | values
     if stage == 'hq':

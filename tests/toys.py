@@ -36,8 +36,7 @@ def build(config, network: str) -> Toy:
 
 def expert(config):
   net = build(config, 'syncnet')
-  given = models.inputs('syncnet', net.size)
-  return net, net.init(jax.random.key(1), *given, train=False)
+  return net, models.first('syncnet', net, jax.random.key(1))
 
 
 def export(path, *_) -> None:

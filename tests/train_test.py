@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 import runs
 import toys
+import untrained
 from absl import flags
 
 from lipsync_jax import (
@@ -31,7 +32,6 @@ from lipsync_jax import (
   checkpoint,
   main,
   metrics,
-  models,
   processes,
   progress,
   recipe,
@@ -227,10 +227,7 @@ def test_not_finite_names_step_and_clips(tmp_path):
 
 
 def test_generator_begins_with_the_ears_of_an_expert(drawn, tmp_path):
-  net = models.build('syncnet', 96, 0.05, 'float32')
-  given = net.init(
-    jax.random.key(3), *models.inputs('syncnet', 96), train=False
-  )
+  given = untrained.variables('syncnet', 0.05, seed=3)
   path = tmp_path / 'expert.safetensors'
   weights.save(
     path, weights.Weights('syncnet', 96, 0.05, given, 'a test', Fraction(0))

@@ -4,8 +4,12 @@ Read blocks (layers as data), then generator, syncnet, discriminator.
 `folded` runs a trained generator, `openvino` the same on Intel's runtime.
 """
 
+import math
+
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from lipsync_jax.models import blocks, discriminator, generator, syncnet
 from lipsync_jax.models import syncnet_v2 as v2
@@ -57,3 +61,35 @@ def inputs(network: str, size: int = 96, batch: int = 1) -> tuple:
     'syncnet_v2': ((batch, 13, 20, 1), (batch, 224, 224, 15)),
   }[network]
   return tuple(jnp.zeros(shape, jnp.float32) for shape in shapes)
+
+
+def first(network: str, net: nn.Module, key: Array) -> dict[str, dict]:
+  """Variables before the first step: PyTorch's default for convolutions.
+
+  What `net.init` makes, from one draw that is cut into pieces: a draw for
+  each array and a forward pass take XLA some ten times as long to compile.
+
+  Args:
+    net: one that `build` made; any other is asked itself.
+
+  Returns:
+    {'params': …, 'batch_stats': …}; kernels and biases uniform in
+    ±1/sqrt(fan_in), norms at rest. The latter key only where there are any.
+  """
+  if type(net) is not NETWORKS[network]:
+    return net.init(key, *inputs(network, net.size), train=False)
+  size, width = getattr(net, 'size', 96), getattr(net, 'width', 1.0)
+  rows = layers(network, size, width)
+  counts = [math.prod(row.shape) + row.cout for row in rows]
+  drawn = jax.random.uniform(key, (sum(counts),), jnp.float32, -1, 1)
+  params, stats, at = {}, {}, 0
+  for row, count in zip(rows, counts, strict=True):
+    piece = drawn[at : at + count] / math.sqrt(row.fan_in)
+    kernel, bias = piece[: -row.cout].reshape(row.shape), piece[-row.cout :]
+    params[row.name] = {'kernel': kernel, 'bias': bias}
+    if row.norm:
+      ones, zeros = jnp.ones(row.cout), jnp.zeros(row.cout)
+      params[row.name]['norm'] = {'scale': ones, 'bias': zeros}
+      stats[row.name] = {'norm': {'mean': zeros, 'var': ones}}
+    at += count
+  return {'params': params} | ({'batch_stats': stats} if stats else {})

@@ -47,6 +47,16 @@ class Layer:
   act: str = 'relu'  # relu | leaky | sigmoid | none
 
   @property
+  def shape(self) -> tuple[int, int, int, int]:
+    """Of the kernel."""
+    return (*self.kernel, self.cin, self.cout)
+
+  @property
+  def fan_in(self) -> int:
+    """As PyTorch counts it: a transposed kernel is the other way round."""
+    return math.prod(self.kernel) * (self.cout if self.up else self.cin)
+
+  @property
   def padding(self) -> tuple[tuple[int, int], tuple[int, int]]:
     """Padding of the convolution, (before, after) for rows and columns."""
     if not self.up:
@@ -188,10 +198,8 @@ class Block(nn.Module):
   @nn.compact
   def __call__(self, x: Image, *, train: bool) -> Float[Array, 'b h2 w2 o']:
     layer = self.layer
-    fan_in = math.prod(layer.kernel) * (layer.cout if layer.up else layer.cin)
-    init = uniform(1 / math.sqrt(fan_in))  # PyTorch's default
-    shape = (*layer.kernel, layer.cin, layer.cout)
-    kernel = self.param('kernel', init, shape, jnp.float32)
+    init = uniform(1 / math.sqrt(layer.fan_in))  # PyTorch's default
+    kernel = self.param('kernel', init, layer.shape, jnp.float32)
     bias = self.param('bias', init, (layer.cout,), jnp.float32)
     kernel, bias, x = (a.astype(self.dtype) for a in (kernel, bias, x))
     y = convolve(layer, kernel, x) + bias.reshape(1, 1, 1, -1)

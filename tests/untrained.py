@@ -1,0 +1,25 @@
+"""Networks that have learnt nothing, for tests of what is round them."""
+
+import functools
+
+import jax
+import numpy as np
+
+from lipsync_jax import models, state, stored
+
+
+@functools.cache
+def variables(network: str, width: float = 1.0, size: int = 96, seed: int = 0):
+  """First weights, numpy."""
+  net = models.build(network, size, width)
+  made = jax.jit(
+    lambda key: models.first(network, net, key), compiler_options=state.QUICK
+  )
+  return jax.tree.map(np.asarray, made(jax.random.key(seed)))
+
+
+def save(path, network: str = 'generator', width: float = 0.1) -> str:
+  """The file of such a network."""
+  tree = variables(network, width)
+  stored.save(path, stored.Weights(network, 96, width, tree, 'untrained'))
+  return str(path)
