@@ -10,9 +10,9 @@ Differs from Wav2Lip, which pastes the whole rectangle (spec 7.2, step 8);
 """
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Shaped
+from jaxtyping import Bool, Float, Float32, Shaped, UInt8
 
-from lipsync_jax import faces
+from lipsync_jax import detail, faces
 from lipsync_jax.faces import CHEEKS, OUTER, OVAL, SUBNASALE, WINGS, Crop
 
 # The mask is drawn on a grid of the crop, whatever the size of the face, so
@@ -175,6 +175,8 @@ def paste_patch(
   crop: Crop,
   points: Float[np.ndarray, 'n 2'],
   frame: tuple[int, int],
+  picture: UInt8[np.ndarray, 'y x 3'] | None = None,
+  at: tuple[int, int] = (0, 0),
 ) -> Patch:
   """The part of a frame that changes, and by how much.
 
@@ -184,6 +186,8 @@ def paste_patch(
     crop: where both lie in the frame.
     points: landmarks for the mask, pixels of the frame; NaN if unknown.
     frame: height and width of the frame.
+    picture: the frame itself, or all of it that the crop covers, with its
+      first pixel at `at`, to carry detail over from; None leaves it.
 
   Returns:
     RGB patch [h, w, 3] in 0..255, its share alpha [h, w] in 0..1, and the
@@ -207,16 +211,20 @@ def paste_patch(
     generated.astype(np.float32), source.astype(np.float32), small
   )
   shrink = int(size / max(min(crop.w, crop.h), 1))
+  shown = face
   if shrink >= 2:
     size //= shrink
-    face = cv2.resize(face, (size, size), interpolation=cv2.INTER_AREA)
+    shown = cv2.resize(face, (size, size), interpolation=cv2.INTER_AREA)
   patch = cv2.warpAffine(
-    face,
+    shown,
     faces.between(faces.crop_matrix(crop, size), (*corner, 1, 1)),
     alpha.shape[::-1],
     flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
     borderMode=cv2.BORDER_REPLICATE,
   )
+  if picture is not None:
+    led = detail.guide(face, source.astype(np.float32))
+    patch = detail.carried(patch, corner, led, crop, picture, at)
   return np.clip(patch, 0, 255), alpha, corner
 
 

@@ -216,6 +216,7 @@ def stage(wanted: Request, net: weights.Weights, video, times, shows, speakers):
     size=net.size,
     batch=batch,
     whole_box=wanted.compat,
+    detail=not wanted.no_detail,
   )
   predict, name = engine.predictor(
     net.variables, net.size, net.width, dtype=wanted.dtype, batch=batch

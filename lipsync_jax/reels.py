@@ -21,7 +21,7 @@ from lipsync_jax.planes import Video
 from lipsync_jax.request import Request
 from lipsync_jax.source import one_line
 
-VERSION = 1  # raise it when the same request gives other pictures
+VERSION = 2  # raise it when the same request gives other pictures
 LENGTH = 500  # frames of a reel
 # What a request may change without changing a single picture.
 FREE = ('outfile', 'report', 'quiet', 'resume', 'final_audio')

@@ -99,6 +99,7 @@ class Scene:
   size: int  # of the network's crop
   batch: int
   whole_box: bool = False  # paste as Wav2Lip does, the whole rectangle
+  detail: bool = True  # carry it over from the source (`detail.py`)
 
 
 @dataclasses.dataclass
@@ -257,8 +258,10 @@ def finish(scene: Scene, item: Item) -> planes.Frame:
       patch, alpha, corner = compose.whole_box_patch(picture, crop, shape)
     else:
       (points,) = speaker.points.read(index, index + 1)
+      box = tuple(int(v) for v in faces.roi(crop, shape))
+      seen = planes.rgb(scene.video, item.frame, box) if scene.detail else None
       patch, alpha, corner = compose.paste_patch(
-        picture, item.faces[number], crop, points, shape
+        picture, item.faces[number], crop, points, shape, seen, box[:2]
       )
     share = np.float32(speaker.share[item.position])
     frame = planes.paste(scene.video, frame, patch, alpha * share, corner)

@@ -21,6 +21,7 @@ class Request:
     audio_for: (person, file) of everybody else who speaks.
     since, until: seconds between which lips move; None is the end.
     no_gate: let faint noise in pauses move the lips too.
+    no_detail: leave the generated mouth as soft as the network draws it.
     static: use the first frame only.
     fps: frames/s of a photo, 1 to 240.
     pads: pixels added to the crop: top, bottom, left, right.
@@ -51,6 +52,7 @@ class Request:
   since: float = 0.0
   until: float | None = None
   no_gate: bool = False
+  no_detail: bool = False
   static: bool = False
   fps: float = 25.0
   pads: tuple[float, float, float, float] | None = None

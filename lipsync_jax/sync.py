@@ -159,6 +159,11 @@ def _add_picture(add) -> None:
   add(
     '--crop', nargs=4, type=int, metavar=tuple('TBLR'), help='-1: to the edge'
   )
+  add(
+    '--no-detail',
+    action='store_true',
+    help='leave the mouth as soft as the network draws it',
+  )
   add('--crf', type=int, help='0 lossless … 51; default 16, visually lossless')
 
 

@@ -30,7 +30,8 @@ ROOMS = {
   'encode': 'claims decoder planes sound soundtrack source',
   # faces
   'faces': '',
-  'compose': 'faces',
+  'detail': 'faces',
+  'compose': 'detail faces',
   'tracks': 'faces',
   'paths': 'faces tracks',
   'detector': 'faces',

@@ -49,7 +49,7 @@ def stand_in(monkeypatch):
   monkeypatch.setattr(
     produce.render.compose,
     'paste_patch',
-    lambda spoken, face, crop, points, frame: compose.whole_box_patch(
+    lambda spoken, face, crop, points, frame, *_: compose.whole_box_patch(
       spoken, crop, frame
     ),
   )
@@ -289,7 +289,8 @@ def test_an_old_command_line_is_understood(style):
     'outfile': 'o.mp4', 'static': False, 'fps': 30.0,
     'pads': (0, 20, 0, 0), 'batch': 64, 'resize_factor': 2,
     'crop': (0, -1, 0, -1), 'rotate': True, 'nosmooth': True,
-    'compat': False, 'quiet': False, 'no_gate': False, 'resume': False,
+    'compat': False, 'quiet': False, 'no_gate': False, 'no_detail': False,
+    'resume': False,
   }  # fmt: skip
   sync.Request(**got)
 

@@ -1,0 +1,106 @@
+"""Detail: what a soft generated face lacks, carried over from its source.
+
+A network of 96 pixels blurs skin, stubble and the edges of lips. The source
+frame shows them, of the same face in the same light, a few pixels away. So
+the generated face is taken as the guide: optical flow says where each of its
+points is in the source, and what is finer there than the network draws is
+laid over it, in brightness alone. Where the two do not look alike even when
+blurred (an open mouth over a closed one) the network's own picture stays.
+
+Alphabet: `s` side of the network's square, `h w` the part of the frame that
+changes, `y x` a part of the frame about it. Brightness is in 0..255.
+"""
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from lipsync_jax import faces
+from lipsync_jax.faces import Crop
+
+FINE = 0.026  # of the face's width: what is finer is carried over
+SOFT = 0.012  # of the face's width: blur before pictures are compared
+LEAST = 0.7  # pixels of the frame; less than that is no detail
+APART = 8.0  # levels between blurred pictures that share half their detail
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+
+
+def finer(
+  light: Float32[np.ndarray, 'h w'], sigma: float
+) -> Float32[np.ndarray, 'h w']:
+  """What a blur of `sigma` pixels takes away."""
+  import cv2
+
+  return light - cv2.GaussianBlur(light, (0, 0), sigma)
+
+
+def guide(
+  generated: Float32[np.ndarray, 's s 3'], source: Float32[np.ndarray, 's s 3']
+) -> Float32[np.ndarray, 's s 3']:
+  """Where each point of the generated face is in the source, and how surely.
+
+  Returns:
+    Displacement x, y in pixels of the square, and a share in 0..1.
+  """
+  import cv2
+
+  size = len(source)
+  soft = [cv2.GaussianBlur(x, (0, 0), SOFT * size) for x in (generated, source)]
+  grey = [np.clip(x @ LUMA, 0, 255).astype(np.uint8) for x in soft]
+  seeker = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+  flow = seeker.calc(grey[0], grey[1], None)  # [s s 2]
+  flow = cv2.GaussianBlur(flow, (0, 0), FINE * size)
+  y, x = np.mgrid[:size, :size].astype(np.float32)
+  found = cv2.remap(
+    soft[1], x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR,
+    borderMode=cv2.BORDER_REPLICATE,
+  )  # fmt: skip
+  apart = np.abs(found - soft[0]).max(-1) / APART
+  share = cv2.GaussianBlur(1 / (1 + apart**4), (0, 0), SOFT * size)
+  return np.dstack([flow, share])
+
+
+def carried(
+  patch: Float32[np.ndarray, 'h w 3'],
+  corner: tuple[int, int],
+  led: Float32[np.ndarray, 's s 3'],
+  crop: Crop,
+  picture: UInt8[np.ndarray, 'y x 3'],
+  at: tuple[int, int],
+) -> Float32[np.ndarray, 'h w 3']:
+  """The patch with the source's detail.
+
+  Args:
+    patch: the generated face on pixels of the frame, its first at `corner`.
+    led: of `guide`.
+    crop: where the network's square lies in the frame.
+    picture: the frame about the patch, its first pixel at `at`.
+
+  Returns:
+    As the patch; the patch itself where a face is too small to have more.
+  """
+  import cv2
+
+  size, shape, sigma = len(led), patch.shape[:2], FINE * crop.w
+  if sigma < LEAST:
+    return patch
+  to_square = faces.crop_matrix(crop, size)
+  led = cv2.warpAffine(
+    led,
+    faces.between(to_square, (*corner, 1, 1)),
+    shape[::-1],
+    flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+    borderMode=cv2.BORDER_REPLICATE,
+  )
+  back = np.linalg.inv(to_square[:, :2]).astype(np.float32)
+  moved = led[..., :2] @ back.T  # pixels of the frame
+  y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
+  there = finer(picture.astype(np.float32) @ LUMA, sigma)
+  there = cv2.remap(
+    there,
+    x + moved[..., 0] + (corner[0] - at[0]),
+    y + moved[..., 1] + (corner[1] - at[1]),
+    cv2.INTER_LINEAR,
+    borderMode=cv2.BORDER_REPLICATE,
+  )
+  here = finer(patch @ LUMA, sigma)
+  return patch + (led[..., 2] * (there - here))[..., None]
