@@ -20,7 +20,9 @@ from lipsync_jax.faces import Crop
 FINE = 0.026  # of the face's width: what is finer is carried over
 SOFT = 0.012  # of the face's width: blur before pictures are compared
 LEAST = 0.7  # pixels of the frame; less than that is no detail
-APART = 8.0  # levels between blurred pictures that share half their detail
+BROAD = 0.06  # of the face's width: what is broader is shading
+APART = 6.0  # levels between blurred shapes that share half their detail
+DARKER = 30.0  # levels of shading that do the same
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
@@ -54,8 +56,12 @@ def guide(
     soft[1], x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR,
     borderMode=cv2.BORDER_REPLICATE,
   )  # fmt: skip
-  apart = np.abs(found - soft[0]).max(-1) / APART
-  share = cv2.GaussianBlur(1 / (1 + apart**4), (0, 0), SOFT * size)
+  apart = found - soft[0]
+  # Shading that differs a little, and broadly, does not matter.
+  shape = apart - cv2.GaussianBlur(apart, (0, 0), BROAD * size)
+  far = np.abs(shape).max(-1) / APART, np.abs(apart).max(-1) / DARKER
+  share = 1 / (1 + far[0] ** 4 + far[1] ** 4)
+  share = cv2.GaussianBlur(share, (0, 0), SOFT * size)
   return np.dstack([flow, share])
 
 

@@ -84,7 +84,7 @@ def test_where_the_two_differ_the_network_is_left_alone():
   led = detail.guide(mouth, source.astype(np.float32))
   x, y = middle
   assert led[y - 3 : y + 4, x - 6 : x + 7, 2].max() < 0.05
-  assert np.median(led[60:66, 20:30, 2]) > 0.9  # skin beside it
+  assert np.median(led[60:66, 20:30, 2]) > 0.8  # skin beside it
 
 
 def test_a_part_of_the_frame_serves_as_well_as_the_whole():
