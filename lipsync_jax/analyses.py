@@ -19,7 +19,7 @@ from lipsync_jax.detector import ASSETS
 from lipsync_jax.faces import FaceError
 from lipsync_jax.tracks import Analysis, Track
 
-VERSION = 2  # part of the key: raise it when the results of the pass change
+VERSION = 3  # part of the key: raise it when the results of the pass change
 
 
 def content_key(path: str | os.PathLike, view: str = '') -> str:
