@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Callable, Iterable
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from lipsync_jax import faces, tracks
 from lipsync_jax.detector import Detector
@@ -25,7 +25,7 @@ MARGIN = 1.8  # side of the landmarker's crop against the face's
 TIGHT = 1.2  # the same, where another face is in the way
 SURE = 0.65  # YuNet's score that starts a track
 DOUBTS = 4  # searches in a row without the face that end its track
-STRAY = 3  # frames; fewer are no track, unless the video is as short
+STRAY = 3  # frames; fewer are no track, unless the shot is as short
 LOOK = 25  # frames between two looks at a face's appearance …
 SOON = 5  # … and while it is new: what hides it then must not count
 # Likeness to the frame before. Of 27 clips one falls below 0.83, where a head
@@ -82,14 +82,19 @@ def analyse(
   cuts = tracks.find_cuts(np.array(steps).reshape(-1, 3))
   news = [exchanged(strand) for strand in strands]
   cuts = np.union1d(cuts, shared(strands, news)).astype(np.int64)
-  least = min(STRAY, len(times))
+  ends = np.array([0, *cuts, len(times)])
   found = [
     piece
     for strand, own in zip(strands, news, strict=True)
     for piece in _finish(strand, np.union1d(cuts, own).astype(np.int64))
-    if len(piece.frames) >= least
+    if len(piece.frames) >= min(STRAY, _shot(ends, piece))
   ]
   return Analysis(np.array(times), frame, cuts, tuple(found))
+
+
+def _shot(ends: Int[np.ndarray, 'e'], piece: Track) -> int:
+  """Frames of the shot in which a piece lies."""
+  return int(np.diff(ends)[np.searchsorted(ends, piece.frames[0], 'right') - 1])
 
 
 def exchanged(strand: Strand) -> list[int]:

@@ -186,3 +186,10 @@ def test_nothing_is_said_on_stderr():
     [sys.executable, '-c', SCRIPT], capture_output=True, text=True, timeout=120
   )
   assert (done.returncode, done.stdout, done.stderr) == (0, 'fine\n', '')
+
+
+def test_a_shot_of_one_frame_keeps_its_face(grid, other, finder):
+  """One picture a second: every one is a shot of its own, and no stray."""
+  found = analyse([grid[0], other[0]], finder)
+  np.testing.assert_array_equal(found.cuts, [1])
+  assert [part.frames.tolist() for part in found.tracks] == [[0], [1]]
