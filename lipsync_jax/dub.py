@@ -52,16 +52,12 @@ def load(path: str | os.PathLike, dtype: str = 'auto') -> Dubber:
 
 
 def dubbed(
-  take: Take,
-  dubber: Dubber,
-  points: Float[np.ndarray, 'n 89 2'],
-  detail: bool = True,
+  take: Take, dubber: Dubber, points: Float[np.ndarray, 'n 89 2']
 ) -> Take:
   """The take with the mouth that its sound asks for.
 
   Args:
     points: landmarks of the take's pictures, for the mask; NaN: none.
-    detail: carry over what is finer in the source (`detail.py`).
   """
   count = len(take)
   source = takes.cut(take, dubber.size)
@@ -77,9 +73,8 @@ def dubbed(
   for i, picture in enumerate(take.pictures):
     crop = faces.crop_of(take.crops[i])
     patch, alpha, (x, y) = compose.paste_patch(
-      spoken[i], source[i], crop, points[i], picture.shape[:2],
-      picture if detail else None,
-    )  # fmt: skip
+      spoken[i], source[i], crop, points[i], picture.shape[:2], picture
+    )
     out = picture.copy()
     h, w = alpha.shape
     part = out[y : y + h, x : x + w].astype(np.float32)
