@@ -2,7 +2,8 @@
 
 For a small corpus on one device: resident, half as wide as the published
 network. Listening comes first, by the three means of `configs/narrow.py`:
-pairs of moments, motion, and the expert's ears. The HQ stage is this config
+pairs of moments, motion, and the expert's ears. Voices are bent (`warp`), so
+that few speakers teach it to hear others. The HQ stage is this config
 again with --config.stage=hq, --config.data.frames=5 and --config.init=FILE:
 there sharpness and the expert's sync join, by a weight that suits an expert
 taught by contrast, whose cosines lie closer together than those of the
@@ -33,6 +34,8 @@ def get_config():
   config.data.frames = 2
   config.data.resident = True
   config.data.edges = True  # padded silence, so that mouths learn to close
+  config.augment.gain = 6.0
+  config.augment.warp = 0.08
   config.validate_steps = 1000
   config.save_steps = 2000
   config.strips = 4

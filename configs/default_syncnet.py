@@ -26,6 +26,8 @@ def get_config():
   config.optimiser.decay_steps = 6000
   config.data.resident = True
   config.data.part, config.data.parts = 0, 2
+  config.augment.gain = 6.0
+  config.augment.warp = 0.08
   config.validate_rounds = 3
   config.validate_steps = 250
   config.save_steps = 500

@@ -105,6 +105,8 @@ def augment() -> ml_collections.ConfigDict:
     roll=3.0,  # degrees
     mask_columns=0,  # of the mel, at most
     mask_bins=0,  # of the mel, at most
+    gain=0.0,  # dB, at most
+    warp=0.0,  # of the voice's spectrum, relative
     noise=0.0,  # probability
     quiet=40.0,  # dB
     loud=15.0,  # dB
@@ -123,6 +125,8 @@ def watch() -> ml_collections.ConfigDict:
     save_steps=3000,
     keep=3,  # newest checkpoints that stay
     keep_best=True,
+    export='best',  # validated | last: pictures lose by L1 what they gain in
+    # sharpness, so that HQ's best is its first
     strips=2,  # rows of the first validation batch that are drawn
     video=True,  # a validation clip with its sound, generator and hq
   )

@@ -1,6 +1,6 @@
 """Augment: changes of picture and sound that keep them in sync.
 
-All are drawn from twelve uniform numbers, the dice of a pick, and are the
+All are drawn from fourteen uniform numbers, the dice of a pick, and are the
 same for every frame of a window and for its reference. What host and
 device share is written once (`xnp` = numpy or jax.numpy).
 
@@ -31,6 +31,8 @@ class Augment:
   roll: float = 3.0  # degrees, at most, each way
   mask_columns: int = 2  # mel columns put to silence, at most
   mask_bins: int = 6  # neighbouring mel bins put to silence, at most
+  gain: float = 0.0  # dB louder or softer, at most
+  warp: float = 0.0  # relative change of the mel bins' numbers, at most
   noise: float = 0.0  # probability of white noise; streaming only
   quiet: float = 40.0  # dB of sound over noise, at most
   loud: float = 15.0  # dB of sound over noise, at least
@@ -55,7 +57,7 @@ class Augment:
 
 
 def flips(augment: Augment, dice):
-  """Whether to mirror.  [..., 12] -> bool [...]"""
+  """Whether to mirror.  [..., 14] -> bool [...]"""
   return dice[..., 0] < augment.flip
 
 
@@ -98,7 +100,7 @@ def coloured(images, matrix, offset, xnp: ModuleType = np):
 
 
 def movement(augment: Augment, dice):
-  """Shift right and down, scale of the sides, roll.  [..., 12] -> 4 x [...]
+  """Shift right and down, scale of the sides, roll.  [..., 14] -> 4 x [...]
 
   Shifts are shares of the crop's sides along its own axes, roll is radians.
   """
@@ -129,7 +131,7 @@ def masked(mels, starts, origins, augment: Augment, dice, xnp=np):
     mels: [..., k, 80, 16].
     starts: int [..., k], first column of each in its clip.
     origins: int [..., k], column from which the masked ones are counted.
-    dice: [..., 12].
+    dice: [..., 14].
   """
   width = xnp.floor(dice[..., 9] * (augment.mask_columns + 1))
   left = xnp.floor(dice[..., 10] * (audio.WINDOW + 1 - width))
@@ -145,6 +147,37 @@ def masked(mels, starts, origins, augment: Augment, dice, xnp=np):
   band = (bins >= bottom[..., None]) & (bins < (bottom + height)[..., None])
   gone = gone | band[..., None, :, None]
   return xnp.where(gone, xnp.asarray(audio.SILENCE, mels.dtype), mels)
+
+
+def voiced(mels, augment: Augment, dice, xnp: ModuleType = np):
+  """Mel windows as if another had spoken: louder, with a longer throat.
+
+  A throat's length stretches the spectrum (vocal tract length
+  perturbation, Jaitly and Hinton 2013), here along the mel bins. Teaches
+  a network of few speakers to hear others. Silence stays silence.
+
+  Args:
+    mels: [..., k, 80, 16].
+    dice: [..., 14].
+  """
+  if augment.warp:
+    stretch = 1 + _range(dice, 12, augment.warp)[..., None]  # [..., 1]
+    bins = windows.along(audio.MELS, stretch.ndim).astype(np.float32)
+    at = xnp.clip(bins * stretch, 0, audio.MELS - 1)  # [..., 80]
+    low = xnp.floor(at)
+    part = (at - low)[..., None, :, None]
+    low = low.astype(np.int32)[..., None, :, None]
+    high = xnp.minimum(low + 1, audio.MELS - 1)
+    below, above = (
+      xnp.take_along_axis(mels, where, axis=-2) for where in (low, high)
+    )
+    mels = below + part * (above - below)
+  if augment.gain:
+    step = -2 * audio.SILENCE / audio.SPAN_DB  # of the scale, a decibel
+    louder = step * _range(dice, 13, augment.gain)[..., None, None, None]
+    moved = xnp.clip(mels + louder, audio.SILENCE, -audio.SILENCE)
+    mels = xnp.where(mels > audio.SILENCE, moved, mels)
+  return mels
 
 
 def noise_level(augment: Augment, seed: int) -> float | None:

@@ -106,6 +106,7 @@ def _mels(clip, pick, kind, lead, change: Augment | None):
     strip = augment.noisy_mel(clip.wave, low, high, level, seed)
     found = audio.windows(strip, starts - low)
   if change:
+    found = augment.voiced(found, change, pick['dice'])
     found = augment.masked(found, starts, origins, change, pick['dice'])
   return found
 

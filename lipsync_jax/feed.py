@@ -58,7 +58,8 @@ def open_feed(config, recipe: Recipe, mesh) -> Feed:
   )
   frozen, sample = {}, None
   if pairs.resident:
-    store = vars(resident.load(train, size, recipe.change)).copy()
+    held = resident.load(train, size, recipe.change, threads=pairs.threads)
+    store = vars(held).copy()
     del store['size']  # the rest are arrays, which may go anywhere
     frozen = {'store': store}
 

@@ -9,7 +9,8 @@ import jax
 
 from lipsync_jax import metrics
 
-PEAKS = {'NVIDIA H200': 790e12}  # measured bf16 FLOP/s of one device
+# Measured bf16 FLOP/s of one device.
+PEAKS = {'NVIDIA H200': 790e12, 'NVIDIA H100 80GB HBM3': 798e12}
 
 
 class NotFinite(ValueError):

@@ -174,6 +174,7 @@ def sample(
   starts, origins = data.window_starts(kind, frame, lead, jnp)
   mels = _mels(store, clip, starts)
   if change:
+    mels = augment.voiced(mels, change, picks['dice'], jnp)
     mels = augment.masked(mels, starts, origins, change, picks['dice'], jnp)
   batch = data.laid_out(kind, mels, pictures, jnp)
   if kind == 'contrastive':
@@ -196,7 +197,7 @@ def _mels(
 def _pictures(
   store: Resident,
   wanted: Int[Array, 'b k t'],
-  dice: Float[Array, 'b 12'],
+  dice: Float[Array, 'b 14'],
   change: Augment | None,
 ) -> UInt8[Array, 'b k t h w 3']:
   stored, size = store.images[wanted], store.size  # [b, k, t, s, s, 3]

@@ -4,7 +4,7 @@ import json
 
 # Fields that a resumed run may change; all others shape what is learnt.
 FREE = {'steps', 'keep', 'keep_best', 'log_steps', 'save_steps', 'strips'}
-FREE |= {'video', 'quick_compile', 'stuck_steps', 'init', 'expert'}
+FREE |= {'export', 'video', 'quick_compile', 'stuck_steps', 'init', 'expert'}
 FREE |= {'mesh.data', 'mesh.fsdp'}
 FREE |= {'data.folder', 'data.threads', 'data.resident'}
 

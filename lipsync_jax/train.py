@@ -38,7 +38,8 @@ def train_and_evaluate(config, workdir) -> dict[str, Any]:
 
   Returns:
     'step' reached, 'stopped' by a signal or not, 'weights', the exported
-    file (the best validated), and the numbers of the last validation.
+    file (by default the best validated), and the numbers of the last
+    validation.
 
   Raises:
     ValueError: of this or of a lower room, in one line.

@@ -27,7 +27,7 @@ def prepare(
   """`look(step, state, writer, facts)` -> means over the whole split.
 
   Notes in `facts` what the checkpoint is to remember, and exports the
-  network whenever it is better than ever. Compiled once.
+  network, by default whenever it is better than ever. Compiled once.
 
   Args:
     where: shardings of the state.
@@ -59,8 +59,10 @@ def prepare(
     means['measured'] = measured(config, means)
     writer.write(step, 'validation', means)
     facts['measured'] = means['measured']
-    if means['measured'] < facts.get('least', math.inf):
+    best = means['measured'] < facts.get('least', math.inf)
+    if best:
       facts['least'] = means['measured']
+    if best or config.export == 'last':
       path = workdir / f'{recipe.network}.safetensors'
       about = {'step': step, 'validation': means}
       recipes.export(path, recipe, state, config, about)

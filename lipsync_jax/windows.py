@@ -23,7 +23,7 @@ from lipsync_jax import audio
 
 FRAMES = 5  # of a window: the 200 ms that 16 mel columns span
 RATE = 25  # frames/s of every training clip
-DICE = 12  # uniform numbers a pick carries for the augmentation
+DICE = 14  # uniform numbers a pick carries for the augmentation
 KINDS = ('syncnet', 'contrastive', 'generator', 'pair')
 TRIES = 12  # pairs of moments, of which `chosen` keeps one
 ORDERS = ('clip', 'window', 'speaker')
@@ -198,7 +198,7 @@ def pick(item: int, rng: np.random.Generator, plan: Plan) -> Pick:
       1, the same) window, or of the reference; not for contrastive, and for
       pair `[TRIES, 2]`.
     label: float32, 1 in sync and 0 wrong; syncnet only.
-    dice: float32 `[12]` in [0, 1), what the augmentation is made of.
+    dice: float32 `[14]` in [0, 1), what the augmentation is made of.
     seed: int32, of its noise.
   """
   at, frame = _place(plan, int(item), rng)

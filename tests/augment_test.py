@@ -1,6 +1,7 @@
 """augment.py: identity at zero, what changes and what must not."""
 
 import colorsys
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ NOTHING = augment.Augment(**dict.fromkeys(
 ))  # fmt: skip
 DEFAULT = augment.Augment()
 dice = st.integers(0, 2**32).map(
-  lambda seed: np.random.default_rng(seed).random(12, np.float32)
+  lambda seed: np.random.default_rng(seed).random(14, np.float32)
 )
 
 
@@ -36,6 +37,7 @@ def test_zero_is_identity(dice):
   np.testing.assert_array_equal(
     augment.masked(mels, starts, starts, NOTHING, dice), mels
   )
+  np.testing.assert_array_equal(augment.voiced(mels, NOTHING, dice), mels)
   assert not augment.flips(NOTHING, dice)
   assert not NOTHING.colours and not NOTHING.moves
   assert augment.noise_level(NOTHING, 5) is None
@@ -45,7 +47,7 @@ def test_zero_is_identity(dice):
 def test_hue_turns_hue():
   """Oracle: the standard library's YIQ."""
   change = augment.Augment(0, 0, 0, 0, hue=0.5)
-  dice = np.full(12, 0.75, np.float32)  # a quarter turn
+  dice = np.full(14, 0.75, np.float32)  # a quarter turn
   matrix, offset = augment.colour(change, dice)
   rgb = np.array([0.6, 0.45, 0.4])
   y, i, q = colorsys.rgb_to_yiq(*rgb)
@@ -128,9 +130,48 @@ def test_noise_has_its_level():
   assert len(levels) == 9 and all(15 <= v <= 40 for v in levels)
 
 
+def test_gain_is_the_gain_of_the_sound():
+  """A louder wave's mel is the mel made louder; silence stays silence."""
+  rng = np.random.default_rng(0)
+  wave = 0.05 * rng.standard_normal(8000).astype(np.float32)
+  mels = audio.log_mel(wave)[None, :, 10:26]
+  change = dataclasses.replace(NOTHING, gain=6.0)
+  dice = np.full(14, 0.75, np.float32)  # 3 dB
+  louder = audio.log_mel(wave * 10 ** (3 / 20))[None, :, 10:26]
+  np.testing.assert_allclose(
+    augment.voiced(mels, change, dice), louder, atol=1e-3
+  )
+  silent = np.full((1, 80, 16), audio.SILENCE, np.float32)
+  np.testing.assert_array_equal(augment.voiced(silent, change, dice), silent)
+
+
+@pytest.mark.parametrize('die, bin', [(0.0, 44), (0.5, 40), (0.75, 38)])
+def test_warp_moves_a_tone(die, bin):
+  """A throat of another length: bin 40 is heard at 40 / (1 ± 10 %)."""
+  mels = np.full((1, 80, 16), -2, np.float32)
+  mels[:, 40] = 2
+  dice = np.full(14, die, np.float32)
+  change = dataclasses.replace(NOTHING, warp=0.1)
+  out = augment.voiced(mels, change, dice)
+  assert (out[0].argmax(0) == bin).all() and out.max() <= 2
+
+
+def test_voices_are_the_same_on_host_and_device():
+  rng = np.random.default_rng(0)
+  mels = rng.uniform(-4, 4, (4, 3, 80, 16)).astype(np.float32)
+  dice = rng.random((4, 14), np.float32)
+  change = augment.Augment(gain=6, warp=0.1)
+  host = np.stack(
+    [augment.voiced(m, change, d) for m, d in zip(mels, dice, strict=True)]
+  )
+  run = jax.jit(lambda m, d: augment.voiced(m, change, d, jnp))
+  np.testing.assert_allclose(host, run(mels, dice), atol=1e-5)
+  assert host.dtype == np.float32 and np.abs(host - mels).max() > 0.1
+
+
 def test_host_and_device_agree():
   rng = np.random.default_rng(0)
-  dice = rng.random((4, 12), np.float32)
+  dice = rng.random((4, 14), np.float32)
   images = rng.integers(0, 256, (4, 2, 6, 6, 3)).astype(np.uint8)
   host = augment.coloured(images, *augment.colour(DEFAULT, dice))
   run = jax.jit(

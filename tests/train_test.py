@@ -292,6 +292,8 @@ def test_run_leaves_what_the_next_stage_needs(expert):
   assert lines[2].keys() >= {'sync', 'accuracy', 'rate', 'input_wait'}
   looks = metrics.read(workdir, 'validation')
   assert [line['step'] for line in looks] == LOOKS
+  best = min(looks, key=lambda line: line['measured'])
+  assert got.meta['step'] == best['step']
 
 
 @pytest.mark.slow
@@ -410,9 +412,12 @@ def test_killed_at_any_moment_equals_an_unbroken_run(
 
 @pytest.mark.slow
 def test_expert_that_is_stuck_says_why(drawn, tmp_path, capsys):
-  config = small(drawn, steps=2, stuck_steps=2)
+  config = small(
+    drawn, steps=2, stuck_steps=2, validate_steps=1, export='last'
+  )
   config.optimiser.rate = 0.0
-  train.train_and_evaluate(config, tmp_path)
+  found = train.train_and_evaluate(config, tmp_path)
+  assert weights.load(found['weights']).meta['step'] == 2
   text = (tmp_path / 'stuck.txt').read_text()
   assert text in capsys.readouterr().err
   assert 'The expert is at chance' in text
