@@ -69,7 +69,7 @@ def test_generator_example_is_what_inference_sees(source):
   plan = data.plan(source, 'generator')
   rng = np.random.default_rng(0)
   for item in range(len(plan)):
-    pick = windows.pick(item, rng, plan)
+    pick = talkers.pick(item, rng, plan)
     clip = source[int(pick['clip'])]
     got = data.example(pick, source, 'generator', 32)
     f, r = int(pick['frame']), int(pick['start'])
@@ -89,7 +89,7 @@ def test_syncnet_example(source):
   plan = data.plan(source, 'syncnet', elsewhere=0.5)
   rng, labels = np.random.default_rng(0), set()
   for item in [*range(len(plan))] * 3:
-    pick = windows.pick(item, rng, plan)
+    pick = talkers.pick(item, rng, plan)
     got = data.example(pick, source, 'syncnet', 32)
     f, s = int(pick['frame']), int(pick['start'])
     clip, other = source[int(pick['clip'])], source[int(pick['other'])]
@@ -108,7 +108,7 @@ def test_syncnet_example(source):
 
 def test_contrastive_example(source):
   plan = data.plan(source, 'contrastive', group=3)
-  pick = windows.pick(2, np.random.default_rng(0), plan)
+  pick = talkers.pick(2, np.random.default_rng(0), plan)
   got = data.example(pick, source, 'contrastive', 32)
   assert got['frames'].shape == (3, 16, 32, 15)
   assert got['mel'].shape == (3, 80, 16, 1)
@@ -126,7 +126,7 @@ def test_contrastive_example(source):
 
 def test_edges_are_silent(source):
   plan = data.plan(source, 'generator', edges=True)
-  pick = windows.pick(0, np.random.default_rng(0), plan)
+  pick = talkers.pick(0, np.random.default_rng(0), plan)
   pick |= {'frame': np.int32(0), 'start': np.int32(9)}
   pick = {k: np.asarray(v) for k, v in pick.items()}
   got = data.example(pick, source, 'generator', 16)['mels'][0, ..., 0]
@@ -136,7 +136,7 @@ def test_edges_are_silent(source):
 
 def test_ready_masks_the_lower_half(source):
   plan = data.plan(source, 'generator')
-  pick = windows.pick(0, np.random.default_rng(0), plan)
+  pick = talkers.pick(0, np.random.default_rng(0), plan)
   wire = data.example(pick, source, 'generator', 32)
   for xnp in (np, jnp):
     got = data.ready({k: xnp.asarray(v) for k, v in wire.items()}, xnp)
@@ -154,7 +154,7 @@ def test_ready_masks_the_lower_half(source):
 def test_flip_is_the_same_for_all_frames_and_leaves_the_sound(source):
   for kind in windows.KINDS:
     plan = data.plan(source, kind)
-    pick = windows.pick(1, np.random.default_rng(0), plan)
+    pick = talkers.pick(1, np.random.default_rng(0), plan)
     plain = data.example(pick, source, kind, 32)
     flipped = data.example(pick, source, kind, 32, change=STILL)
     for name in plain:
@@ -169,7 +169,7 @@ def test_flip_is_the_same_for_all_frames_and_leaves_the_sound(source):
 def test_nothing_changed_is_identity(source):
   zero = dataclasses.replace(STILL, flip=0)
   plan = data.plan(source, 'generator')
-  pick = windows.pick(1, np.random.default_rng(0), plan)
+  pick = talkers.pick(1, np.random.default_rng(0), plan)
   equal(
     data.example(pick, source, 'generator', 32),
     data.example(pick, source, 'generator', 32, change=zero),
@@ -179,7 +179,7 @@ def test_nothing_changed_is_identity(source):
 def test_noise_changes_sound_alone_and_is_one_stretch(source):
   change = dataclasses.replace(STILL, flip=0, noise=1, loud=0, quiet=1)
   plan = data.plan(source, 'generator')
-  pick = windows.pick(1, np.random.default_rng(0), plan)
+  pick = talkers.pick(1, np.random.default_rng(0), plan)
   plain = data.example(pick, source, 'generator', 16)
   noisy = data.example(pick, source, 'generator', 16, change=change)
   assert np.abs(noisy['mel'] - plain['mel']).mean() > 0.05
@@ -228,17 +228,17 @@ def test_picks_restored_at_every_position_give_all_the_rest(big, batch):
 @pytest.mark.parametrize('processes', [1, 2, 4])
 def test_processes_share_an_epoch_exactly(big, processes):
   plan = data.plan(big, 'generator')
-  alone = data.picks(plan, 8, seed=1)
+  alone = data.Picks(plan, 8, seed=1)
   parts = [
-    data.picks(plan, 8, seed=1, process=(p, processes))
+    data.Picks(plan, 8, seed=1, process=(p, processes))
     for p in range(processes)
   ]
-  rows, seen = 8 // processes, []
+  seen = []
   for k in range(50):  # 25 batches an epoch
-    got = [part[k * rows + r] for part in parts for r in range(rows)]
-    for r in range(8):
-      equal(got[r], alone[k * 8 + r])
-    seen += [int(row['clip']) for row in got]
+    got = [part[k] for part in parts]
+    got = {name: np.concatenate([x[name] for x in got]) for name in got[0]}
+    equal(got, alone[k])
+    seen += got['clip'].tolist()
   assert sorted(seen[:200]) == sorted(seen[200:]) == [*range(200)]
   assert seen[:200] != seen[200:] and seen[:200] != [*range(200)]
 
@@ -275,7 +275,7 @@ def test_validation_covers_a_split_once_and_masks_the_rest(source, processes):
 def test_batches_that_cannot_be_shared(source):
   plan = data.plan(source, 'syncnet')
   with pytest.raises(data.DataError, match='multiple of 4'):
-    data.picks(plan, 6, process=(0, 4))
+    data.Picks(plan, 6, process=(0, 4))
 
 
 def test_damage_stops_training_with_its_place(big, tmp_path):
@@ -296,7 +296,7 @@ def test_damage_stops_training_with_its_place(big, tmp_path):
 
 def test_pair_is_what_the_generator_sees_where_mouths_differ_most(source):
   plan = data.plan(source, 'pair')
-  pick = windows.pick(0, np.random.default_rng(0), plan)
+  pick = talkers.pick(0, np.random.default_rng(0), plan)
   clip = source[int(pick['clip'])]
   opening = faces.openings(clip.points, clip.crops)
   got = data.example(pick, source, 'pair', 32)
@@ -334,7 +334,7 @@ def test_global_batches(source):
 
 def test_sources_travel_to_other_processes(source):
   plan = data.plan(source, 'generator')
-  made = data.picks(plan, 4, seed=1)
+  made = data.Picks(plan, 4, seed=1)
   equal(pickle.loads(pickle.dumps(made))[9], made[9])
   assert len(pickle.dumps(source)) < 10_000
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lipsync_jax import audio, records
+from lipsync_jax import audio, records, windows
 
 
 def jpeg(rgb: np.ndarray, quality: int = 95) -> bytes:
@@ -59,3 +59,9 @@ def build(folder, counts, shards=2, split='train', frames=20, side=64):
     name = shard_name(records.NAME, split, shard, shards)
     records.write(folder / name, made[shard::shards])
   return made
+
+
+def pick(item: int, rng: np.random.Generator, plan: windows.Plan) -> dict:
+  """The pick of one item."""
+  found = windows.pick(np.array([item]), rng, plan)
+  return {name: np.asarray(x[0]) for name, x in found.items()}

@@ -1,9 +1,11 @@
 """windows.py: alignment, distances, what counts as a window."""
 
+import itertools
 from fractions import Fraction
 
 import numpy as np
 import pytest
+import talkers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,7 +26,7 @@ def planned(frames, kind, speakers=None, **values):
 def many(plan, count=300, seed=0):
   rng = np.random.default_rng(seed)
   return [
-    windows.pick(int(rng.integers(len(plan))), rng, plan) for _ in range(count)
+    talkers.pick(int(rng.integers(len(plan))), rng, plan) for _ in range(count)
   ]
 
 
@@ -140,20 +142,43 @@ def test_contrastive_windows_keep_apart(group, apart, seed):
   assert max(seen) == least - 4
 
 
+@pytest.mark.parametrize('kind', ['contrastive', 'generator'])
+def test_all_that_is_allowed_is_drawn_equally_often(kind):
+  """Oracle: every choice there is, counted."""
+  values = {'group': 3, 'apart': 2} if kind == 'contrastive' else {'apart': 3}
+  plan = planned([11, 99], kind, edges=True, **values)
+  drawn = windows.pick(np.zeros(20_000, int), np.random.default_rng(0), plan)
+  frames = drawn['frame'].reshape(20_000, -1)
+  if kind == 'contrastive':
+    found, wanted = frames, itertools.permutations(range(7), 3)
+    wanted = [w for w in wanted if np.diff(sorted(w)).min() >= 2]
+  else:
+    found = np.column_stack([frames, drawn['start']])
+    pairs = itertools.product(range(7), repeat=2)
+    wanted = [(f, s) for f, s in pairs if abs(f - s) >= 3]
+  rows, counts = np.unique(found, axis=0, return_counts=True)
+  assert sorted(map(tuple, rows.tolist())) == sorted(wanted)
+  if kind == 'generator':  # every frame, then each of its references
+    counts = counts * np.array([np.sum(rows[:, 0] == r[0]) for r in rows])
+  mean = counts.mean()
+  assert np.abs(counts - mean).max() < 6 * np.sqrt(counts.max())
+  assert len(wanted) > 15 and mean > 300
+
+
 def test_orders_cover_what_they_promise():
   frames = [40, 60, 20, 10, 45]
   plan = planned(frames, 'generator')
   assert [*plan.clips] == [0, 1, 2, 4]  # 10 frames have no reference
   rng = np.random.default_rng(0)
-  got = [int(windows.pick(i, rng, plan)['clip']) for i in range(len(plan))]
+  got = [int(talkers.pick(i, rng, plan)['clip']) for i in range(len(plan))]
   assert got == [0, 1, 2, 4]
   plan = planned(frames, 'syncnet', order='window')
-  rows = [windows.pick(i, rng, plan) for i in range(len(plan))]
+  rows = [talkers.pick(i, rng, plan) for i in range(len(plan))]
   pairs = [(int(r['clip']), int(r['frame'])) for r in rows]
   assert len(set(pairs)) == len(pairs) == sum(f - 4 for f in frames)
   speakers = ['a'] * 98 + ['b', 'b']
   plan = planned([40] * 100, 'syncnet', speakers, order='speaker')
-  rows = [windows.pick(i, rng, plan) for i in range(100)]
+  rows = [talkers.pick(i, rng, plan) for i in range(100)]
   assert sum(r['clip'] >= 98 for r in rows) == 50
 
 
