@@ -6,7 +6,8 @@
 A piece holds the crops of its clips as one HEVC video, their sound as one
 Opus stream, and their names and lengths. It is some forty times smaller
 than the shards and made for one size of network: margins suffice for the
-default augmentation, landmarks are left out, sound is not to the bit.
+default augmentation, of the landmarks only the opening of the lips is kept,
+sound is not to the bit.
 
 Alphabet: `n` frames, `s` side of a stored crop in pixels.
 """
@@ -22,7 +23,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from lipsync_jax import audio, augment, records, resident, shards
+from lipsync_jax import audio, augment, faces, records, resident, shards
 
 SPLITS = ('train', 'val', 'test')
 RATE = 16_000
@@ -46,7 +47,7 @@ def pack(folder: str, out: str, size: int, crf: int, pieces: int) -> None:
 
 def write_piece(path, source, numbers, size, margin, crf) -> None:
   """One video, one sound and one table."""
-  rows = []
+  rows, openings = [], []
   with (
     whole(path.with_suffix('.mp4')) as film,
     whole(path.with_suffix('.ogg')) as tape,
@@ -60,10 +61,12 @@ def write_piece(path, source, numbers, size, margin, crf) -> None:
       speak(np.pad(clip.wave, (0, REST)))
       facts = clip.key, len(clip.frames), len(clip.wave)
       rows.append((*facts, clip.offset, clip.confidence))
+      openings.append(faces.openings(clip.points, clip.crops))
     paint(None)
     speak(None)
   names = ('key', 'frames', 'samples', 'offset', 'confidence')
   table = dict(zip(names, map(np.array, zip(*rows, strict=True)), strict=True))
+  table['openings'] = np.concatenate(openings).astype(np.float16)
   np.savez_compressed(path.with_suffix('.npz'), size=size, **table)
   used = sum(path.with_suffix(s).stat().st_size for s in ('.mp4', '.ogg'))
   print(f'{path.name}: {len(rows)} clips, {used / 2**20:.1f} MiB', flush=True)
@@ -146,7 +149,7 @@ def clips_of(path: pathlib.Path):
 
   with np.load(path, allow_pickle=False) as table:
     size, rows = int(table['size']), {k: table[k] for k in table.files}
-  wave, at = sound_of(path.with_suffix('.ogg')), 0
+  wave, at, first = sound_of(path.with_suffix('.ogg')), 0, 0
   with av.open(str(path.with_suffix('.mp4'))) as film:
     frames = film.decode(video=0)
     for i, key in enumerate(rows['key'].tolist()):
@@ -156,25 +159,28 @@ def clips_of(path: pathlib.Path):
         key,
         pictures,
         wave[at : at + samples],
+        rows['openings'][first : first + count],
         size,
         (float(rows['offset'][i]), float(rows['confidence'][i])),
       )
-      at += samples + REST
+      at, first = at + samples + REST, first + count
 
 
-def clip_of(key, pictures, wave, size, measured) -> records.Clip:
+def clip_of(key, pictures, wave, openings, size, measured) -> records.Clip:
   """A clip whose pictures are crops already."""
   side, count = len(pictures[0]), len(pictures)
   edge = (side - size) / 2
   crop = np.float32([side / 2, side / 2, size, size, 0])
   box = np.float32([edge, edge, side - edge, side - edge])
-  blank = np.full((count, records.POINTS, 2), np.nan, np.float32)
+  points = np.full((count, records.POINTS, 2), np.nan, np.float32)
+  points[:, [faces.UPPER_LIP, faces.LOWER_LIP]] = side / 2
+  points[:, faces.LOWER_LIP, 1] += openings * np.float32(size)
   return records.Clip(
     key=key,
     speaker=key.rpartition('/')[0],
     frames=tuple(jpeg(rgb) for rgb in pictures),
     crops=np.tile(crop, (count, 1)),
-    points=blank,
+    points=points,
     boxes=np.tile(box, (count, 1)),
     mel=audio.log_mel(wave / np.float32(32768)),
     wave=wave,
