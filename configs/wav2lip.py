@@ -48,6 +48,7 @@ def get_config() -> ml_collections.ConfigDict:
     high=3.0,
     low=1.5,
     ramp_steps=1000,  # batches from 0 to the whole weight; 0: at once
+    until_real=False,  # no weight while the loss is below that of real lips
   )
   config.data = data()
   config.augmented = True

@@ -9,6 +9,7 @@ import sys
 
 CHANCE = {'accuracy': 1 / 6}  # six windows of a clip compete
 TRUTH = {'sync': 'real lips', 'motion': 'lips that keep still'}
+ACROSS = 5  # panels in a row
 NAMES = ('accuracy', 'sync', 'l1', 'lips', 'motion')
 
 
@@ -51,10 +52,14 @@ def main(argv: list[str]) -> int:
     for name in NAMES
     if any(name in row for row in read(workdir, 'train'))
   ]
+  across = min(len(panels), ACROSS)
+  down = -(-len(panels) // across)
   figure, axes = pyplot.subplots(
-    1, len(panels), figsize=(4 * len(panels), 3), squeeze=False
+    down, across, figsize=(4 * across, 3 * down), squeeze=False
   )
-  for axis, panel in zip(axes[0], panels, strict=True):
+  for axis in axes.flat[len(panels) :]:
+    axis.remove()
+  for axis, panel in zip(axes.flat, panels, strict=False):
     draw(axis, *panel)
   figure.tight_layout()
   figure.savefig(argv[0], dpi=80)

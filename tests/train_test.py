@@ -39,6 +39,7 @@ from lipsync_jax import (
   settings,
   shards,
   train,
+  validation,
   weights,
 )
 from lipsync_jax import feed as feeds
@@ -245,6 +246,19 @@ def test_generator_begins_with_the_ears_of_an_expert(drawn, tmp_path):
     train.hearing(config, state, where)
 
 
+@pytest.mark.parametrize('made, goal', [(0.9, 0.03), (0.6, 0.0)])
+def test_sync_counts_until_it_is_that_of_real_lips(drawn, made, goal):
+  config = small(drawn, 'generator').unlock()
+  config.sync.update({'weight': 0.03, 'high': 10.0, 'low': 10.0})
+  state = states.State(0, {}, {}, {}, {}, np.float32(0.03), np.float32(0.03))
+  numbers = {'sync': made, 'sync_of_truth': 0.7}
+  for until_real in (False, True):
+    config.sync.until_real = until_real
+    new = validation.steer(config, state, numbers, states.mesh())
+    expected = goal if until_real else 0.03
+    assert float(new.sync_goal) == pytest.approx(expected)
+
+
 # --- whole runs
 
 
@@ -412,9 +426,7 @@ def test_killed_at_any_moment_equals_an_unbroken_run(
 
 @pytest.mark.slow
 def test_expert_that_is_stuck_says_why(drawn, tmp_path, capsys):
-  config = small(
-    drawn, steps=2, stuck_steps=2, validate_steps=1, export='last'
-  )
+  config = small(drawn, steps=2, stuck_steps=2, validate_steps=1, export='last')
   config.optimiser.rate = 0.0
   found = train.train_and_evaluate(config, tmp_path)
   assert weights.load(found['weights']).meta['step'] == 2
