@@ -12,7 +12,8 @@ from lipsync_jax.benchmark.rounds import Rivals
 from lipsync_jax.models import engine, folded, generator
 
 PUBLISHED = 0.2853  # seconds per image, batch 1, Nvidia P40, PaddleGAN's table
-REACHED = {'H200': 790e12, 'H100': 798e12}  # FLOP/s of bfloat16 products, measured
+# FLOP/s of bfloat16 products, measured.
+REACHED = {'H200': 790e12, 'H100': 798e12}
 SECONDS = 0.5  # of one sample on a GPU, where a call is milliseconds
 
 
