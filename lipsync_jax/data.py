@@ -1,27 +1,23 @@
 """Data: picks become examples, examples become sharded batches.
 
-Order and randomness are functions of (seed, index) alone, so the state of
-an iterator is one number, restoring it gives the very same batches, and
-any number of processes reads the same global batches.
+The state of an iterator is one number, and restoring it gives the very same
+batches (`picks` says why).
 
 On the wire pictures are uint8; `ready` makes of a batch, on the device,
 what the networks take. Alphabet: `b` batch, `t` five frames, `h w` pixels.
 """
 
-import dataclasses
 import functools
-import sys
 from fractions import Fraction
 from types import ModuleType
 
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from lipsync_jax import audio, augment, faces, records, windows
+from lipsync_jax import audio, augment, faces, picks, records, windows
 from lipsync_jax.augment import Augment
 
 FRAMES = windows.FRAMES
-ORDERED, DRAWN = 1, 2  # doors of the seed: the order, and what is drawn
 Batch = dict  # arrays by name, numpy or jax
 
 
@@ -208,104 +204,6 @@ def ready(batch: Batch, xnp: ModuleType = np) -> Batch:
   return out
 
 
-@dataclasses.dataclass(frozen=True)
-class Picks:
-  """This process's rows of every global batch, a source for grain.
-
-  Args:
-    plan: of the windows.
-    batch: rows of a global batch, over all processes.
-    seed: of the order and of all that is drawn.
-    process: index and count, `jax.process_index(), jax.process_count()`.
-    rounds: None shuffles anew every epoch, without end. A number goes over
-      the plan that often, in order, and adds `mask`, 0 for the rows that
-      fill up the last batch.
-  """
-
-  plan: windows.Plan
-  batch: int
-  seed: int = 0
-  process: tuple[int, int] = (0, 1)
-  rounds: int | None = None
-
-  def __post_init__(self):
-    index, count = self.process
-    if self.batch % count or not 0 <= index < count:
-      raise DataError(
-        f'expected a batch that {count} processes can share, found '
-        f'{self.batch}; choose a multiple of {count}'
-      )
-
-  @property
-  def rows(self) -> int:
-    """Of a batch, for this process."""
-    return self.batch // self.process[1]
-
-  def __len__(self) -> int:
-    if self.rounds is None:
-      return sys.maxsize // (2 * self.batch)
-    return -(-self.rounds * len(self.plan) // self.batch)
-
-  def __getitem__(self, number: int) -> windows.Pick:
-    """The rows of batch `number`; all processes draw the same batch."""
-    at = int(number) * self.batch + np.arange(self.batch)
-    items = self._items(at)
-    rng = np.random.default_rng([self.seed, DRAWN, int(number)])
-    found = windows.pick(items, rng, self.plan)
-    if self.rounds is not None:
-      total = self.rounds * len(self.plan)
-      found['mask'] = (at < total).astype(np.float32)
-    low = self.process[0] * self.rows
-    return {name: x[low : low + self.rows] for name, x in found.items()}
-
-  def _items(self, at: Int[np.ndarray, 'b']) -> Int[np.ndarray, 'b']:
-    """Items of the plan at these places of the endless order."""
-    epochs, items = np.divmod(at, len(self.plan))
-    if self.rounds is not None:
-      return np.where(epochs < self.rounds, items, len(self.plan) - 1)
-    for epoch in np.unique(epochs):
-      here = epochs == epoch
-      items[here] = _order(self.seed, int(epoch), len(self.plan))[items[here]]
-    return items
-
-
-@functools.lru_cache(4)
-def _order(seed: int, epoch: int, count: int) -> Int[np.ndarray, 'n']:
-  """The items of an epoch, shuffled."""
-  rng = np.random.default_rng([seed, ORDERED, epoch])
-  return rng.permutation(count)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Rows:
-  """The rows of `picks` one after another."""
-
-  picks: Picks
-
-  def __len__(self) -> int:
-    return len(self.picks) * self.picks.rows
-
-  def __getitem__(self, i: int) -> windows.Pick:
-    number, row = divmod(int(i), self.picks.rows)
-    found = self._batch(number)
-    return {name: np.asarray(x[row]) for name, x in found.items()}
-
-  @functools.cached_property
-  def _batch(self):
-    return functools.lru_cache(8)(self.picks.__getitem__)
-
-  def __getstate__(self):
-    return {'picks': self.picks}
-
-
-def pick_batches(plan: windows.Plan, batch: int, **values):
-  """`Picks` as a grain IterDataset: the resident mode's feed."""
-  import grain
-
-  chosen = grain.MapDataset.source(Picks(plan, batch, **values))
-  return chosen.to_iter_dataset(grain.ReadOptions(num_threads=1))
-
-
 def batches(
   source: records.Source,
   plan: windows.Plan,
@@ -325,7 +223,7 @@ def batches(
   Its iterators have `get_state()`, a few numbers, and `set_state()`.
 
   Args:
-    batch, seed, process, rounds: see `Picks`.
+    batch, seed, process, rounds: see `picks.Picks`.
     size: side of the network's square crop, pixels.
     change: augmentation, None for none.
     threads: that decode; twice the cores is plenty.
@@ -333,7 +231,7 @@ def batches(
   """
   import grain
 
-  rows = _Rows(Picks(plan, batch, seed, process, rounds))
+  rows = picks.Rows(picks.Picks(plan, batch, seed, process, rounds))
   read = functools.partial(
     _example, source=source, kind=plan.kind, size=size, lead=lead, change=change
   )

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lipsync_jax import data, records, resident, windows
+from lipsync_jax import data, picks, records, resident, windows
 from lipsync_jax import state as states
 from lipsync_jax.recipe import Recipe
 
@@ -63,16 +63,14 @@ def open_feed(config, recipe: Recipe, mesh) -> Feed:
     del store['size']  # the rest are arrays, which may go anywhere
     frozen = {'store': store}
 
-    def sample(store: dict, picks: dict) -> dict:
+    def sample(store: dict, chosen: dict) -> dict:
       held = resident.Resident(**store, size=size)
       return resident.sample(
-        held, picks, kind=recipe.kind, change=recipe.change
+        held, chosen, kind=recipe.kind, change=recipe.change
       )
 
-    picks = data.pick_batches(
-      plans[0], batch, seed=config.seed, process=process
-    )
-    first = picks.map(functools.partial(data.spread, sharding=sharding))
+    chosen = picks.batches(plans[0], batch, seed=config.seed, process=process)
+    first = chosen.map(functools.partial(data.spread, sharding=sharding))
   else:
     first = stream(train, plans[0], change=recipe.change, seed=config.seed)
   second = stream(

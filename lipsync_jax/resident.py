@@ -148,7 +148,7 @@ def sample(
   """The batch of `data.batches` for the same picks; pure, to be jitted.
 
   Args:
-    picks: of `data.pick_batches`.
+    picks: of `picks.batches`.
     kind, lead, change: as for the plan and `data.batches`.
   """
   clip = picks['clip']

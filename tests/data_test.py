@@ -16,6 +16,7 @@ from lipsync_jax import (
   augment,
   data,
   faces,
+  picks,
   records,
   resident,
   shards,
@@ -212,7 +213,7 @@ def test_picks_restored_at_every_position_give_all_the_rest(big, batch):
   """The next batch and, since the state after it is the one that was seen
   there, all that follow; now and then these are drawn as well."""
   plan = data.plan(big, 'syncnet')
-  made = iter(data.pick_batches(plan, batch, seed=3))
+  made = iter(picks.batches(plan, batch, seed=3))
   states, rows = [], []
   for _ in range(240 // batch):  # beyond the epoch's end
     states.append(made.get_state())
@@ -228,9 +229,9 @@ def test_picks_restored_at_every_position_give_all_the_rest(big, batch):
 @pytest.mark.parametrize('processes', [1, 2, 4])
 def test_processes_share_an_epoch_exactly(big, processes):
   plan = data.plan(big, 'generator')
-  alone = data.Picks(plan, 8, seed=1)
+  alone = picks.Picks(plan, 8, seed=1)
   parts = [
-    data.Picks(plan, 8, seed=1, process=(p, processes))
+    picks.Picks(plan, 8, seed=1, process=(p, processes))
     for p in range(processes)
   ]
   seen = []
@@ -274,8 +275,8 @@ def test_validation_covers_a_split_once_and_masks_the_rest(source, processes):
 
 def test_batches_that_cannot_be_shared(source):
   plan = data.plan(source, 'syncnet')
-  with pytest.raises(data.DataError, match='multiple of 4'):
-    data.Picks(plan, 6, process=(0, 4))
+  with pytest.raises(picks.PickError, match='multiple of 4'):
+    picks.Picks(plan, 6, process=(0, 4))
 
 
 def test_damage_stops_training_with_its_place(big, tmp_path):
@@ -334,7 +335,7 @@ def test_global_batches(source):
 
 def test_sources_travel_to_other_processes(source):
   plan = data.plan(source, 'generator')
-  made = data.Picks(plan, 4, seed=1)
+  made = picks.Picks(plan, 4, seed=1)
   equal(pickle.loads(pickle.dumps(made))[9], made[9])
   assert len(pickle.dumps(source)) < 10_000
 
@@ -345,13 +346,11 @@ def test_resident_equals_streamed(source, kind, lead):
   plan = data.plan(source, kind, lead=lead, edges=True, elsewhere=0.9)
   store = resident.load(source, 32)
   run = jax.jit(
-    lambda store, picks: resident.sample(store, picks, kind=kind, lead=lead)
+    lambda store, row: resident.sample(store, row, kind=kind, lead=lead)
   )
   streamed = iter(data.batches(source, plan, 4, 32, lead=lead, seed=2))
-  for picks, _ in zip(
-    data.pick_batches(plan, 4, seed=2), range(5), strict=False
-  ):
-    equal(run(store, picks), next(streamed))
+  for row, _ in zip(picks.batches(plan, 4, seed=2), range(5), strict=False):
+    equal(run(store, row), next(streamed))
 
 
 def test_resident_augments_alike(source):
@@ -368,10 +367,8 @@ def test_resident_augments_alike(source):
   )
   streamed = iter(data.batches(source, plan, 4, 32, seed=2, change=change))
   plain = iter(data.batches(source, plan, 4, 32, seed=2))
-  for picks, _ in zip(
-    data.pick_batches(plan, 4, seed=2), range(2), strict=False
-  ):
-    got, want, off = run(picks), next(streamed), next(plain)
+  for row, _ in zip(picks.batches(plan, 4, seed=2), range(2), strict=False):
+    got, want, off = run(row), next(streamed), next(plain)
     for name in ('mel', 'mels', 'clip', 'frame'):
       np.testing.assert_array_equal(got[name], want[name])
     for name in ('target', 'reference'):
@@ -384,8 +381,8 @@ def test_resident_augments_alike(source):
 def test_resident_refuses_noise(source):
   store = resident.load(source, 16)
   plan = data.plan(source, 'syncnet')
-  picks = next(iter(data.pick_batches(plan, 2)))
+  row = next(iter(picks.batches(plan, 2)))
   with pytest.raises(data.DataError, match='noise'):
     resident.sample(
-      store, picks, kind='syncnet', change=augment.Augment(noise=0.1)
+      store, row, kind='syncnet', change=augment.Augment(noise=0.1)
     )

@@ -68,7 +68,8 @@ ROOMS = {
   'records': 'examples shards',
   'windows': 'audio',
   'augment': 'audio faces windows',
-  'data': 'audio augment faces records windows',
+  'picks': 'windows',
+  'data': 'audio augment faces picks records windows',
   'resident': 'audio augment data faces records windows',
   # training
   'processes': '',
@@ -79,7 +80,7 @@ ROOMS = {
   'recipe': (
     'augment losses models processes state steps stored weights windows'
   ),
-  'feed': 'data recipe records resident state windows',
+  'feed': 'data picks recipe records resident state windows',
   'checkpoint': 'processes',
   'metrics': '',
   'film': 'data encode metrics planes records sound windows',
@@ -113,11 +114,11 @@ ROOMS = {
   ),
   # shells
   'benchmark': (
-    'augment data losses models records resident state steps sync weights'
+    'augment data losses models picks records resident state steps sync weights'
   ),
   'main': 'train',
 }
-TRAINING = {'data', 'resident', 'state', 'steps', 'recipe', 'feed'}
+TRAINING = {'picks', 'data', 'resident', 'state', 'steps', 'recipe', 'feed'}
 TRAINING |= {'checkpoint', 'processes', 'progress', 'diagnose'}
 TRAINING |= {'film', 'settings', 'validation', 'train', 'main'}
 INFERENCE = set(ROOMS) - TRAINING - {'benchmark'}

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import jax
 
-from lipsync_jax import augment, data, records, resident
+from lipsync_jax import augment, data, picks, records, resident
 from lipsync_jax.benchmark import rounds
 
 KINDS = ('generator', 'syncnet', 'contrastive')
@@ -53,7 +53,7 @@ def sampled(store, plan, batch, seconds) -> float:
       resident.sample, kind=plan.kind, change=change_of(plan.kind)
     )
   )
-  iterator, windows = iter(data.pick_batches(plan, batch)), each(plan.kind)
+  iterator, windows = iter(picks.batches(plan, batch)), each(plan.kind)
   return rate(lambda: sample(store, next(iterator)), batch * windows, seconds)
 
 
