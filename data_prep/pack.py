@@ -15,7 +15,6 @@ Alphabet: `n` frames, `s` side of a stored crop in pixels.
 import argparse
 import concurrent.futures
 import functools
-import multiprocessing
 import pathlib
 import sys
 
@@ -130,9 +129,7 @@ def unpack(folder: str, out: str) -> None:
   if not paths:
     raise SystemExit(f'pack: expected pieces in {folder}, found none')
   # HEVC decodes on one core here, so pieces go side by side.
-  # Spawned: a fork of a program with threads, as JAX is, may hang.
-  spawn = multiprocessing.get_context('spawn')
-  with concurrent.futures.ProcessPoolExecutor(mp_context=spawn) as pool:
+  with concurrent.futures.ThreadPoolExecutor() as pool:
     for name in pool.map(functools.partial(unpack_piece, out=out), paths):
       print(name, flush=True)
 
