@@ -194,8 +194,8 @@ def pick(
 ) -> Pick:
   """Choose the windows of a batch of examples.
 
-  All rows at once: drawn one by one in Python, a batch of 160 took 30 ms,
-  three times as long as an H200 needed to learn from it.
+  All rows at once: drawn one by one in Python, a batch of 160 took 30 to
+  50 ms, and an H200 waited for it.
 
   Returns:
     clip, frame: int32 `[b]`, the clip in its source and the window's first
