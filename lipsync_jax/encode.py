@@ -337,7 +337,8 @@ def _quality(
     # At 10 bits crf 0 is not yet lossless, quantiser 0 is.
     options = {'crf' if crf else 'qp': str(crf), 'preset': preset}
     if video.width * video.height > HUGE:
-      options |= {'rc-lookahead': '1', 'bframes': '0'}
+      # A third of the time: 0.4 s instead of 1.3 for 7680x7680 on two cores.
+      options |= {'preset': 'ultrafast', 'rc-lookahead': '1', 'bframes': '0'}
     return options
   if encoder == 'mpeg4':
     # H.264 in AVI has no time stamps of pictures: readers are a frame late.
