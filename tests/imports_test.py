@@ -114,7 +114,8 @@ ROOMS = {
   ),
   # shells
   'benchmark': (
-    'augment data losses models picks records resident state steps sync weights'
+    'augment data losses models picks progress records resident state '
+    'steps sync weights'
   ),
   'main': 'train',
 }

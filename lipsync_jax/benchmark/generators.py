@@ -6,14 +6,12 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from lipsync_jax import models
+from lipsync_jax import models, progress
 from lipsync_jax.benchmark import rounds
 from lipsync_jax.benchmark.rounds import Rivals
 from lipsync_jax.models import engine, folded, generator
 
 PUBLISHED = 0.2853  # seconds per image, batch 1, Nvidia P40, PaddleGAN's table
-# FLOP/s of bfloat16 products, measured.
-REACHED = {'H200': 790e12, 'H100': 798e12}
 SECONDS = 0.5  # of one sample on a GPU, where a call is milliseconds
 
 
@@ -169,7 +167,7 @@ def report(size: int, width: float, batch: int, turns: int) -> str:
   one = rounds.measure(rivals(size, width, 1), turns, seconds)
   flops = frame_flops(size, width)
   first = next(iter(many))
-  peak = rounds.of_chip(REACHED)
+  peak = rounds.of_chip(progress.PEAKS)
   head = ['engine', 'frames/s', f'x {first}', 'GFLOP/s', 's at batch 1']
   lines = []
   for name, spent in many.items():
