@@ -7,10 +7,7 @@ from collections.abc import Callable
 
 import jax
 
-from lipsync_jax import metrics
-
-# Measured bf16 FLOP/s of one device.
-PEAKS = {'NVIDIA H200': 790e12, 'NVIDIA H100 80GB HBM3': 798e12}
+from lipsync_jax import flops, metrics
 
 
 class NotFinite(ValueError):
@@ -32,18 +29,25 @@ class Log:
     start: int,
     steps: int,
     faces: int,
+    cost: int,
     rate: Callable,
     shown: bool,
   ):
-    """Args: `faces` a step learns from, `rate` the schedule, `shown`: bar."""
+    """Of a run.
+
+    Args:
+      faces: that a step learns from.
+      cost: operations of a step, on all devices together.
+      rate: the schedule.
+      shown: whether to draw a bar.
+    """
     import tqdm
 
     self._writer, self._every, self._rate = writer, every, rate
-    self._faces = faces
+    self._faces, self._cost, self._peak = faces, cost, flops.peak()
     self._previous = None
     self._sums, self._count, self._waited = {}, 0, 0.0
     self._began = None
-    self._flops: float | None = None  # of a step, all devices, as XLA counts
     self._bar = tqdm.tqdm(
       total=steps, initial=start, disable=not shown, unit='step', mininterval=1
     )
@@ -53,12 +57,6 @@ class Log:
 
   def __exit__(self, *_):
     self._bar.close()
-
-  def count(self, run, *given) -> None:
-    """Count the operations of a step, where a device's peak is known."""
-    if _peak():
-      cost = run.lower(*given).cost_analysis()
-      self._flops = cost.get('flops') if cost else None
 
   def add(self, step: int, values: dict, waited: float, names) -> None:
     """Take the numbers of a step, and look at those of the one before.
@@ -113,9 +111,9 @@ class Log:
         'faces_per_s': speed * self._faces,
         'input_wait': min(1.0, self._waited / seconds),
       }
-      if self._flops:
-        share = self._flops * speed / _peak() / jax.device_count()
-        means['of_peak'] = share
+      if self._peak:
+        each = self._cost * speed / jax.device_count()
+        means['of_peak'] = each / self._peak
     self._writer.write(step, 'train', means)
     self._bar.set_postfix(
       {k: f'{means[k]:.3f}' for k in ('sync', 'l1', 'accuracy') if k in means}
@@ -130,8 +128,3 @@ class Log:
     yield
     if self._began is not None:
       self._began += time.perf_counter() - before
-
-
-def _peak() -> float | None:
-  """Most FLOP/s of a device, where it was measured."""
-  return PEAKS.get(jax.devices()[0].device_kind)

@@ -14,6 +14,7 @@ import jax
 
 from lipsync_jax import (
   augment,
+  flops,
   losses,
   models,
   processes,
@@ -47,6 +48,7 @@ class Recipe:
   change: augment.Augment | None
   windows: dict[str, Any]  # arguments of `data.plan`
   pictures: int  # faces that a row of a batch teaches
+  flops: int  # operations of a step, for a row of its batch
 
 
 def recipe(config) -> Recipe:
@@ -137,6 +139,7 @@ def expert_recipe(config, optimiser, common: dict) -> Recipe:
     ema_decay=config.ema_decay,
   )
   measure = functools.partial(steps.measure_syncnet, networks=networks)
+  heard = common['pictures'] // windows.FRAMES
   return Recipe(
     network='syncnet',
     init=init,
@@ -144,6 +147,7 @@ def expert_recipe(config, optimiser, common: dict) -> Recipe:
     measure=measure,
     show=None,
     frozen={},
+    flops=heard * flops.window('syncnet', config.net.size, config.net.width),
     **common,
   )
 
@@ -156,6 +160,7 @@ def generator_recipe(config, optimiser, common: dict) -> Recipe:
   networks, frozen = dict(trained), {}
   if common['kind'] == 'generator':  # an expert needs all five frames
     networks['syncnet'], frozen['syncnet'] = read_expert(config)
+  expert = networks['syncnet'].width if 'syncnet' in networks else None
   optimisers = dict.fromkeys(names, optimiser)
   values = {
     'sync_rate': config.sync.weight / max(config.sync.ramp_steps, 1),
@@ -181,6 +186,13 @@ def generator_recipe(config, optimiser, common: dict) -> Recipe:
     measure=functools.partial(steps.measure_generator, networks=networks),
     show=functools.partial(show, networks=networks),
     frozen=frozen,
+    flops=flops.window(
+      config.stage,
+      config.net.size,
+      config.net.width,
+      common['pictures'],
+      expert,
+    ),
     **common,
   )
 

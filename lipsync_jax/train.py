@@ -108,8 +108,6 @@ def loop(config, workdir, recipe, mesh, feed, store) -> dict[str, Any]:
       began = time.perf_counter()
       batch = next(iterator)
       waited = time.perf_counter() - began
-      if step == start:
-        log.count(run, state, batch, frozen)
       state, values = run(state, batch, frozen)
       step += 1
       names = functools.partial(feeds.names, feed, {'clip': batch['clip']})
@@ -129,6 +127,7 @@ def log_of(config, recipe, writer: metrics.Writer, start: int) -> Log:
     start=start,
     steps=config.steps,
     faces=config.batch * recipe.pictures,
+    cost=config.batch * recipe.flops,
     rate=recipe.rate,
     shown=processes.first(),
   )

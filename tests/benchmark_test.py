@@ -9,16 +9,16 @@ import types
 import numpy as np
 import pytest
 
-from lipsync_jax import cartoons
+from lipsync_jax import cartoons, flops
 from lipsync_jax.benchmark import generators, reading, rounds, training, whole
 from lipsync_jax.models import engine
 
 command = importlib.import_module('lipsync_jax.benchmark.__main__')
 
 
-def test_published_size_in_flops():
+def test_published_size():
   """3.97 GMAC a face (spec 2), two operations each."""
-  assert generators.frame_flops(96, 1.0) == 2 * 3_966_984_192
+  assert flops.face(96, 1.0) == 2 * 3_966_984_192
 
 
 @pytest.mark.parametrize('low', [False, True])
@@ -101,11 +101,13 @@ def test_bad_input_is_one_line(capsys):
 
 def test_flops_of_the_steps():
   """Tables of spec 2 and 3: 3.97, 1.21 and 1.26 GMAC forward."""
-  expert = training.flops('syncnet', 96, 1.0, 1) / training.GROUP
+  expert = flops.window('syncnet', 96, 1.0)
   assert expert == pytest.approx(3 * 2 * 1.21e9, rel=0.01)
-  plain = training.flops('generator', 96, 1.0, 1)
-  assert plain > 3 * 5 * generators.frame_flops(96, 1.0)
-  critic = training.flops('hq', 96, 1.0, 1) - plain
+  alone = flops.window('generator', 96, 1.0)
+  assert alone == 3 * 5 * flops.face(96, 1.0)
+  plain = flops.window('generator', 96, 1.0, expert=0.5)
+  assert 0 < plain - alone < 0.4 * expert
+  critic = flops.window('hq', 96, 1.0) - alone
   assert critic == pytest.approx(8 * 5 * 2 * 1.26e9, rel=0.01)
 
 
@@ -121,7 +123,7 @@ def test_table_of_training(monkeypatch, capsys):
     'ours': stand_in(0.01),
   }
   monkeypatch.setattr(training, 'rivals', lambda *_: found)
-  monkeypatch.setattr(rounds, 'of_chip', lambda _: 989e12)
+  monkeypatch.setattr(flops, 'peak', lambda: 989e12)
   line = 'train --width 0.25 --batch 3 --steps 3 --stages syncnet hq'
   assert command.main(line.split()) == 0
   out = capsys.readouterr().out
@@ -135,14 +137,15 @@ def test_table_of_training(monkeypatch, capsys):
 
 def test_a_chip_is_found_by_its_name(monkeypatch):
   for kind, peak in (
-    ('NVIDIA H100 80GB HBM3', 989e12),
+    ('NVIDIA H100 80GB HBM3', 798e12),
+    ('NVIDIA H200', 790e12),
     ('TPU v5 lite', 197e12),
     ('TPU v5p', 459e12),
     ('cpu', None),
   ):
     device = types.SimpleNamespace(device_kind=kind)
-    monkeypatch.setattr(rounds.jax, 'devices', lambda d=device: [d])
-    assert rounds.of_chip(training.PEAKS) == peak
+    monkeypatch.setattr(flops.jax, 'devices', lambda d=device: [d])
+    assert flops.peak() == peak
 
 
 def test_table_of_data(tmp_path, monkeypatch, capsys):

@@ -39,6 +39,7 @@ ROOMS = {
   'analyses': 'cache claims detector faces tracks',
   # networks and their files
   'models': '',
+  'flops': 'models',
   'standins': '',
   'pickles': 'standins',
   'containers': 'pickles standins',
@@ -78,13 +79,13 @@ ROOMS = {
   'state': 'models',
   'steps': 'losses models state',
   'recipe': (
-    'augment losses models processes state steps stored weights windows'
+    'augment flops losses models processes state steps stored weights windows'
   ),
   'feed': 'data picks recipe records resident state windows',
   'checkpoint': 'processes',
   'metrics': '',
   'film': 'data encode metrics planes records sound windows',
-  'progress': 'metrics',
+  'progress': 'flops metrics',
   'diagnose': 'losses state steps',
   'cartoons': 'audio records shards',
   'validation': ('data feed film losses metrics processes recipe state'),
@@ -114,7 +115,7 @@ ROOMS = {
   ),
   # shells
   'benchmark': (
-    'augment data losses models picks progress records resident state '
+    'augment data flops losses models picks records resident state '
     'steps sync weights'
   ),
   'main': 'train',

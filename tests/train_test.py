@@ -217,6 +217,7 @@ def test_not_finite_names_step_and_clips(tmp_path):
       start=0,
       steps=9,
       faces=5,
+      cost=10,
       rate=lambda _: 0.1,
       shown=False,
     )

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from lipsync_jax import models, progress
+from lipsync_jax import flops, models
 from lipsync_jax.benchmark import rounds
 from lipsync_jax.benchmark.rounds import Rivals
 from lipsync_jax.models import engine, folded, generator
@@ -42,20 +42,6 @@ def random_inputs(size: int, batch: int, seed: int = 0):
   rng = np.random.default_rng(seed)
   mel = rng.uniform(-4, 4, (batch, 80, 16)).astype(np.float32)
   return mel, rng.integers(0, 256, (batch, size, size, 3), np.uint8)
-
-
-def frame_flops(size: int, width: float) -> int:
-  """Floating-point operations of one face, two for a multiply-add."""
-  total = 0
-
-  def run(layer, shape):
-    nonlocal total
-    total += 2 * layer.macs(*shape)
-    return layer.output(*shape)
-
-  stages = generator.tables(size, width)
-  generator.wire(stages, run, lambda parts: parts[0], (80, 16), (size, size))
-  return total
 
 
 def torch_twin(variables: dict, size: int, width: float, low: bool):
@@ -165,9 +151,9 @@ def report(size: int, width: float, batch: int, turns: int) -> str:
   seconds = 0 if jax.default_backend() == 'cpu' else SECONDS
   many = rounds.measure(rivals(size, width, batch), turns, seconds)
   one = rounds.measure(rivals(size, width, 1), turns, seconds)
-  flops = frame_flops(size, width)
+  count = flops.face(size, width)
   first = next(iter(many))
-  peak = rounds.of_chip(progress.PEAKS)
+  peak = flops.peak()
   head = ['engine', 'frames/s', f'x {first}', 'GFLOP/s', 's at batch 1']
   lines = []
   for name, spent in many.items():
@@ -177,16 +163,16 @@ def report(size: int, width: float, batch: int, turns: int) -> str:
         name,
         f'{rate:.1f}',
         f'{np.median(many[first] / spent):.2f}',
-        f'{rate * flops / 1e9:.0f}',
+        f'{rate * count / 1e9:.0f}',
         f'{np.median(one[name]):.4f}',
       ]
     )
     if peak:
-      lines[-1].append(f'{100 * rate * flops / peak:.1f} %')
+      lines[-1].append(f'{100 * rate * count / peak:.1f} %')
   if peak:
     head.append(f'of {peak / 1e12:.0f} TFLOP/s')
   title = (
-    f'Generator, {size} px, width {width:g}, {flops / 1e9:.2f} GFLOP a face, '
+    f'Generator, {size} px, width {width:g}, {count / 1e9:.2f} GFLOP a face, '
     f'batch {batch}, median of {turns} rounds\non {rounds.machine()}\n'
   )
   tail = f'Published for batch 1: {PUBLISHED} s (PaddleGAN, Nvidia P40).'

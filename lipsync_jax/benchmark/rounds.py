@@ -54,12 +54,6 @@ def machine() -> str:
   return f'{cores} cores of {name} {low} bf16'
 
 
-def of_chip(values: dict[str, float]) -> float | None:
-  """The value whose name is part of this accelerator's, if there is one."""
-  kind = jax.devices()[0].device_kind
-  return next((v for name, v in values.items() if name in kind), None)
-
-
 def table(head: list[str], rows: list[list[str]]) -> list[str]:
   """Lines of a Markdown table whose columns line up."""
   widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]

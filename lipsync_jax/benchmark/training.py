@@ -11,58 +11,16 @@ import gc
 import jax
 import numpy as np
 
-from lipsync_jax import losses, models, steps
+from lipsync_jax import flops, losses, models, steps
 from lipsync_jax import state as states
 from lipsync_jax.benchmark import generators, rounds
 from lipsync_jax.benchmark.rounds import Rivals
-from lipsync_jax.models import discriminator, syncnet
 
 STAGES = ('syncnet', 'generator', 'hq')
 GROUP = 6  # windows of a clip that compete, as in configs/syncnet.py
 RATE, B1, CLIP, DECAY = 1e-4, 0.5, 1.0, 0.999
 SYNC, ADVERSARIAL = 0.03, 0.07  # weights of the losses
-FRAMES = 5
-# FLOP/s of dense bfloat16 products, as the makers state them.
-PEAKS = {
-  'H200': 989e12,
-  'H100': 989e12,
-  'A100': 312e12,
-  'TPU v4': 275e12,
-  'TPU v5 lite': 197e12,
-  'TPU v5e': 197e12,
-  'TPU v5': 459e12,
-}
-
-
-def flops(stage: str, size: int, width: float, batch: int) -> int:
-  """Floating-point operations of a step, two for a multiply-add.
-
-  Three times the forward pass where weights learn, twice where only the
-  gradient passes through. Norms, losses and Adam are not counted.
-  """
-  if stage == 'syncnet':
-    rows = syncnet.tables(size, width)
-    once = tower(rows['audio'], 80, 16) + tower(rows['face'], size // 2, size)
-    return 3 * batch * GROUP * once
-  heard = syncnet.tables(size, width)
-  total = 3 * FRAMES * generators.frame_flops(size, width)
-  # Nothing asks for a gradient of the sound.
-  total += tower(heard['audio'], 80, 16)
-  total += 2 * tower(heard['face'], size // 2, size)
-  if stage == 'hq':
-    rows = discriminator.tables(size, width)
-    once = tower(rows['encoder'] + rows['output'], size // 2, size)
-    total += (2 + 3 + 3) * FRAMES * once  # for the generator, real, made
-  return batch * total
-
-
-def tower(stages, height: int, width: int) -> int:
-  """Operations of layers in a row, one example forward."""
-  total, shape = 0, (height, width)
-  for layer in (layer for stage in stages for layer in stage):
-    total += 2 * layer.macs(*shape)
-    shape = layer.output(*shape)
-  return total
+FRAMES = flops.FRAMES
 
 
 def random_batch(stage: str, size: int, batch: int, seed: int = 0) -> dict:
@@ -181,15 +139,16 @@ def report(
   size: int, width: float, batch: int, turns: int, stages=STAGES, eager=False
 ) -> str:
   """The table of all steps, in Markdown."""
-  peak = rounds.of_chip(PEAKS)
+  peak = flops.peak()
   head = ['step', 'engine', 's/step', 'faces/s', 'x PyTorch', 'TFLOP/s']
   head += [f'of {peak / 1e12:.0f}'] if peak else []
   lines, notes = [], []
   for stage in stages:
     times = rounds.measure(rivals(stage, size, width, batch, eager), turns)
     gc.collect()
-    count = flops(stage, size, width, batch)
-    faces = batch * FRAMES * (GROUP if stage == 'syncnet' else 1)
+    windows = batch * (GROUP if stage == 'syncnet' else 1)
+    count = windows * flops.window(stage, size, width, expert=width)
+    faces = windows * FRAMES
     notes.append(f'{stage} {count / 1e12:.3g} TFLOP')
     theirs = {k: v for k, v in times.items() if k.startswith('PyTorch')}
     base = min(theirs.values(), key=np.median, default=None)

@@ -1,0 +1,87 @@
+"""Flops: operations of networks and steps, and what a chip can do.
+
+Counted from the tables of layers, two for a multiply-add. Norms, losses,
+augmentation and Adam are not counted, so that a share of the peak is what
+the convolutions make of it, whatever the compiler adds.
+"""
+
+import jax
+
+from lipsync_jax.models import discriminator, generator, syncnet
+
+FRAMES = 5  # of a window that SyncNet hears
+# Of bfloat16 products, FLOP/s: as measured, elsewhere as the makers state.
+PEAKS = {
+  'H200': 790e12,  # measured
+  'H100 80GB HBM3': 798e12,  # measured
+  'A100': 312e12,
+  'TPU v4': 275e12,
+  'TPU v5 lite': 197e12,
+  'TPU v5e': 197e12,
+  'TPU v5': 459e12,
+}
+
+
+def peak() -> float | None:
+  """FLOP/s of the accelerator at hand, None where it is not known."""
+  kind = jax.devices()[0].device_kind
+  return next((v for name, v in PEAKS.items() if name in kind), None)
+
+
+def face(size: int, width: float) -> int:
+  """Of the generator, one face forward."""
+  total = 0
+
+  def run(layer, shape):
+    nonlocal total
+    total += 2 * layer.macs(*shape)
+    return layer.output(*shape)
+
+  stages = generator.tables(size, width)
+  generator.wire(stages, run, lambda parts: parts[0], (80, 16), (size, size))
+  return total
+
+
+def tower(stages, height: int, width: int) -> int:
+  """Of layers in a row, one example forward."""
+  total, shape = 0, (height, width)
+  for layer in (layer for stage in stages for layer in stage):
+    total += 2 * layer.macs(*shape)
+    shape = layer.output(*shape)
+  return total
+
+
+def window(
+  stage: str,
+  size: int,
+  width: float,
+  frames: int = FRAMES,
+  expert: float | None = None,
+) -> int:
+  """Of a training step, for one window.
+
+  Three times the forward pass where weights learn, twice where only the
+  gradient passes through.
+
+  Args:
+    stage: of `recipe.STAGES`.
+    frames: that the generator makes for the window.
+    expert: width of the SyncNet that listens, None where none does.
+  """
+  if stage == 'syncnet':
+    return 3 * sum(ears(size, width))
+  total = 3 * frames * face(size, width)
+  if expert is not None:
+    audio, picture = ears(size, expert)
+    total += audio + 2 * picture  # nothing asks for a gradient of the sound
+  if stage == 'hq':
+    rows = discriminator.tables(size, width)
+    once = tower(rows['encoder'] + rows['output'], size // 2, size)
+    total += (2 + 3 + 3) * frames * once  # for the generator, real, made
+  return total
+
+
+def ears(size: int, width: float) -> tuple[int, int]:
+  """Of SyncNet's towers, one window forward: sound, picture."""
+  rows = syncnet.tables(size, width)
+  return tower(rows['audio'], 80, 16), tower(rows['face'], size // 2, size)
