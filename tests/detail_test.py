@@ -111,3 +111,12 @@ def test_brightness_alone_changes_and_a_tiny_face_not_at_all():
   tiny = faces.Crop(300, 200, 20, 26, 0.0)
   kept = detail.carried(patch, (280, 230), led, tiny, frame, (0, 0))
   np.testing.assert_array_equal(kept, patch)
+
+
+@pytest.mark.parametrize('sigma', [7.9, 8.0, 13.0, 40.0])
+def test_a_broad_blur_is_that_of_the_whole_picture(sigma):
+  light = skin().astype(np.float32) @ detail.LUMA
+  light = np.ascontiguousarray(light[:301, :503])
+  exact = light - cv2.GaussianBlur(light, (0, 0), sigma)
+  error = np.abs(detail.finer(light, sigma) - exact)
+  assert error.max() < 1.5 and error.mean() < 0.03 * np.abs(exact).mean()
