@@ -9,9 +9,8 @@ there the expert's sync joins, which teaches teeth and edges. It must end where
 real lips are (`sync.until_real`): the weights that come along went on below,
 grew stripes, and were mixed with those before HQ (`scripts/mix.py`).
 
-Cost: 2 GFLOP a frame forward at width 0.5; 9000 faces a second on an H200
-while the picks of a batch took 30 ms, which they no longer do. Numbers
-reached: see `lipsync_jax/assets/MODEL_CARD.md`, which names commit and command.
+Cost: 2 GFLOP a frame forward at width 0.5; pairs at 9000 faces a second on an
+H200, at width 1 too. Numbers reached: see `lipsync_jax/assets/MODEL_CARD.md`, which names commit and command.
 
   scripts/default_weights.sh SHARDS DIR
 """

@@ -58,16 +58,23 @@ class Log:
   def __exit__(self, *_):
     self._bar.close()
 
-  def add(self, step: int, values: dict, waited: float, names) -> None:
+  def wait(self, seconds: float) -> None:
+    """Take the time that a batch took to come, right after it came.
+
+    It counts as far as the device may have been idle: not where the step
+    before is still under way.
+    """
+    busy = self._previous and not _ready(self._previous[1])
+    self._waited += 0 if busy else seconds
+
+  def add(self, step: int, values: dict, names) -> None:
     """Take the numbers of a step, and look at those of the one before.
 
     Args:
-      waited: seconds for the batch.
-      names: function that says what was in it.
+      names: function that says what was in its batch.
     """
     self.flush()
     self._previous = step, values, names
-    self._waited += waited
     self._bar.update()
 
   def flush(self) -> None:
@@ -128,3 +135,8 @@ class Log:
     yield
     if self._began is not None:
       self._began += time.perf_counter() - before
+
+
+def _ready(values: dict) -> bool:
+  """Whether a step has ended."""
+  return all(x.is_ready() for x in values.values() if isinstance(x, jax.Array))

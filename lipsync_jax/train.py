@@ -107,11 +107,11 @@ def loop(config, workdir, recipe, mesh, feed, store) -> dict[str, Any]:
         break
       began = time.perf_counter()
       batch = next(iterator)
-      waited = time.perf_counter() - began
+      log.wait(time.perf_counter() - began)
       state, values = run(state, batch, frozen)
       step += 1
       names = functools.partial(feeds.names, feed, {'clip': batch['clip']})
-      log.add(step, values, waited, names)
+      log.add(step, values, names)
   store.wait()
   path = workdir / f'{recipe.network}.safetensors'
   if not processes.by_first(path.exists):

@@ -20,6 +20,7 @@ import types
 from fractions import Fraction
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import runs
@@ -30,6 +31,7 @@ from absl import flags
 from lipsync_jax import (
   cartoons,
   checkpoint,
+  flops,
   main,
   metrics,
   processes,
@@ -209,23 +211,49 @@ def test_signal_is_heard_and_handlers_come_back():
   assert signal.getsignal(signal.SIGTERM) == before
 
 
+def log_of(writer) -> progress.Log:
+  return progress.Log(
+    writer,
+    every=1,
+    start=0,
+    steps=9,
+    faces=5,
+    cost=10,
+    rate=lambda _: 0.1,
+    shown=False,
+  )
+
+
 def test_not_finite_names_step_and_clips(tmp_path):
   with metrics.Writer(tmp_path) as writer:
-    log = progress.Log(
-      writer,
-      every=1,
-      start=0,
-      steps=9,
-      faces=5,
-      cost=10,
-      rate=lambda _: 0.1,
-      shown=False,
-    )
-    log.add(1, {'sync': 0.5, 'finite': 1.0}, 0.0, lambda: 'ann/1')
-    log.add(2, {'sync': float('inf'), 'finite': 0.0}, 0.0, lambda: 'bob/2')
+    log = log_of(writer)
+    log.add(1, {'sync': 0.5, 'finite': 1.0}, lambda: 'ann/1')
+    log.add(2, {'sync': float('inf'), 'finite': 0.0}, lambda: 'bob/2')
     with pytest.raises(progress.NotFinite, match=r'step 2.*sync.*bob/2'):
       log.flush()
   assert [line['step'] for line in metrics.read(tmp_path)] == [1]
+
+
+def test_log_of_speed_share_of_peak_and_idle_time(tmp_path, monkeypatch):
+  """A batch is late only where the step before it is over."""
+  now = 10.0
+  monkeypatch.setattr(progress.time, 'perf_counter', lambda: now)
+  monkeypatch.setattr(flops, 'peak', lambda: 1e3)
+  with metrics.Writer(tmp_path) as writer:
+    log = log_of(writer)
+    values = {'sync': jnp.ones(()), 'finite': jnp.ones(())}
+    log.add(1, values, None)
+    log.flush()
+    log.wait(0.5)
+    log.add(2, values, None)
+    monkeypatch.setattr(progress, '_ready', lambda _: False)
+    log.wait(1.0)
+    now = 12.0
+    log.flush()
+  last = metrics.read(tmp_path)[-1]
+  assert last['steps_per_s'] == 0.5 and last['faces_per_s'] == 2.5
+  assert last['input_wait'] == 0.25
+  assert last['of_peak'] == 10 * 0.5 / 1e3 / jax.device_count()
 
 
 def test_generator_begins_with_the_ears_of_an_expert(drawn, tmp_path):
