@@ -10,7 +10,8 @@ real lips are (`sync.until_real`): the weights that come along went on below,
 grew stripes, and were mixed with those before HQ (`scripts/mix.py`).
 
 Cost: 2 GFLOP a frame forward at width 0.5; pairs at 9000 faces a second on an
-H200, at width 1 too. Numbers reached: see `lipsync_jax/assets/MODEL_CARD.md`, which names commit and command.
+H200, at width 1 too. Numbers reached: see
+`lipsync_jax/assets/MODEL_CARD.md`, which names commit and command.
 
   scripts/default_weights.sh SHARDS DIR
 """

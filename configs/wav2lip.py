@@ -7,7 +7,7 @@ frame with the target, and a sync weight that follows the measured
 validation loss instead of jumping at 0.75.
 
 Cost: 124 GFLOP a window to learn; 18 steps or 7,270 faces a second on one H200
-(`python -m lipsync_jax.benchmark train`), so some four hours; the authors report
+(`python -m lipsync_jax.benchmark train`), some four hours; the authors report
 less than a day on one GPU. Numbers reached: none yet on LRS2.
 
   python -m lipsync_jax.main --config=configs/wav2lip.py --workdir=DIR \

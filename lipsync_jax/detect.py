@@ -9,6 +9,7 @@ frame); `analyses` remembers it.
 import array
 import bisect
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -39,21 +40,40 @@ Fetch = Callable[[tuple[int, int, int, int]], np.ndarray]
 Frame = tuple[int, float, np.ndarray, Fetch]
 
 
+def packed(kind: str):
+  """Makes an empty array of numbers."""
+  return functools.partial(array.array, kind)
+
+
 @dataclasses.dataclass(frozen=True)
 class Strand:
-  """A track while it grows."""
+  """A track while it grows.
 
-  frames: list
-  times: list
-  boxes: list
-  scores: list
-  points: array.array  # float32, n x 2 a frame: hours of small arrays cost more
-  looks: list  # (frame, appearance)
-  doubts: list  # searches since YuNet last saw the face
-  last: list  # [appearance in the latest frame]
-  born: list  # [frame from which on it is looked at often]
-  changes: list  # of the appearance since the frame before, 1 - likeness
-  news: list  # [frame, appearance before, and soon after] of great changes
+  What grows with every frame is packed: objects would cost hours of film
+  three times the memory.
+  """
+
+  frames: array.array = dataclasses.field(default_factory=packed('q'))
+  times: array.array = dataclasses.field(default_factory=packed('d'))
+  boxes: array.array = dataclasses.field(default_factory=packed('d'))  # 4 each
+  scores: array.array = dataclasses.field(default_factory=packed('d'))
+  points: array.array = dataclasses.field(default_factory=packed('f'))  # n x 2
+  # Of the appearance since the frame before, 1 - likeness.
+  changes: array.array = dataclasses.field(default_factory=packed('d'))
+  looks: list = dataclasses.field(default_factory=list)  # (frame, appearance)
+  # Searches since YuNet last saw the face.
+  doubts: list = dataclasses.field(default_factory=list)
+  # [appearance in the latest frame]
+  last: list = dataclasses.field(default_factory=list)
+  # [frame from which on it is looked at often]
+  born: list = dataclasses.field(default_factory=list)
+  # [frame, appearance before, and soon after] of great changes
+  news: list = dataclasses.field(default_factory=list)
+
+  def box(self, back: int = 1) -> Float[np.ndarray, '4']:
+    """That of the latest frame, or of one before."""
+    end = len(self.boxes) - 4 * (back - 1)
+    return np.array(self.boxes[end - 4 : end])
 
 
 def analyse(
@@ -67,18 +87,17 @@ def analyse(
     frame: height and width at full size, pixels.
     detector: an open Detector.
   """
-  times: list[float] = []
-  steps: list[list[float]] = []
+  times, steps = array.array('d'), array.array('d')
   past: list = []  # the last three signatures, newest first
   strands: list[Strand] = []
   for number, time, small, fetch in stream:
     sign = tracks.signature(small)
     step = [tracks.difference(sign, other) for other in past]
     past = [sign, *past[:2]]
-    steps.append(step + [0.0] * (3 - len(step)))
+    steps.extend(step + [0.0] * (3 - len(step)))
     times.append(float(time))
     view = (number, float(time), small, fetch)
-    _advance(strands, view, frame, detector, tracks.is_jump(steps[-1][0]))
+    _advance(strands, view, frame, detector, tracks.is_jump(steps[-3]))
   cuts = tracks.find_cuts(np.array(steps).reshape(-1, 3))
   news = [exchanged(strand) for strand in strands]
   cuts = np.union1d(cuts, shared(strands, news)).astype(np.int64)
@@ -146,15 +165,10 @@ def _advance(strands, view, frame, detector, jump: bool) -> None:
     if match is not None:
       again.append((match, box, scores[i]))
     elif scores[i] >= SURE:
-      new.append((fresh(), box, scores[i]))
+      new.append((Strand(), box, scores[i]))
   _read(again + new, view, frame, detector, jump)
   strands += [s for s, _, _ in new if s.frames]
   _part(strands, number)
-
-
-def fresh() -> Strand:
-  values = {field.name: [] for field in dataclasses.fields(Strand)}
-  return Strand(**values | {'points': array.array('f')})
 
 
 def _trusted(strand: Strand) -> bool:
@@ -163,18 +177,18 @@ def _trusted(strand: Strand) -> bool:
 
 def _expected(strand: Strand) -> Float[np.ndarray, '4']:
   """Where the face should be now: its last step once more, within reason."""
-  last = strand.boxes[-1].astype(np.float64)
-  if len(strand.boxes) < 2 or strand.frames[-2] != strand.frames[-1] - 1:
+  last = strand.box()
+  if len(strand.frames) < 2 or strand.frames[-2] != strand.frames[-1] - 1:
     return last
   reach = 0.2 * (last[2] - last[0])
-  return last + np.clip(last - strand.boxes[-2], -reach, reach)
+  return last + np.clip(last - strand.box(2), -reach, reach)
 
 
 def _confirm(live: list[Strand], boxes, scores) -> list[bool]:
   """Match YuNet's boxes with faces already read; count who is missing."""
   taken = [False] * len(boxes)
   for strand in live:
-    shared = faces.overlaps(strand.boxes[-1][None], boxes)[0]
+    shared = faces.overlaps(strand.box()[None], boxes)[0]
     if shared.size and shared.max() > 0.3:
       best = int(shared.argmax())
       taken[best] = True
@@ -189,7 +203,7 @@ def _nearest(waiting: list[Strand], box) -> Strand | None:
   """The lost strand that a newly found box continues, if any."""
   if not waiting:
     return None
-  last = np.stack([s.boxes[-1] for s in waiting])
+  last = np.stack([s.box() for s in waiting])
   shared = faces.overlaps(box[None], last)[0]
   return waiting[int(shared.argmax())] if shared.max() > 0.3 else None
 
@@ -225,7 +239,7 @@ def _read(jobs, view, frame, detector: Detector, jump=False) -> set[int]:
     _look(strand, number, points, part, jump)
     strand.frames.append(number)
     strand.times.append(time)
-    strand.boxes.append(faces.detector_boxes(points[None])[0])
+    strand.boxes.extend(faces.detector_boxes(points[None])[0])
     strand.scores.append(float(score))
     strand.points.frombytes(points.astype(np.float32).tobytes())
     grown.add(id(strand))
@@ -281,12 +295,13 @@ def _part(strands: list[Strand], number: int) -> None:
   now = [s for s in strands if s.frames[-1] == number]
   for i, young in enumerate(now):
     for old in now[:i]:
-      both = faces.overlaps(young.boxes[-1][None], old.boxes[-1][None])
+      both = faces.overlaps(young.box()[None], old.box()[None])
       if both[0, 0] > 0.5 and _trusted(old):
         young.doubts.extend([number] * DOUBTS)
-        grown = (young.frames, young.times, young.boxes, young.scores)
-        for values in (*grown, young.changes):
+        grown = (young.frames, young.times, young.scores, young.changes)
+        for values in grown:
           values.pop()
+        del young.boxes[-4:]
         del young.points[-2 * len(faces.KEPT) :]
         young.news[:] = [x for x in young.news if x[0] != number]
         break
@@ -297,9 +312,10 @@ def _finish(strand: Strand, cuts) -> list[Track]:
   """The strand as tracks, one a shot, each with its own appearance."""
   whole = Track(
     np.array(strand.frames, np.int64),
-    np.stack(strand.boxes).astype(np.float32),
+    np.array(strand.boxes, np.float32).reshape(-1, 4),
     np.array(strand.scores, np.float32),
-    np.array(strand.points, np.float32).reshape(-1, len(faces.KEPT), 2),
+    # Not copied: these are most of what a video leaves.
+    np.frombuffer(strand.points, np.float32).reshape(-1, len(faces.KEPT), 2),
     strand.looks[0][1],
   )
   pieces = []

@@ -5,6 +5,7 @@ Alphabet: f source frames; a show is one frame of the output (`timeline`).
 """
 
 import contextlib
+import ctypes
 import dataclasses
 import functools
 import os
@@ -89,6 +90,7 @@ def prepare(wanted, net, video, cast, clock, bar) -> tuple[dict, Callable]:
   rows = zip(paths, mels, starts, (share for share, _ in covers), strict=True)
   speakers = tuple(render.speaker(*row) for row in rows)
   del paths, rows  # their landmarks are on disk by now
+  give_back()
   with clock('compile'):
     scene, predict, name = stage(wanted, net, video, times, shows, speakers)
   end = ending(shows, duration, video.rate)
@@ -235,6 +237,17 @@ def progress(
     total=total, desc=what, unit=' frames', disable=quiet, file=sys.stderr
   ) as bar:
     yield bar.update
+
+
+def give_back() -> None:
+  """Return freed memory to the system, where the C library takes the word.
+
+  glibc keeps what the first pass used and freed in small pieces, and the
+  second would stand on top of it.
+  """
+  if sys.platform == 'linux':
+    with contextlib.suppress(AttributeError):  # a C library without it
+      ctypes.CDLL(None).malloc_trim(0)
 
 
 def peak_memory() -> int | None:
