@@ -97,8 +97,11 @@ class Detector:
   def __init__(self, workers: int = 2):
     import cv2
 
-    with _quiet():
-      self._mediapipe, options, vision = _vision()
+    # In a thread of its own: where PortAudio is missing a module of MediaPipe
+    # keeps the exception, and with it each frame that stood under the import
+    # and all that they hold, which here would be the analysis of a video.
+    with _quiet(), ThreadPoolExecutor(1) as alone:
+      self._mediapipe, options, vision = alone.submit(_vision).result()
       self._options = vision.FaceLandmarkerOptions(
         base_options=options(model_asset_buffer=asset('face_landmarker.task')),
         num_faces=1,

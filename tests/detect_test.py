@@ -193,3 +193,29 @@ def test_a_shot_of_one_frame_keeps_its_face(grid, other, finder):
   found = analyse([grid[0], other[0]], finder)
   np.testing.assert_array_equal(found.cuts, [1])
   assert [part.frames.tolist() for part in found.tracks] == [[0], [1]]
+
+
+HOLDS = """
+import gc, weakref
+from lipsync_jax.detector import Detector
+
+class Analysis:
+  pass
+
+def first_pass():
+  found = Analysis()
+  Detector().close()
+  return weakref.ref(found)
+
+left = first_pass()
+gc.collect()
+print(left())
+"""
+
+
+def test_importing_mediapipe_holds_nothing_of_the_caller():
+  """Where PortAudio is missing it keeps an exception, and frames with it."""
+  done = subprocess.run(
+    [sys.executable, '-c', HOLDS], capture_output=True, text=True, timeout=300
+  )
+  assert done.stdout.strip() == 'None', done.stdout + done.stderr
