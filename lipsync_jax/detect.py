@@ -7,16 +7,15 @@ frame); `analyses` remembers it.
 """
 
 import array
-import bisect
 import dataclasses
-import functools
 from collections.abc import Callable, Iterable
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from lipsync_jax import faces, tracks
+from lipsync_jax import faces, strands, tracks
 from lipsync_jax.detector import Detector
+from lipsync_jax.strands import Strand
 from lipsync_jax.tracks import Analysis, Track
 
 EVERY = 5  # frames between two searches for faces
@@ -29,51 +28,12 @@ DOUBTS = 4  # searches in a row without the face that end its track
 STRAY = 3  # frames; fewer are no track, unless the shot is as short
 LOOK = 25  # frames between two looks at a face's appearance …
 SOON = 5  # … and while it is new: what hides it then must not count
-# Likeness to the frame before. Of 27 clips one falls below 0.83, where a head
-# jerks: 0.69. Another's face in composites comes to 0.62 at most.
-CHANGED = 0.65
 AFTER = 4  # frames, after which a face that changed must be another still
 
 # (number, seconds, frame of at most 640 pixels a side, the function that
 # cuts the whole-pixel box (x0, y0, x1, y1) out of the frame at full size)
 Fetch = Callable[[tuple[int, int, int, int]], np.ndarray]
 Frame = tuple[int, float, np.ndarray, Fetch]
-
-
-def packed(kind: str):
-  """Makes an empty array of numbers."""
-  return functools.partial(array.array, kind)
-
-
-@dataclasses.dataclass(frozen=True)
-class Strand:
-  """A track while it grows.
-
-  What grows with every frame is packed: objects would cost hours of film
-  three times the memory.
-  """
-
-  frames: array.array = dataclasses.field(default_factory=packed('q'))
-  times: array.array = dataclasses.field(default_factory=packed('d'))
-  boxes: array.array = dataclasses.field(default_factory=packed('d'))  # 4 each
-  scores: array.array = dataclasses.field(default_factory=packed('d'))
-  points: array.array = dataclasses.field(default_factory=packed('f'))  # n x 2
-  # Of the appearance since the frame before, 1 - likeness.
-  changes: array.array = dataclasses.field(default_factory=packed('d'))
-  looks: list = dataclasses.field(default_factory=list)  # (frame, appearance)
-  # Searches since YuNet last saw the face.
-  doubts: list = dataclasses.field(default_factory=list)
-  # [appearance in the latest frame]
-  last: list = dataclasses.field(default_factory=list)
-  # [frame from which on it is looked at often]
-  born: list = dataclasses.field(default_factory=list)
-  # [frame, appearance before, and soon after] of great changes
-  news: list = dataclasses.field(default_factory=list)
-
-  def box(self, back: int = 1) -> Float[np.ndarray, '4']:
-    """That of the latest frame, or of one before."""
-    end = len(self.boxes) - 4 * (back - 1)
-    return np.array(self.boxes[end - 4 : end])
 
 
 def analyse(
@@ -89,7 +49,7 @@ def analyse(
   """
   times, steps = array.array('d'), array.array('d')
   past: list = []  # the last three signatures, newest first
-  strands: list[Strand] = []
+  grown: list[Strand] = []
   for number, time, small, fetch in stream:
     sign = tracks.signature(small)
     step = [tracks.difference(sign, other) for other in past]
@@ -97,15 +57,15 @@ def analyse(
     steps.extend(step + [0.0] * (3 - len(step)))
     times.append(float(time))
     view = (number, float(time), small, fetch)
-    _advance(strands, view, frame, detector, tracks.is_jump(steps[-3]))
+    _advance(grown, view, frame, detector, tracks.is_jump(steps[-3]))
   cuts = tracks.find_cuts(np.array(steps).reshape(-1, 3))
-  news = [exchanged(strand) for strand in strands]
-  cuts = np.union1d(cuts, shared(strands, news)).astype(np.int64)
+  news = [strands.exchanged(strand) for strand in grown]
+  cuts = np.union1d(cuts, strands.shared(grown, news)).astype(np.int64)
   ends = np.array([0, *cuts, len(times)])
   found = [
     piece
-    for strand, own in zip(strands, news, strict=True)
-    for piece in _finish(strand, np.union1d(cuts, own).astype(np.int64))
+    for strand, own in zip(grown, news, strict=True)
+    for piece in strands.pieces(strand, np.union1d(cuts, own).astype(np.int64))
     if len(piece.frames) >= min(STRAY, _shot(ends, piece))
   ]
   return Analysis(np.array(times), frame, cuts, tuple(found))
@@ -116,37 +76,13 @@ def _shot(ends: Int[np.ndarray, 'e'], piece: Track) -> int:
   return int(np.diff(ends)[np.searchsorted(ends, piece.frames[0], 'right') - 1])
 
 
-def exchanged(strand: Strand) -> list[int]:
-  """Frames in which another's face stands where one was: a change that stands
-  alone, unlike those of a turning head, and lasts, unlike a hand's."""
-  found = []
-  for number, before, after in strand.news:
-    at = bisect.bisect_left(strand.frames, number)
-    near = strand.changes[max(at - 2, 0) : at] + strand.changes[at + 1 : at + 3]
-    lasts = tracks.likeness(before, after) < CHANGED
-    if lasts and strand.changes[at] > 3 * max(near, default=0.0):
-      found.append(number)
-  return found
-
-
-def shared(strands: list[Strand], news: list[list[int]]) -> list[int]:
-  """Those in which half of the faces change: cuts too mild for `find_cuts`,
-  before one wall perhaps. Fewer is one of several pictures in the frame."""
-  return [
-    number
-    for number in {number for own in news for number in own}
-    if 2 * sum(number in own for own in news)
-    >= sum(s.frames[0] < number <= s.frames[-1] for s in strands)
-  ]
-
-
-def _advance(strands, view, frame, detector, jump: bool) -> None:
+def _advance(grown, view, frame, detector, jump: bool) -> None:
   """Take one frame: extend the strands and open new ones."""
   number, time, small, _ = view
-  live = [s for s in strands if s.frames[-1] == number - 1 and _trusted(s)]
+  live = [s for s in grown if s.frames[-1] == number - 1 and _trusted(s)]
   lost = [
     s
-    for s in strands
+    for s in grown
     if s.frames[-1] < number - 1 and time - s.times[-1] < LOST and _trusted(s)
   ]
   jobs = [] if jump else [(s, _expected(s), s.scores[-1]) for s in live]
@@ -167,8 +103,8 @@ def _advance(strands, view, frame, detector, jump: bool) -> None:
     elif scores[i] >= SURE:
       new.append((Strand(), box, scores[i]))
   _read(again + new, view, frame, detector, jump)
-  strands += [s for s, _, _ in new if s.frames]
-  _part(strands, number)
+  grown += [s for s, _, _ in new if s.frames]
+  _part(grown, number)
 
 
 def _trusted(strand: Strand) -> bool:
@@ -255,8 +191,10 @@ def _look(strand: Strand, number: int, points, part, jump: bool) -> None:
     strand.news[-1][2] = seen
   alike = tracks.likeness(strand.last[0], seen) if strand.last else 1.0
   strand.changes.append(1 - alike)
-  if alike < CHANGED:
-    true = exchanged(strand)  # the rest is forgotten, to keep memory flat
+  if alike < strands.CHANGED:
+    true = strands.exchanged(
+      strand
+    )  # the rest is forgotten, to keep memory flat
     old = [x for x in strand.news if x[0] in true or number - x[0] <= AFTER]
     strand.news[:] = [*old, [number, strand.last[0], seen]]
     jump = True
@@ -290,39 +228,19 @@ def _square(box, margin: float, frame) -> tuple[int, int, int, int]:
   )
 
 
-def _part(strands: list[Strand], number: int) -> None:
+def _part(grown: list[Strand], number: int) -> None:
   """Where two strands came to follow one face, the younger ends."""
-  now = [s for s in strands if s.frames[-1] == number]
+  now = [s for s in grown if s.frames[-1] == number]
   for i, young in enumerate(now):
     for old in now[:i]:
       both = faces.overlaps(young.box()[None], old.box()[None])
       if both[0, 0] > 0.5 and _trusted(old):
         young.doubts.extend([number] * DOUBTS)
-        grown = (young.frames, young.times, young.scores, young.changes)
-        for values in grown:
+        rows = (young.frames, young.times, young.scores, young.changes)
+        for values in rows:
           values.pop()
         del young.boxes[-4:]
         del young.points[-2 * len(faces.KEPT) :]
         young.news[:] = [x for x in young.news if x[0] != number]
         break
-  strands[:] = [s for s in strands if s.frames]
-
-
-def _finish(strand: Strand, cuts) -> list[Track]:
-  """The strand as tracks, one a shot, each with its own appearance."""
-  whole = Track(
-    np.array(strand.frames, np.int64),
-    np.array(strand.boxes, np.float32).reshape(-1, 4),
-    np.array(strand.scores, np.float32),
-    # Not copied: these are most of what a video leaves.
-    np.frombuffer(strand.points, np.float32).reshape(-1, len(faces.KEPT), 2),
-    strand.looks[0][1],
-  )
-  pieces = []
-  for piece in tracks.split(whole, cuts):
-    first, last = piece.frames[0], piece.frames[-1]
-    own = [v for f, v in strand.looks if first <= f <= last]
-    # The median: while the face came from behind something, it looked odd.
-    usual = np.median(own or [v for _, v in strand.looks], axis=0)
-    pieces.append(dataclasses.replace(piece, look=usual.astype(np.float32)))
-  return pieces
+  grown[:] = [s for s in grown if s.frames]

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import pytest
 
-from lipsync_jax import audio, detect, detector, produce, sync, weights
+from lipsync_jax import audio, detector, produce, strands, sync, weights
 
 LONG = float(os.environ.get('LIPSYNC_JAX_COMPOSITES', '1'))
 SIZE = (288, 640)  # rows, columns
@@ -205,9 +205,9 @@ def first_place(frames, cast, person: int) -> str:
   return f'{x + (box[0] + box[2]) / 2:.0f},{y + (box[1] + box[3]) / 2:.0f}'
 
 
-def strand(changes, after) -> detect.Strand:
+def strand(changes, after) -> strands.Strand:
   """Followed for 20 frames; in the ninth it looked unlike the one before."""
-  made = detect.fresh()
+  made = strands.Strand()
   made.frames.extend(range(20))
   made.changes.extend(changes)
   made.news.append([8, np.eye(620, dtype=np.float32)[0], after])
@@ -217,18 +217,18 @@ def strand(changes, after) -> detect.Strand:
 def test_another_face_in_the_same_place_is_no_turn_and_no_hand():
   one, other = np.eye(620, dtype=np.float32)[:2]
   alone = [0.02] * 8 + [0.5] + [0.03] * 11
-  assert detect.exchanged(strand(alone, other)) == [8]
-  assert detect.exchanged(strand(alone, one)) == []  # a hand, gone again
+  assert strands.exchanged(strand(alone, other)) == [8]
+  assert strands.exchanged(strand(alone, one)) == []  # a hand, gone again
   turning = [0.02] * 7 + [0.3, 0.5, 0.3] + [0.03] * 10
-  assert detect.exchanged(strand(turning, other)) == []
+  assert strands.exchanged(strand(turning, other)) == []
 
 
 def test_half_of_the_faces_make_a_cut():
   other = np.eye(620, dtype=np.float32)[1]
   three = [strand([0.0] * 20, other) for _ in range(3)]
-  assert detect.shared(three, [[8], [], []]) == []  # one picture of three
-  assert detect.shared(three, [[8], [8], []]) == [8]
-  assert detect.shared(three[:2], [[8], []]) == [8]
+  assert strands.shared(three, [[8], [], []]) == []  # one picture of three
+  assert strands.shared(three, [[8], [8], []]) == [8]
+  assert strands.shared(three[:2], [[8], []]) == [8]
 
 
 @pytest.mark.slow

@@ -35,7 +35,8 @@ ROOMS = {
   'tracks': 'faces',
   'paths': 'faces tracks',
   'detector': 'faces',
-  'detect': 'detector faces tracks',
+  'strands': 'faces tracks',
+  'detect': 'detector faces strands tracks',
   'analyses': 'cache claims detector faces tracks',
   # networks and their files
   'models': '',
