@@ -3,7 +3,7 @@
 Draws a few talking heads whose mouths open with the sound, writes shards
 of them, trains expert, generator and HQ on these, each in its own folder
 of the workdir. For looking at the machinery and for the end-to-end tests;
-the numbers mean nothing. Three minutes, of which two and a half compile.
+the numbers mean nothing. Three minutes, of which two compile.
 
   python -m lipsync_jax.main --config=configs/debug.py --workdir=/tmp/debug
 """

@@ -192,9 +192,7 @@ def _look(strand: Strand, number: int, points, part, jump: bool) -> None:
   alike = tracks.likeness(strand.last[0], seen) if strand.last else 1.0
   strand.changes.append(1 - alike)
   if alike < strands.CHANGED:
-    true = strands.exchanged(
-      strand
-    )  # the rest is forgotten, to keep memory flat
+    true = strands.exchanged(strand)  # all else goes: memory is to be flat
     old = [x for x in strand.news if x[0] in true or number - x[0] <= AFTER]
     strand.news[:] = [*old, [number, strand.last[0], seen]]
     jump = True
