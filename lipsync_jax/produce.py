@@ -5,7 +5,6 @@ Alphabet: f source frames; a show is one frame of the output (`timeline`).
 """
 
 import contextlib
-import ctypes
 import dataclasses
 import functools
 import os
@@ -22,6 +21,7 @@ from lipsync_jax import (
   coverage,
   decoder,
   encode,
+  memory,
   pipe,
   planes,
   reels,
@@ -42,6 +42,7 @@ def produce(wanted: Request) -> dict:
   """Do what a `Request` asks for and return the report."""
   clock = pipe.Clock()
   bar = functools.partial(progress, wanted.quiet)
+  memory.steady()
   decoder.prepare()
   with contextlib.ExitStack() as stack:
     with clock('load'):
@@ -69,7 +70,7 @@ def produce(wanted: Request) -> dict:
     **report,
     'weights': {'source': net.source, 'sha256': net.sha256},
     'seconds': {k: round(v, 3) for k, v in clock.seconds.items()},
-    'peak_memory_mb': peak_memory(),
+    'peak_memory_mb': memory.peak(),
     'decoder_memory_mb': sum(decoder.peaks.values()) // 2**20,
   }
 
@@ -90,7 +91,7 @@ def prepare(wanted, net, video, cast, clock, bar) -> tuple[dict, Callable]:
   rows = zip(paths, mels, starts, (share for share, _ in covers), strict=True)
   speakers = tuple(render.speaker(*row) for row in rows)
   del paths, rows  # their landmarks are on disk by now
-  give_back()
+  memory.give_back()
   with clock('compile'):
     scene, predict, name = stage(wanted, net, video, times, shows, speakers)
   end = ending(shows, duration, video.rate)
@@ -237,24 +238,3 @@ def progress(
     total=total, desc=what, unit=' frames', disable=quiet, file=sys.stderr
   ) as bar:
     yield bar.update
-
-
-def give_back() -> None:
-  """Return freed memory to the system, where the C library takes the word.
-
-  glibc keeps what the first pass used and freed in small pieces, and the
-  second would stand on top of it.
-  """
-  if sys.platform == 'linux':
-    with contextlib.suppress(AttributeError):  # a C library without it
-      ctypes.CDLL(None).malloc_trim(0)
-
-
-def peak_memory() -> int | None:
-  """The most memory this process has held, in MB; None on Windows."""
-  try:
-    import resource
-  except ImportError:
-    return None
-  unit = 2**20 if sys.platform == 'darwin' else 2**10
-  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit

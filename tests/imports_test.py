@@ -15,6 +15,7 @@ ROOMS = {
   '__init__': '',
   'cache': '',
   'claims': '',
+  'memory': '',
   # sound and time
   'audio': '',
   'timeline': '',
@@ -60,8 +61,8 @@ ROOMS = {
   'coverage': 'faces paths timeline',
   'reels': 'encode pipe planes render request source',
   'produce': (
-    'audio cache coverage decoder encode models pipe planes reels render '
-    'request search source timeline voices weights'
+    'audio cache coverage decoder encode memory models pipe planes reels '
+    'render request search source timeline voices weights'
   ),
   'sync': 'produce request',
   # training data

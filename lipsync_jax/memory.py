@@ -1,0 +1,45 @@
+"""Memory: what this process holds, and that it stays the same over hours.
+
+glibc keeps freed blocks for later. Frames of a video, a megabyte and more,
+come and go in several threads, and between them lie small things that stay:
+without a word to it the heaps of all threads grow for minutes. Where another
+C library is at work nothing is asked of it.
+"""
+
+import contextlib
+import ctypes
+import sys
+
+LARGE = 2**18  # bytes; a block from here on is mapped alone
+MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of malloc.h
+
+
+def steady() -> None:
+  """Have large blocks mapped one by one, and unmapped when they are freed.
+
+  This is how glibc starts; but the first large block that is freed raises
+  the limit beyond the size of a frame, unless it was set.
+  """
+  _ask('mallopt', MMAP_THRESHOLD, LARGE)
+
+
+def give_back() -> None:
+  """Return what was freed in small pieces to the system."""
+  _ask('malloc_trim', 0)
+
+
+def _ask(name: str, *given: int) -> None:
+  """Call a function of glibc, if that is the C library."""
+  if sys.platform == 'linux':
+    with contextlib.suppress(AttributeError, OSError):
+      getattr(ctypes.CDLL(None), name)(*given)
+
+
+def peak() -> int | None:
+  """The most memory this process has held, in MB; None on Windows."""
+  try:
+    import resource
+  except ImportError:
+    return None
+  unit = 2**20 if sys.platform == 'darwin' else 2**10
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit
