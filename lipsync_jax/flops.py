@@ -7,9 +7,9 @@ the convolutions make of it, whatever the compiler adds.
 
 import jax
 
+from lipsync_jax import windows
 from lipsync_jax.models import discriminator, generator, syncnet
 
-FRAMES = 5  # of a window that SyncNet hears
 # Of bfloat16 products, FLOP/s: as measured, elsewhere as the makers state.
 PEAKS = {
   'H200': 790e12,  # measured
@@ -55,7 +55,7 @@ def window(
   stage: str,
   size: int,
   width: float,
-  frames: int = FRAMES,
+  frames: int = windows.FRAMES,
   expert: float | None = None,
 ) -> int:
   """Of a training step, for one window.

@@ -41,7 +41,6 @@ ROOMS = {
   'analyses': 'cache claims detector faces tracks',
   # networks and their files
   'models': '',
-  'flops': 'models',
   'standins': '',
   'pickles': 'standins',
   'containers': 'pickles standins',
@@ -70,6 +69,7 @@ ROOMS = {
   'shards': '',
   'records': 'examples shards',
   'windows': 'audio',
+  'flops': 'models windows',
   'augment': 'audio faces windows',
   'picks': 'windows',
   'data': 'audio augment faces picks records windows',
@@ -118,7 +118,7 @@ ROOMS = {
   # shells
   'benchmark': (
     'augment data flops losses models picks records resident state '
-    'steps sync weights'
+    'steps sync weights windows'
   ),
   'main': 'train',
 }

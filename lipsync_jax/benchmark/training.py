@@ -11,7 +11,7 @@ import gc
 import jax
 import numpy as np
 
-from lipsync_jax import flops, losses, models, steps
+from lipsync_jax import flops, losses, models, steps, windows
 from lipsync_jax import state as states
 from lipsync_jax.benchmark import generators, rounds
 from lipsync_jax.benchmark.rounds import Rivals
@@ -20,7 +20,7 @@ STAGES = ('syncnet', 'generator', 'hq')
 GROUP = 6  # windows of a clip that compete, as in configs/syncnet.py
 RATE, B1, CLIP, DECAY = 1e-4, 0.5, 1.0, 0.999
 SYNC, ADVERSARIAL = 0.03, 0.07  # weights of the losses
-FRAMES = flops.FRAMES
+FRAMES = windows.FRAMES
 
 
 def random_batch(stage: str, size: int, batch: int, seed: int = 0) -> dict:
@@ -146,9 +146,9 @@ def report(
   for stage in stages:
     times = rounds.measure(rivals(stage, size, width, batch, eager), turns)
     gc.collect()
-    windows = batch * (GROUP if stage == 'syncnet' else 1)
-    count = windows * flops.window(stage, size, width, expert=width)
-    faces = windows * FRAMES
+    rows = batch * (GROUP if stage == 'syncnet' else 1)
+    count = rows * flops.window(stage, size, width, expert=width)
+    faces = rows * FRAMES
     notes.append(f'{stage} {count / 1e12:.3g} TFLOP')
     theirs = {k: v for k, v in times.items() if k.startswith('PyTorch')}
     base = min(theirs.values(), key=np.median, default=None)
