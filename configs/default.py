@@ -30,6 +30,7 @@ def get_config():
   config.optimiser.rate = 5e-4
   config.optimiser.warmup_steps = 200
   config.optimiser.decay_steps = 3000
+  config.calm = 0.01
   config.sync.weight = 0.1
   config.sync.high = config.sync.low = 10.0  # from the first validation on
   config.sync.ramp_steps = 100
@@ -37,6 +38,7 @@ def get_config():
   config.data.frames = 2
   config.data.resident = True
   config.data.edges = True  # padded silence, so that mouths learn to close
+  config.data.hush = 0.1
   config.augment.gain = 6.0
   config.augment.warp = 0.08
   config.validate_steps = 250

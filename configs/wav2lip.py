@@ -33,6 +33,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.across = False  # all windows of a batch compete, not those of a clip
   config.opening_weight = 0.0  # of telling the lip opening; contrastive only
   config.adversarial_weight = 0.07  # of the loss; hq only
+  config.calm = 0.0  # what the discriminator's slope costs it (R1); hq only
   config.lips_weight = 0.0  # of the pictures' loss, for the lips alone
   config.motion_weight = 0.0  # of how the lips move, added to all this
   config.net = config_dict.create(
@@ -89,6 +90,7 @@ def data() -> ml_collections.ConfigDict:
     elsewhere=0.0,  # share of wrong or reference windows from other clips
     group=6,  # windows of a clip that compete (contrastive)
     edges=False,  # also windows whose sound is padded
+    hush=0.0,  # share of windows that lose their sound, with closed mouths
     frames=5,  # of a window that teach a generator; 2: two moments of a clip
     # whose mouths differ most, without an expert
   )

@@ -105,6 +105,8 @@ def _mels(clip, pick, kind, lead, change: Augment | None):
   if change:
     found = augment.voiced(found, change, pick['dice'])
     found = augment.masked(found, starts, origins, change, pick['dice'])
+  if 'hush' in pick:
+    found = augment.hushed(found, pick['hush'])
   return found
 
 
@@ -133,9 +135,9 @@ def example(
       f'{clip.key}: expected {windows.RATE} frames/s, found {clip.fps:g}; '
       'build the data set with data_prep'
     )
-  if kind == 'pair':
+  if kind == 'pair' or 'hush' in pick:
     opening = faces.openings(clip.points, clip.crops)
-    pick = windows.chosen(pick, opening[pick['frame']])
+    pick = windows.chosen(pick, opening[moments(kind, pick['frame'])])
   if kind == 'contrastive':
     sets = [(clip, frame) for frame in pick['frame']]
   else:
@@ -157,7 +159,7 @@ def example(
   if kind == 'contrastive':
     opening = faces.openings(clip.points, clip.crops)
     batch['opening'] = opening[moments(kind, pick['frame'])]
-  names = ('clip', 'frame', 'label')
+  names = ('clip', 'frame', 'label', 'hush')
   return batch | {name: pick[name] for name in names if name in pick}
 
 

@@ -88,6 +88,7 @@ def recipe(config) -> Recipe:
     values['group'] = pairs.group
   else:
     values['elsewhere'] = pairs.elsewhere
+    values['hush'] = 0.0 if expert else pairs.hush
   common = {
     'kind': kind,
     'rate': rate,
@@ -172,6 +173,7 @@ def generator_recipe(config, optimiser, common: dict) -> Recipe:
   step = steps.generator
   if config.stage == 'hq':
     step, values['adversarial_weight'] = steps.hq, config.adversarial_weight
+    values['calm'] = config.calm
   init = {
     'networks': trained,
     'optimisers': optimisers,

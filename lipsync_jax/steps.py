@@ -176,6 +176,9 @@ def lesson(
     values['sync'] = listen(
       networks['syncnet'], frozen['syncnet'], batch, made, expert_batch_stats
     )
+    if 'hush' in batch:  # an expert knows nothing of silence
+      heard = 1.0 - batch['hush']
+      values['sync'] *= heard / jnp.maximum(heard.mean(), 1e-3)
   if 'discriminator' in networks:
     logit = networks['discriminator'].apply(
       {'params': state.params['discriminator']}, fold(made), train=True
@@ -195,6 +198,7 @@ def generator(
   networks: Networks,
   optimisers: Optimisers,
   adversarial_weight: float = 0.0,
+  calm: float = 0.0,
   lips_weight: float = 0.0,
   motion_weight: float = 0.0,
   sync_rate: float = 1.0,
@@ -211,6 +215,8 @@ def generator(
     frozen: {'syncnet': variables of the expert}, or empty without one.
     networks: 'generator', 'syncnet' if an expert teaches, and for HQ
       'discriminator'.
+    calm: how much the discriminator's slope at photographs costs it
+      (`contradict`); 0 as published.
     lips_weight: share of the pictures' part of the loss that counts the
       lips alone; 0 as published.
     motion_weight: of how lips move within a window, beside the rest.
@@ -245,7 +251,7 @@ def generator(
   grads, stats = {'generator': grads}, {'generator': stats}
   if 'discriminator' in networks:
     grads['discriminator'], judged = contradict(
-      networks['discriminator'], state, batch['target'], made
+      networks['discriminator'], state, batch['target'], made, calm
     )
     metrics, stats['discriminator'] = metrics | judged, {}
   metrics['sync_weight'] = state.sync_weight
@@ -258,17 +264,28 @@ def hq(state: State, batch: Batch, frozen: dict, *, networks, **values):
   return generator(state, batch, frozen, networks=networks, **values)
 
 
-def contradict(net, state: State, true, made):
-  """The discriminator's gradients, and its two losses, which are added."""
-  made = jax.lax.stop_gradient(made)
+def contradict(net, state: State, true, made, calm: float = 0.0):
+  """The discriminator's gradients, and its two losses, which are added.
+
+  `calm` times the squared slope of its logit at photographs is added (R1,
+  Mescheder, Geiger, Nowozin 2018), so that it stays beatable.
+  """
+  true, made = fold(true), jax.lax.stop_gradient(fold(made))
 
   def loss(params):
-    def mean(judge, faces):
-      logit = net.apply({'params': params}, fold(faces), train=True)
-      return judge(logit).mean()
+    def logit(faces):
+      return net.apply({'params': params}, faces, train=True)
 
-    values = {'real': mean(losses.real, true), 'fake': mean(losses.fake, made)}
-    return values['real'] + values['fake'], values
+    values = {
+      'real': losses.real(logit(true)).mean(),
+      'fake': losses.fake(logit(made)).mean(),
+    }
+    total = values['real'] + values['fake']
+    if calm:
+      slope = jax.grad(lambda faces: logit(faces).sum())(true)
+      values['slope'] = jnp.square(slope).sum((1, 2, 3)).mean()
+      total += calm * values['slope']
+    return total, values
 
   return jax.grad(loss, has_aux=True)(state.params['discriminator'])
 

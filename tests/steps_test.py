@@ -276,6 +276,51 @@ def test_hq_step_changes_what_it_should(hq):
   assert np.mean(moved) > 0.9
 
 
+def test_slope_is_that_of_the_logit():
+  """R1 by finite differences; it is added, and changes nothing else."""
+  net = models.build('discriminator', width=WIDTH)
+  params = untrained.variables('discriminator', WIDTH)['params']
+  params = jax.tree.map(jnp.asarray, params)
+  zero = jnp.float32(0)
+  state = states.State(0, {'discriminator': params}, {}, {}, {}, zero, zero)
+  rng = np.random.default_rng(0)
+  true, made = jnp.asarray(rng.random((2, 2, 1, 96, 96, 3), np.float32))
+  plain, values = steps.contradict(net, state, true, made)
+  calmed, more = steps.contradict(net, state, true, made, 2.0)
+  assert float(more['real']) == pytest.approx(float(values['real']), abs=1e-6)
+  assert optax.tree.norm(optax.tree.sub(plain, calmed)) > 0
+
+  def logit(faces):
+    made = net.apply({'params': params}, jnp.asarray(faces), train=True)
+    return np.asarray(made, np.float64)
+
+  # Along random directions the squared change is the squared slope, a pixel.
+  dirs = rng.standard_normal((48, 1, 96, 96, 3)).astype(np.float32)
+  found = [
+    logit(true[:, 0] + 0.01 * d) - logit(true[:, 0] - 0.01 * d) for d in dirs
+  ]
+  estimate = np.square(np.array(found) / 0.02).mean()
+  assert float(more['slope']) == pytest.approx(estimate, rel=0.3)
+
+
+def test_expert_is_not_asked_about_silence():
+  """Hushed rows weigh nothing in the sync loss, the others as much as ever."""
+  step, made, frozen = parts('generator')
+  state, _ = states.create(single(), 0, **made)
+  state = state.replace(
+    sync_weight=jnp.float32(0.1), sync_goal=jnp.float32(0.1)
+  )
+  batch = batch_of('generator', seed=1)
+  half = jnp.arange(8) % 2
+  step = jax.jit(step, compiler_options=CHEAP)
+  got = {}
+  for name, mel in (('same', batch['mel']), ('other', -batch['mel'])):
+    mel = jnp.where(half[:, None, None, None] > 0, mel, batch['mel'])
+    given = batch | {'mel': mel, 'hush': half}
+    got[name] = step(state, given, frozen)[1]
+  assert got['same']['sync'] == got['other']['sync']
+
+
 def test_pairs_teach_without_an_expert():
   seen, state = run('pair', single(), lips_weight=0.25, motion_weight=2.0)
   assert state.step == 2 and 'sync' not in seen[0]

@@ -64,7 +64,7 @@ def inputs(network: str, size: int = 96, batch: int = 1) -> tuple:
 
 
 def first(network: str, net: nn.Module, key: Array) -> dict[str, dict]:
-  """Variables before the first step: PyTorch's default for convolutions.
+  """Variables before the first step.
 
   What `net.init` makes, from one draw that is cut into pieces: a draw for
   each array and a forward pass take XLA some ten times as long to compile.
@@ -73,8 +73,8 @@ def first(network: str, net: nn.Module, key: Array) -> dict[str, dict]:
     net: one that `build` made; any other is asked itself.
 
   Returns:
-    {'params': …, 'batch_stats': …}; kernels and biases uniform in
-    ±1/sqrt(fan_in), norms at rest. The latter key only where there are any.
+    {'params': …, 'batch_stats': …}; kernels and biases uniform up to
+    `Layer.bound`, norms at rest. The latter key only where there are any.
   """
   if type(net) is not NETWORKS[network]:
     return net.init(key, *inputs(network, net.size), train=False)
@@ -84,7 +84,7 @@ def first(network: str, net: nn.Module, key: Array) -> dict[str, dict]:
   drawn = jax.random.uniform(key, (sum(counts),), jnp.float32, -1, 1)
   params, stats, at = {}, {}, 0
   for row, count in zip(rows, counts, strict=True):
-    piece = drawn[at : at + count] / math.sqrt(row.fan_in)
+    piece = row.bound * drawn[at : at + count]
     kernel, bias = piece[: -row.cout].reshape(row.shape), piece[-row.cout :]
     params[row.name] = {'kernel': kernel, 'bias': bias}
     if row.norm:
