@@ -38,7 +38,6 @@ def get_config():
   config.data.frames = 2
   config.data.resident = True
   config.data.edges = True  # padded silence, so that mouths learn to close
-  config.data.hush = 0.1
   config.augment.gain = 6.0
   config.augment.warp = 0.08
   config.validate_steps = 250

@@ -90,7 +90,6 @@ def data() -> ml_collections.ConfigDict:
     elsewhere=0.0,  # share of wrong or reference windows from other clips
     group=6,  # windows of a clip that compete (contrastive)
     edges=False,  # also windows whose sound is padded
-    hush=0.0,  # share of windows that lose their sound, with closed mouths
     frames=5,  # of a window that teach a generator; 2: two moments of a clip
     # whose mouths differ most, without an expert
   )

@@ -149,12 +149,6 @@ def masked(mels, starts, origins, augment: Augment, dice, xnp=np):
   return xnp.where(gone, xnp.asarray(audio.SILENCE, mels.dtype), mels)
 
 
-def hushed(mels, hush, xnp: ModuleType = np):
-  """Mel windows [..., k, 80, 16] without sound where `hush` [...] is 1."""
-  gone = hush[..., None, None, None] > 0
-  return xnp.where(gone, xnp.asarray(audio.SILENCE, mels.dtype), mels)
-
-
 def voiced(mels, augment: Augment, dice, xnp: ModuleType = np):
   """Mel windows as if another had spoken: louder, with a longer throat.
 

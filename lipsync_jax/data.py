@@ -105,8 +105,6 @@ def _mels(clip, pick, kind, lead, change: Augment | None):
   if change:
     found = augment.voiced(found, change, pick['dice'])
     found = augment.masked(found, starts, origins, change, pick['dice'])
-  if 'hush' in pick:
-    found = augment.hushed(found, pick['hush'])
   return found
 
 
@@ -135,9 +133,9 @@ def example(
       f'{clip.key}: expected {windows.RATE} frames/s, found {clip.fps:g}; '
       'build the data set with data_prep'
     )
-  if kind == 'pair' or 'hush' in pick:
+  if kind == 'pair':
     opening = faces.openings(clip.points, clip.crops)
-    pick = windows.chosen(pick, opening[moments(kind, pick['frame'])])
+    pick = windows.chosen(pick, opening[pick['frame']])
   if kind == 'contrastive':
     sets = [(clip, frame) for frame in pick['frame']]
   else:
@@ -159,7 +157,7 @@ def example(
   if kind == 'contrastive':
     opening = faces.openings(clip.points, clip.crops)
     batch['opening'] = opening[moments(kind, pick['frame'])]
-  names = ('clip', 'frame', 'label', 'hush')
+  names = ('clip', 'frame', 'label')
   return batch | {name: pick[name] for name in names if name in pick}
 
 

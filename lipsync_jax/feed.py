@@ -95,7 +95,7 @@ def _plans(config, recipe: Recipe, train, validation, devices: int) -> list:
   keep = windows.part(train.speakers, pairs.part, pairs.parts)
   plans = [
     data.plan(train, recipe.kind, keep=keep, **recipe.windows),
-    data.plan(validation, recipe.kind, **recipe.windows | {'hush': 0.0}),
+    data.plan(validation, recipe.kind, **recipe.windows),
   ]
   if batch % devices:
     raise FeedError(

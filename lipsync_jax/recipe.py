@@ -88,7 +88,6 @@ def recipe(config) -> Recipe:
     values['group'] = pairs.group
   else:
     values['elsewhere'] = pairs.elsewhere
-    values['hush'] = 0.0 if expert else pairs.hush
   common = {
     'kind': kind,
     'rate': rate,

@@ -152,9 +152,8 @@ def sample(
     kind, lead, change: as for the plan and `data.batches`.
   """
   clip = picks['clip']
-  if kind == 'pair' or 'hush' in picks:
-    rows = data.moments(kind, picks['frame'])  # [b, TRIES, m]
-    rows = store.firsts[clip][:, None, None] + rows
+  if kind == 'pair':
+    rows = store.firsts[clip][:, None, None] + picks['frame']
     picks = windows.chosen(picks, store.openings[rows], jnp)
   frame = picks['frame']
   if change and change.noise:
@@ -177,12 +176,10 @@ def sample(
   if change:
     mels = augment.voiced(mels, change, picks['dice'], jnp)
     mels = augment.masked(mels, starts, origins, change, picks['dice'], jnp)
-  if 'hush' in picks:
-    mels = augment.hushed(mels, picks['hush'], jnp)
   batch = data.laid_out(kind, mels, pictures, jnp)
   if kind == 'contrastive':
     batch['opening'] = store.openings[wanted]
-  names = ('clip', 'frame', 'label', 'hush', 'mask')
+  names = ('clip', 'frame', 'label', 'mask')
   return batch | {name: picks[name] for name in names if name in picks}
 
 

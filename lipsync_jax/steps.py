@@ -176,9 +176,6 @@ def lesson(
     values['sync'] = listen(
       networks['syncnet'], frozen['syncnet'], batch, made, expert_batch_stats
     )
-    if 'hush' in batch:  # an expert knows nothing of silence
-      heard = 1.0 - batch['hush']
-      values['sync'] *= heard / jnp.maximum(heard.mean(), 1e-3)
   if 'discriminator' in networks:
     logit = networks['discriminator'].apply(
       {'params': state.params['discriminator']}, fold(made), train=True

@@ -25,7 +25,7 @@ FRAMES = 5  # of a window: the 200 ms that 16 mel columns span
 RATE = 25  # frames/s of every training clip
 DICE = 14  # uniform numbers a pick carries for the augmentation
 KINDS = ('syncnet', 'contrastive', 'generator', 'pair')
-TRIES = 12  # moments, or pairs of them, of which `chosen` keeps one
+TRIES = 12  # pairs of moments, of which `chosen` keeps one
 ORDERS = ('clip', 'window', 'speaker')
 Pick = dict[str, np.ndarray]
 Rows = Int[np.ndarray, 'b']
@@ -83,7 +83,6 @@ class Plan:
   most: int | None  # frames
   elsewhere: float  # [0, 1]
   group: int  # k
-  hush: float  # [0, 1]
 
   def __len__(self) -> int:
     """Items of one epoch."""
@@ -106,7 +105,6 @@ def plan(
   most: int | None = None,
   elsewhere: float = 0.0,
   group: int = 4,
-  hush: float = 0.0,
   lead: Fraction = audio.CENTRED,
   edges: bool = False,
   keep: Bool[np.ndarray, 'n'] | None = None,
@@ -130,9 +128,6 @@ def plan(
     most: greatest such distance; None leaves it free.
     elsewhere: share of wrong windows that come from another clip.
     group: windows of a contrastive example.
-    hush: share of generator or pair examples that lose their sound and show
-      the mouth at its most closed (`chosen`), so that silence closes lips
-      whatever the reference shows. Not in Wav2Lip.
     lead: see `audio.CENTRED`.
     edges: also take windows whose sound is padded with silence.
     keep: False for clips to leave out, by offset or confidence perhaps.
@@ -178,7 +173,7 @@ def plan(
     )
   names = np.array(speakers)[clips]
   rows = tuple(np.flatnonzero(names == name) for name in np.unique(names))
-  fixed = apart, most, elsewhere, group, hush
+  fixed = apart, most, elsewhere, group
   return Plan(
     kind, order, clips, first, starts[clips], spans[clips], rows, *fixed
   )
@@ -204,15 +199,13 @@ def pick(
 
   Returns:
     clip, frame: int32 `[b]`, the clip in its source and the window's first
-      frame; `[b, k]` frames for contrastive, `[b, TRIES, 2]` for pair,
-      `[b, TRIES]` for generator with a `hush`.
+      frame; `[b, k]` frames for contrastive, `[b, TRIES, 2]` for pair.
     other, start: int32, clip `[b]` and first frame of the wrong (or, with
       label 1, the same) window, or of the reference; not for contrastive,
-      and start has the shape of frame.
+      and for pair start is `[b, TRIES, 2]`.
     label: float32 `[b]`, 1 in sync and 0 wrong; syncnet only.
     dice: float32 `[b, 14]` in [0, 1), what the augmentation is made of.
     seed: int32 `[b]`, of its noise.
-    hush: int32 `[b]`, 1 without sound; only if the plan has such.
   """
   count = len(items)
   at, frame = _place(plan, items, rng)
@@ -224,16 +217,14 @@ def pick(
   if plan.kind == 'contrastive':
     rows['frame'] = _spread(plan, plan.starts[at], rng)
   elif plan.kind == 'pair':
-    rows |= {'other': rows['clip']} | _tries(plan, at, (count, TRIES, 2), rng)
+    starts, spans = (x[at][:, None, None] for x in (plan.starts, plan.spans))
+    shape = count, TRIES, 2
+    rows['frame'] = plan.first + rng.integers(starts, size=shape)
+    # Round the clip's end to its beginning, `apart` from either side.
+    away = plan.apart + rng.integers(spans - 2 * plan.apart + 1, size=shape)
+    rows |= {'other': rows['clip'], 'start': (rows['frame'] + away) % spans}
   else:
     rows |= {'frame': frame} | _others(plan, at, frame, rng)
-  if plan.hush:
-    rows['hush'] = rng.random(count) < plan.hush
-    if plan.kind == 'generator':
-      tries = _tries(plan, at, (count, TRIES), rng)
-      for name, found in tries.items():  # the first is the one of all others
-        found[:, 0] = rows[name]
-      rows |= tries
   return {
     name: np.asarray(value, None if name in ('dice', 'label') else np.int32)
     for name, value in rows.items()
@@ -241,44 +232,24 @@ def pick(
 
 
 def chosen(pick: dict, opening, xnp: ModuleType = np) -> dict:
-  """The pick with one of its tries: the first, or of a pair the one whose
-  two mouths differ most; without sound the one whose mouths are closed most.
+  """The pick of a pair whose two mouths differ most.
 
-  Neighbouring frames mostly look alike; pairs show what the sound does. The
+  Neighbouring frames mostly look alike; these show what the sound does. The
   opening is measured, so that only the pictures that are needed are decoded.
 
   Args:
-    pick: of kind 'pair', or with a `hush`, or a batch of them.
-    opening: [..., TRIES, m] at the `data.moments` of every `frame`.
+    pick: of kind 'pair', or a batch of them.
+    opening: [..., TRIES, 2] at every `frame`.
 
   Returns:
-    The pick with `frame` and `start` `[..., 2]`, or `[...]` for a generator.
+    The pick with `frame` and `start` `[..., 2]`.
   """
-  pair = pick['frame'].ndim == opening.ndim
-  apart = xnp.abs(opening[..., 0] - opening[..., -1])
-  worth = apart if pair else xnp.zeros_like(apart)
-  if 'hush' in pick:
-    closed = -opening.max(-1)
-    worth = xnp.where(pick['hush'][..., None] > 0, closed, worth)
-  best = worth.argmax(-1)[..., None]
-  best = best[..., None] if pair else best
-  axis, first = (-2, np.s_[..., 0, :]) if pair else (-1, np.s_[..., 0])
+  apart = xnp.abs(opening[..., 0] - opening[..., 1])
+  best = apart.argmax(-1)[..., None, None]
   names = ('frame', 'start')
   return pick | {
-    name: xnp.take_along_axis(pick[name], best, axis)[first] for name in names
+    name: xnp.take_along_axis(pick[name], best, -2)[..., 0, :] for name in names
   }
-
-
-def _tries(plan: Plan, at: Rows, shape: tuple[int, ...], rng) -> Pick:
-  """Moments, and as many of the same clips that can be references."""
-  starts, spans = (
-    x[at].reshape(-1, *[1] * (len(shape) - 1))
-    for x in (plan.starts, plan.spans)
-  )
-  frame = plan.first + rng.integers(starts, size=shape)
-  # Round the clip's end to its beginning, `apart` from either side.
-  away = plan.apart + rng.integers(spans - 2 * plan.apart + 1, size=shape)
-  return {'frame': frame, 'start': (frame + away) % spans}
 
 
 def _place(plan: Plan, items: Rows, rng) -> tuple[Rows, Rows]:

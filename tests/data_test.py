@@ -27,7 +27,6 @@ STILL = augment.Augment(
   flip=1, brightness=0, contrast=0, saturation=0, hue=0, shift=0, scale=0,
   roll=0, mask_columns=0, mask_bins=0,
 )  # fmt: skip
-HUSHED = [('pair', 0.5), ('generator', 0.5)]  # kind, share without sound
 
 
 @pytest.fixture(scope='module')
@@ -341,13 +340,10 @@ def test_sources_travel_to_other_processes(source):
   assert len(pickle.dumps(source)) < 10_000
 
 
-@pytest.mark.parametrize(
-  'kind, hush', [*((k, 0.0) for k in windows.KINDS), *HUSHED]
-)
+@pytest.mark.parametrize('kind', windows.KINDS)
 @pytest.mark.parametrize('lead', [audio.CENTRED, Fraction(0)])
-def test_resident_equals_streamed(source, kind, hush, lead):
-  values = dict(lead=lead, edges=True, hush=hush)
-  plan = data.plan(source, kind, elsewhere=0.9, **values)
+def test_resident_equals_streamed(source, kind, lead):
+  plan = data.plan(source, kind, lead=lead, edges=True, elsewhere=0.9)
   store = resident.load(source, 32)
   run = jax.jit(
     lambda store, row: resident.sample(store, row, kind=kind, lead=lead)
@@ -355,21 +351,6 @@ def test_resident_equals_streamed(source, kind, hush, lead):
   streamed = iter(data.batches(source, plan, 4, 32, lead=lead, seed=2))
   for row, _ in zip(picks.batches(plan, 4, seed=2), range(5), strict=False):
     equal(run(store, row), next(streamed))
-
-
-@pytest.mark.parametrize('kind, hush', HUSHED)
-def test_hushed_examples_have_no_sound(source, kind, hush):
-  plan = data.plan(source, kind, hush=hush)
-  quiet = {0: [], 1: []}
-  for batch, _ in zip(
-    data.batches(source, plan, 8, 32, change=augment.Augment(gain=6)),
-    range(3),
-    strict=False,
-  ):
-    for row, gone in zip(batch['mels'], batch['hush'], strict=True):
-      quiet[int(gone)].append((row == audio.SILENCE).all())
-  assert all(quiet[1]) and len(quiet[1]) > 3
-  assert not any(quiet[0]) and len(quiet[0]) > 3
 
 
 def test_resident_augments_alike(source):

@@ -303,24 +303,6 @@ def test_slope_is_that_of_the_logit():
   assert float(more['slope']) == pytest.approx(estimate, rel=0.3)
 
 
-def test_expert_is_not_asked_about_silence():
-  """Hushed rows weigh nothing in the sync loss, the others as much as ever."""
-  step, made, frozen = parts('generator')
-  state, _ = states.create(single(), 0, **made)
-  state = state.replace(
-    sync_weight=jnp.float32(0.1), sync_goal=jnp.float32(0.1)
-  )
-  batch = batch_of('generator', seed=1)
-  half = jnp.arange(8) % 2
-  step = jax.jit(step, compiler_options=CHEAP)
-  got = {}
-  for name, mel in (('same', batch['mel']), ('other', -batch['mel'])):
-    mel = jnp.where(half[:, None, None, None] > 0, mel, batch['mel'])
-    given = batch | {'mel': mel, 'hush': half}
-    got[name] = step(state, given, frozen)[1]
-  assert got['same']['sync'] == got['other']['sync']
-
-
 def test_pairs_teach_without_an_expert():
   seen, state = run('pair', single(), lips_weight=0.25, motion_weight=2.0)
   assert state.step == 2 and 'sync' not in seen[0]

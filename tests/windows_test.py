@@ -111,31 +111,6 @@ def test_of_pairs_the_most_different_is_chosen():
   assert got['start'].shape == (2, 2)
 
 
-@pytest.mark.parametrize('kind', ['pair', 'generator'])
-def test_without_sound_the_closed_mouth_is_chosen(kind):
-  """Oracle: the tries one by one. The others are picked as without hush."""
-  plan = planned([40] * 3, kind, hush=0.5)
-  rows = many(plan, 60)
-  moments = 2 if kind == 'pair' else 5
-  rng = np.random.default_rng(1)
-  hushed = 0
-  for row in rows:
-    opening = rng.random((windows.TRIES, moments))
-    got = windows.chosen(row, opening)
-    hushed += row['hush']
-    if row['hush']:
-      best = min(range(windows.TRIES), key=lambda i: max(opening[i]))
-    elif kind == 'pair':
-      best = np.abs(opening[:, 0] - opening[:, 1]).argmax()
-    else:
-      best = 0
-    for name in ('frame', 'start'):
-      np.testing.assert_array_equal(got[name], row[name][best])
-    away = np.abs(row['frame'] - row['start'])
-    assert away.min() >= plan.apart and row['frame'].max() < 36
-  assert 15 < hushed < 45
-
-
 def test_defaults_share_no_answer():
   """Reference and target have no frame in common."""
   away = [
