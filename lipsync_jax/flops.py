@@ -1,7 +1,7 @@
 """Flops: operations of networks and steps, and what a chip can do.
 
 Counted from the tables of layers, two for a multiply-add. Norms, losses,
-augmentation and Adam are not counted, so that a share of the peak is what
+R1, augmentation and Adam are not counted, so that a share of the peak is what
 the convolutions make of it, whatever the compiler adds.
 """
 

@@ -160,7 +160,7 @@ def generator_recipe(config, optimiser, common: dict) -> Recipe:
   networks, frozen = dict(trained), {}
   if common['kind'] == 'generator':  # an expert needs all five frames
     networks['syncnet'], frozen['syncnet'] = read_expert(config)
-  expert = getattr(networks.get('syncnet'), 'width', None)
+  expert = networks['syncnet'].width if 'syncnet' in networks else None
   optimisers = dict.fromkeys(names, optimiser)
   values = {
     'sync_rate': config.sync.weight / max(config.sync.ramp_steps, 1),

@@ -13,6 +13,7 @@ class Toy(nn.Module):
 
   network: str
   size: int = 96
+  width: float = 1.0
 
   @nn.compact
   def __call__(self, *x, train):

@@ -60,7 +60,7 @@ class Layer:
   def bound(self) -> float:
     """First weights are uniform between minus this and this.
 
-    PyTorch's default, by which signals lose four fifths of their power in a
+    PyTorch's default, by which signals lose five sixths of their power in a
     layer. Where no norm mends that it is He's (2015), which keeps them.
     Differs from Wav2Lip, whose discriminator sees nothing of a picture at
     first and stays at log 2 for thousands of steps.
