@@ -14,7 +14,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from lipsync_jax import cache, claims, faces, tracks
+from lipsync_jax import faces, tracks
+from lipsync_jax.common import atomic_file, cache
 from lipsync_jax.detector import ASSETS
 from lipsync_jax.faces import FaceError
 from lipsync_jax.tracks import Analysis, Track
@@ -49,7 +50,7 @@ def cached_analysis(
     until: seconds of the last frame wanted; None is the whole video.
     compute: analyses the frames up to `until`.
   """
-  path = cache.folder('faces') / f'{key}.npz'
+  path = cache.cache_dir('faces') / f'{key}.npz'
   end = np.inf if until is None else float(until)
   try:
     analysis, reach = load(path)
@@ -84,7 +85,7 @@ def save(path: str | os.PathLike, analysis: Analysis, reach: float) -> None:
   }
   path.parent.mkdir(parents=True, exist_ok=True)
   with (
-    claims.whole(path) as part,
+    atomic_file.atomic_write(path) as part,
     zipfile.ZipFile(part, 'w', allowZip64=True) as file,
   ):
     for name, arrays in table.items():

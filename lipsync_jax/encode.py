@@ -13,7 +13,8 @@ import pathlib
 
 import numpy as np
 
-from lipsync_jax import claims, decoder, sound, soundtrack
+from lipsync_jax import decoder, sound, soundtrack
+from lipsync_jax.common import atomic_file
 from lipsync_jax.planes import Frame, Video
 from lipsync_jax.source import MediaError, one_line, shown
 
@@ -298,13 +299,13 @@ def format_of(outfile: pathlib.Path) -> Format:
   return kind
 
 
-def _claimed(outfile: pathlib.Path) -> claims.Claim:
+def _claimed(outfile: pathlib.Path) -> atomic_file.AtomicFile:
   """Create the file that is written, beside the output."""
   if outfile.is_dir():
     raise MediaError(f'{shown(outfile)}: the output is a folder, name a file')
   with one_line(outfile, 'the output cannot be written'):
     outfile.parent.mkdir(parents=True, exist_ok=True)
-    return claims.Claim(outfile)
+    return atomic_file.AtomicFile(outfile)
 
 
 def _time_base(video: Video, rate: Fraction, kind: Format) -> Fraction:

@@ -21,7 +21,6 @@ from collections.abc import Sequence
 
 from lipsync_jax import (
   appraisal,
-  cache,
   casting,
   detector,
   entrants,
@@ -37,6 +36,7 @@ from lipsync_jax import (
   weights,
 )
 from lipsync_jax.appraisal import Tools
+from lipsync_jax.common import cache
 from lipsync_jax.entrants import Entrant, Scene
 
 VERSION = 2  # of results kept: raise it when a measure changes
@@ -226,7 +226,7 @@ def result(row: Entrant, scene: Scene, marks: dict) -> dict:
     'shift': row.shift,
   }
   try:
-    path = cache.folder('evaluate') / f'{key_of(row, scene, marks)}.json'
+    path = cache.cache_dir('evaluate') / f'{key_of(row, scene, marks)}.json'
     with contextlib.suppress(OSError, ValueError):
       return words | json.loads(path.read_text(encoding='utf-8'))
     found = score(row, scene)

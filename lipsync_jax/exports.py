@@ -16,7 +16,7 @@ from io import BufferedIOBase
 
 import numpy as np
 
-from lipsync_jax import claims
+from lipsync_jax.common import atomic_file
 from lipsync_jax.standins import MAGIC, STORAGES, VERSION
 
 STORAGE = {code: f'{kind}Storage' for kind, code in STORAGES.items()}
@@ -117,7 +117,10 @@ def write_pth(path: str | os.PathLike, tree: dict):
   """PyTorch's zip container of nested dictionaries of arrays."""
   storages: list[np.ndarray] = []
   tree = torch_tree(tree, storages)
-  with claims.whole(path) as part, zipfile.ZipFile(part, 'w') as archive:
+  with (
+    atomic_file.atomic_write(path) as part,
+    zipfile.ZipFile(part, 'w') as archive,
+  ):
 
     def entry(name: str):
       return archive.open(zipfile.ZipInfo(f'archive/{name}'), 'w')
@@ -138,7 +141,7 @@ def write_legacy(path: str | os.PathLike, tree: dict):
   tree = torch_tree(tree, storages, tail=(None,))
   sizes = {'short': 2, 'int': 4, 'long': 4}
   system = {'protocol_version': VERSION, 'little_endian': True}
-  with claims.whole(path) as part, open(part, 'wb') as file:
+  with atomic_file.atomic_write(path) as part, open(part, 'wb') as file:
     dump(file, MAGIC)
     dump(file, VERSION)
     dump(file, system | {'type_sizes': sizes})
@@ -169,5 +172,5 @@ def write_pdparams(
   paddle.load turns into tensors what that table lists.
   """
   tree = {name: paddle_array(x) for name, x in tensors.items()}
-  with claims.whole(path) as part, open(part, 'wb') as file:
+  with atomic_file.atomic_write(path) as part, open(part, 'wb') as file:
     dump(file, tree | {'StructuredToParameterName@@': internal}, protocol=4)

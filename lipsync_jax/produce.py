@@ -17,12 +17,9 @@ from jaxtyping import Int
 
 from lipsync_jax import (
   audio,
-  cache,
   coverage,
   decoder,
   encode,
-  memory,
-  pipe,
   planes,
   reels,
   render,
@@ -31,6 +28,7 @@ from lipsync_jax import (
   voices,
   weights,
 )
+from lipsync_jax.common import cache, memory, threads
 from lipsync_jax.models import engine
 from lipsync_jax.request import Request
 from lipsync_jax.source import MediaError, shown
@@ -40,9 +38,9 @@ BATCH = {'cpu': 16, 'gpu': 128, 'tpu': 128}  # faces at a time
 
 def produce(wanted: Request) -> dict:
   """Do what a `Request` asks for and return the report."""
-  clock = pipe.Clock()
+  clock = threads.StageTimer()
   bar = functools.partial(progress, wanted.quiet)
-  memory.steady()
+  memory.map_large_blocks()
   decoder.prepare()
   with contextlib.ExitStack() as stack:
     with clock('load'):
@@ -70,7 +68,7 @@ def produce(wanted: Request) -> dict:
     **report,
     'weights': {'source': net.source, 'sha256': net.sha256},
     'seconds': {k: round(v, 3) for k, v in clock.seconds.items()},
-    'peak_memory_mb': memory.peak(),
+    'peak_memory_mb': memory.peak_rss_mb(),
     'decoder_memory_mb': sum(decoder.peaks.values()) // 2**20,
   }
 
@@ -91,7 +89,7 @@ def prepare(wanted, net, video, cast, clock, bar) -> tuple[dict, Callable]:
   rows = zip(paths, mels, starts, (share for share, _ in covers), strict=True)
   speakers = tuple(render.speaker(*row) for row in rows)
   del paths, rows  # their landmarks are on disk by now
-  memory.give_back()
+  memory.release_free_memory()
   with clock('compile'):
     scene, predict, name = stage(wanted, net, video, times, shows, speakers)
   end = ending(shows, duration, video.rate)
@@ -206,7 +204,7 @@ def stage(wanted: Request, net: weights.Weights, video, times, shows, speakers):
 
   if jax.config.jax_compilation_cache_dir is None:
     # From the second run on, nothing is compiled again.
-    compiled = str(cache.folder('compiled'))
+    compiled = str(cache.cache_dir('compiled'))
     jax.config.update('jax_compilation_cache_dir', compiled)
   platform = jax.default_backend()
   wish = wanted.batch or BATCH.get(platform, 16)

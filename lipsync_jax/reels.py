@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 from lipsync_jax import encode, render
-from lipsync_jax.pipe import Clock
+from lipsync_jax.common.threads import StageTimer
 from lipsync_jax.planes import Video
 from lipsync_jax.request import Request
 from lipsync_jax.source import one_line
@@ -69,7 +69,7 @@ def shoot(
   scene: render.Scene,
   predict: Callable,
   weights: str,
-  clock: Clock,
+  clock: StageTimer,
   tick: Callable[[int], object],
 ) -> list[tuple[pathlib.Path, Fraction]]:
   """Render the reels that are not there yet.

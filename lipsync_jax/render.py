@@ -18,8 +18,8 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped, UInt8
 
 from lipsync_jax import audio, compose, decoder, faces, planes, timeline
+from lipsync_jax.common.threads import StageTimer, prefetch
 from lipsync_jax.paths import Path
-from lipsync_jax.pipe import Clock, ahead
 from lipsync_jax.source import MediaError, shown
 
 IN_FLIGHT = 384 * 2**20  # bytes of frames that may wait between the stages
@@ -120,13 +120,13 @@ def render(
   scene: Scene,
   predict: Callable[[np.ndarray, np.ndarray], np.ndarray],
   write: Callable[[planes.Frame, Fraction], None],
-  clock: Clock,
+  clock: StageTimer,
   tick: Callable[[], object],
 ) -> None:
   """Run all stages; `tick` is called for every frame written."""
   depth = ahead_by(scene)
-  items = ahead(cut(scene, clock), depth)
-  spoken = ahead(generate(scene, items, predict, clock), depth)
+  items = prefetch(cut(scene, clock), depth)
+  spoken = prefetch(generate(scene, items, predict, clock), depth)
   with contextlib.closing(spoken):
     for item in spoken:
       with clock('paste'):
@@ -169,7 +169,7 @@ def played(scene: Scene) -> Iterator[planes.Frame]:
         yield frame
 
 
-def cut(scene: Scene, clock: Clock) -> Iterator[Item]:
+def cut(scene: Scene, clock: StageTimer) -> Iterator[Item]:
   """Decode, and cut the faces of those who speak."""
   before = None
   frames = played(scene)
@@ -203,7 +203,7 @@ def generate(
   scene: Scene,
   items: Iterable[Item],
   predict: Callable[[np.ndarray, np.ndarray], np.ndarray],
-  clock: Clock,
+  clock: StageTimer,
 ) -> Iterator[Item]:
   """Let faces speak, `scene.batch` at a time, keeping the order."""
   held: list[Item] = []
@@ -217,7 +217,9 @@ def generate(
   yield from speak(scene, held, predict, clock)
 
 
-def speak(scene: Scene, items: list[Item], predict, clock: Clock) -> list[Item]:
+def speak(
+  scene: Scene, items: list[Item], predict, clock: StageTimer
+) -> list[Item]:
   """Batches of fixed shape: what is missing repeats the first face."""
   facing = [(item, number) for item in items for number in item.faces]
   for first in range(0, len(facing), scene.batch):

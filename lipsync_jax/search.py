@@ -20,7 +20,7 @@ from lipsync_jax import (
   planes,
   tracks,
 )
-from lipsync_jax.pipe import ahead
+from lipsync_jax.common.threads import prefetch
 from lipsync_jax.request import Request
 
 SMALL = 640  # pixels, longest side of the frame that is searched for faces
@@ -123,7 +123,7 @@ def detected(
     with (
       bar('finding faces', total) as tick,
       detector.Detector() as finder,
-      contextlib.closing(ahead(stream(tick), 4)) as frames,
+      contextlib.closing(prefetch(stream(tick), 4)) as frames,
     ):
       return detect.analyse(frames, shape, finder)
 

@@ -15,7 +15,8 @@ from fractions import Fraction
 
 import numpy as np
 
-from lipsync_jax import claims, published
+from lipsync_jax import published
+from lipsync_jax.common import atomic_file
 from lipsync_jax.standins import shown
 
 FORMAT = 'lipsync_jax weights 1'
@@ -130,7 +131,7 @@ def save(path: str | os.PathLike, weights: Weights) -> None:
     'meta': json.dumps(weights.meta, sort_keys=True),
   }
   facts['seal'] = seal(facts)
-  with claims.whole(path) as part:
+  with atomic_file.atomic_write(path) as part:
     part.write_bytes(safetensors.save(flat, facts))
 
 

@@ -14,7 +14,8 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import Float, Float32
 
-from lipsync_jax import audio, claims, decoder, planes, silence, sound
+from lipsync_jax import audio, decoder, planes, silence, sound
+from lipsync_jax.common import atomic_file
 from lipsync_jax.request import Request
 
 MIXED = 48_000  # samples/s of a mix
@@ -92,7 +93,9 @@ def heard(
       final = decoder.probe_audio(wanted.final_audio)
     yield final, zero(final, video)
     return
-  claim = claims.Claim(os.path.join(tempfile.gettempdir(), 'mix.flac'))
+  claim = atomic_file.AtomicFile(
+    os.path.join(tempfile.gettempdir(), 'mix.flac')
+  )
   try:
     os.chmod(claim.part, 0o600)  # others may look into that folder
     write_mix(str(claim.part), voices)

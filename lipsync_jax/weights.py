@@ -21,7 +21,8 @@ from fractions import Fraction
 
 import numpy as np
 
-from lipsync_jax import cache, containers, exports, published, stored
+from lipsync_jax import containers, exports, published, stored
+from lipsync_jax.common import cache
 from lipsync_jax.standins import UnsafeFile, shown
 from lipsync_jax.stored import (
   LEAD,
@@ -81,7 +82,7 @@ def read(path: str | os.PathLike, network: str | None = None) -> Weights:
     return need(path, load(path), network)
   sha256 = file_sha256(path)
   cached = (
-    cache.folder('weights') / f'{sha256[:32]}-{network or "any"}.safetensors'
+    cache.cache_dir('weights') / f'{sha256[:32]}-{network or "any"}.safetensors'
   )
   with contextlib.suppress(WeightsError):  # absent, damaged or outdated
     return need(path, load(cached), network)

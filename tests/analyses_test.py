@@ -5,7 +5,8 @@ import pytest
 from mannequin import face
 from paths_test import analysis, track
 
-from lipsync_jax import analyses, cache
+from lipsync_jax import analyses
+from lipsync_jax.common import cache
 from lipsync_jax.faces import FaceError
 
 
@@ -71,7 +72,7 @@ def test_more_serves_for_less_and_less_not_for_more(computed):
 @pytest.mark.parametrize('way', ['cut', 'flip', 'empty', 'text', 'lie'])
 def test_a_damaged_file_is_computed_again(computed, way):
   analyses.cached_analysis('k4' + way, None, computed)
-  path = cache.folder('faces') / f'k4{way}.npz'
+  path = cache.cache_dir('faces') / f'k4{way}.npz'
   content = bytearray(path.read_bytes())
   if way == 'flip':
     content[len(content) // 2] ^= 255

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from lipsync_jax import claims
+from lipsync_jax.common import atomic_file
 
 POSIX = pytest.mark.skipif(os.name != 'posix', reason='locks of POSIX')
 
@@ -15,11 +15,11 @@ POSIX = pytest.mark.skipif(os.name != 'posix', reason='locks of POSIX')
 def test_whole_or_as_before(tmp_path):
   path = tmp_path / 'a.mp4'
   path.write_text('old')
-  with pytest.raises(KeyboardInterrupt), claims.whole(path) as part:
+  with pytest.raises(KeyboardInterrupt), atomic_file.atomic_write(path) as part:
     part.write_text('half')
     raise KeyboardInterrupt
   assert os.listdir(tmp_path) == ['a.mp4'] and path.read_text() == 'old'
-  with claims.whole(path) as part:
+  with atomic_file.atomic_write(path) as part:
     part.write_text('new')
     assert path.read_text() == 'old'
   assert os.listdir(tmp_path) == ['a.mp4'] and path.read_text() == 'new'
@@ -40,19 +40,23 @@ def test_the_living_are_left_alone_and_the_dead_swept(tmp_path):
     other.stdout.readline()
     foreign = tmp_path / 'download.part'
     foreign.write_text('not ours')
-    (tmp_path / f'folder{claims.MARK}').mkdir()
-    (tmp_path / f'link{claims.MARK}').symlink_to(foreign)
-    first = claims.Claim(tmp_path / 'a.mp4')
-    claims.sweep(tmp_path)
+    (tmp_path / f'folder{atomic_file.PART_SUFFIX}').mkdir()
+    (tmp_path / f'link{atomic_file.PART_SUFFIX}').symlink_to(foreign)
+    first = atomic_file.AtomicFile(tmp_path / 'a.mp4')
+    atomic_file.remove_stale(tmp_path)
     assert first.part.exists()
     held = [n for n in os.listdir(tmp_path) if n.startswith('b.mp4')]
     assert len(held) == 1
     other.kill()
-  claims.sweep(tmp_path)
+  atomic_file.remove_stale(tmp_path)
   assert not (tmp_path / held[0]).exists() and first.part.exists()
   first.drop()
   first.drop()
-  left = {f'folder{claims.MARK}', f'link{claims.MARK}', 'download.part'}
+  left = {
+    f'folder{atomic_file.PART_SUFFIX}',
+    f'link{atomic_file.PART_SUFFIX}',
+    'download.part',
+  }
   assert set(os.listdir(tmp_path)) == left
 
 
@@ -62,7 +66,7 @@ def test_many_claims_at_once(tmp_path):
   def work(i):
     try:
       for j in range(40):
-        with claims.whole(tmp_path / f'{i}') as part:
+        with atomic_file.atomic_write(tmp_path / f'{i}') as part:
           part.write_text(f'{i} {j}')
     except BaseException as error:
       failures.append(error)
@@ -80,8 +84,8 @@ def test_many_claims_at_once(tmp_path):
 
 
 def test_a_long_name_and_a_closed_folder(tmp_path):
-  with claims.whole(tmp_path / ('ü' * 120)) as part:
+  with atomic_file.atomic_write(tmp_path / ('ü' * 120)) as part:
     part.write_text('x')
   assert len(os.listdir(tmp_path)) == 1
   with pytest.raises(OSError):
-    claims.Claim(tmp_path / 'none' / 'a.mp4')
+    atomic_file.AtomicFile(tmp_path / 'none' / 'a.mp4')

@@ -23,7 +23,8 @@ import jax
 import numpy as np
 import pytest
 
-from lipsync_jax import claims, models, weights
+from lipsync_jax import models, weights
+from lipsync_jax.common import atomic_file
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 KILLS = int(os.environ.get('LIPSYNC_JAX_KILLS', '15'))
@@ -115,7 +116,9 @@ def written(process, folder) -> float:
   """Wait until the output is being written; the time at which that began."""
   while process.poll() is None:
     with contextlib.suppress(FileNotFoundError):
-      if any(p.stat().st_size for p in folder.glob(f'*{claims.MARK}')):
+      if any(
+        p.stat().st_size for p in folder.glob(f'*{atomic_file.PART_SUFFIX}')
+      ):
         break
     time.sleep(0.01)
   return time.monotonic()
@@ -151,7 +154,7 @@ def test_kill_9_at_any_moment(job, whole, tmp_path):
     process.kill()
     process.communicate()
     names = os.listdir(out.parent)
-    left = [name for name in names if name.endswith(claims.MARK)]
+    left = [name for name in names if name.endswith(atomic_file.PART_SUFFIX)]
     assert set(names) == {'film.mp4', *left} and len(left) <= 1
     parts += len(left)
     if out.read_bytes() != b'older':

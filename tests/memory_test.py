@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from lipsync_jax import memory
+from lipsync_jax.common import memory
 
 SCRIPT = """
 import sys
@@ -48,9 +48,9 @@ def test_frames_leave_no_holes():
 
 
 def test_peak_is_what_was_held():
-  before = memory.peak()
+  before = memory.peak_rss_mb()
   if before is None:
     pytest.skip('no resource module: Windows')
   held = b'x' * ((before + 64) * 2**20)
-  assert before + 64 <= memory.peak() <= 2 * len(held) / 2**20
-  memory.give_back()
+  assert before + 64 <= memory.peak_rss_mb() <= 2 * len(held) / 2**20
+  memory.release_free_memory()

@@ -10,16 +10,8 @@ import mannequin
 import numpy as np
 import pytest
 
-from lipsync_jax import (
-  audio,
-  pipe,
-  planes,
-  produce,
-  render,
-  sound,
-  voices,
-  weights,
-)
+from lipsync_jax import audio, planes, produce, render, sound, voices, weights
+from lipsync_jax.common import threads
 from lipsync_jax.paths import Path
 from lipsync_jax.request import Request
 
@@ -125,7 +117,7 @@ def kept(monkeypatch):
     try:
       before = tracemalloc.get_traced_memory()[0]
       made = produce.prepare(
-        Request('face.mp4'), net, VIDEO, cast, pipe.Clock(), None
+        Request('face.mp4'), net, VIDEO, cast, threads.StageTimer(), None
       )
       gc.collect()
       after = tracemalloc.get_traced_memory()[0]

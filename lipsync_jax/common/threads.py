@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Iterator
 
 
-class Clock:
+class StageTimer:
   """Busy seconds of each stage; stages run side by side and overlap."""
 
   def __init__(self):
@@ -27,7 +27,7 @@ class Clock:
       self.seconds[stage] = self.seconds.get(stage, 0.0) + spent
 
 
-def ahead(source: Iterable, depth: int) -> Iterator:
+def prefetch(source: Iterable, depth: int) -> Iterator:
   """Run an iterator in a thread of its own, at most `depth` items ahead.
 
   Its exceptions surface here; closing this generator stops it.

@@ -4,7 +4,7 @@ import os
 import pathlib
 
 
-def folder(what: str) -> pathlib.Path:
+def cache_dir(what: str) -> pathlib.Path:
   """The folder for `what`; LIPSYNC_JAX_CACHE overrules the user's cache.
 
   It may not exist yet. All of it can be deleted at any time.

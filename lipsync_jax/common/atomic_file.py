@@ -12,10 +12,10 @@ import secrets
 import stat
 from collections.abc import Iterator
 
-MARK = '.lipsync-part'
+PART_SUFFIX = '.lipsync-part'
 
 
-class Claim:
+class AtomicFile:
   """The right to a name: write `part`, then `keep` or `drop` it."""
 
   def __init__(self, path: str | os.PathLike):
@@ -25,9 +25,9 @@ class Claim:
       OSError: the folder cannot be written.
     """
     self.path = pathlib.Path(path)
-    sweep(self.path.parent)
+    remove_stale(self.path.parent)
     while True:
-      name = f'{self.path.name[:48]}.{secrets.token_hex(4)}{MARK}'
+      name = f'{self.path.name[:48]}.{secrets.token_hex(4)}{PART_SUFFIX}'
       self.part = self.path.parent / name
       self.handle = _locked(self.part)
       if self.part.exists():  # a sweeper may have come before the lock
@@ -55,9 +55,9 @@ class Claim:
 
 
 @contextlib.contextmanager
-def whole(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+def atomic_write(path: str | os.PathLike) -> Iterator[pathlib.Path]:
   """A name to write to, which becomes `path` if nothing is raised."""
-  claim = Claim(path)
+  claim = AtomicFile(path)
   try:
     yield claim.part
     claim.keep()
@@ -65,11 +65,11 @@ def whole(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     claim.drop()
 
 
-def sweep(folder: pathlib.Path) -> None:
+def remove_stale(folder: pathlib.Path) -> None:
   """Remove the files of MARK in a folder that nobody is writing."""
   with contextlib.suppress(OSError):
     for name in os.listdir(folder):
-      if name.endswith(MARK):
+      if name.endswith(PART_SUFFIX):
         with contextlib.suppress(OSError):
           _remove_unlocked(folder / name)
 

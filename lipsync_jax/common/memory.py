@@ -10,32 +10,32 @@ import contextlib
 import ctypes
 import sys
 
-LARGE = 2**18  # bytes; a block from here on is mapped alone
-MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of malloc.h
+LARGE_BLOCK = 2**18  # bytes; a block from here on is mapped alone
+M_MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of malloc.h
 
 
-def steady() -> None:
+def map_large_blocks() -> None:
   """Have large blocks mapped one by one, and unmapped when they are freed.
 
   This is how glibc starts; but the first large block that is freed raises
   the limit beyond the size of a frame, unless it was set.
   """
-  _ask('mallopt', MMAP_THRESHOLD, LARGE)
+  _glibc_function('mallopt', M_MMAP_THRESHOLD, LARGE_BLOCK)
 
 
-def give_back() -> None:
+def release_free_memory() -> None:
   """Return what was freed in small pieces to the system."""
-  _ask('malloc_trim', 0)
+  _glibc_function('malloc_trim', 0)
 
 
-def _ask(name: str, *given: int) -> None:
+def _glibc_function(name: str, *given: int) -> None:
   """Call a function of glibc, if that is the C library."""
   if sys.platform == 'linux':
     with contextlib.suppress(AttributeError, OSError):
       getattr(ctypes.CDLL(None), name)(*given)
 
 
-def peak() -> int | None:
+def peak_rss_mb() -> int | None:
   """The most memory this process has held, in MB; None on Windows."""
   try:
     import resource
