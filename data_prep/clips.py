@@ -233,7 +233,7 @@ def waveform(path: str, origin: Fraction) -> Int16[np.ndarray, 's']:
   blocks = decoder.read_audio(heard, origin)
   parts = [
     np.clip(np.rint(part * 32768), -32768, 32767).astype(np.int16)
-    for part in audio.resampled(heard.rate, blocks)
+    for part in audio.resample_blocks(heard.rate, blocks)
   ]
   return np.concatenate([np.zeros(0, np.int16), *parts])
 

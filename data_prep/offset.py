@@ -127,7 +127,7 @@ class Expert:
     starts = audio.window_starts(
       [Fraction(f, clips.RATE) for f in range(count)], Fraction(0)
     )
-    mels = audio.windows(clip.mel, starts)[..., None]  # [v 80 16 1]
+    mels = audio.mel_windows(clip.mel, starts)[..., None]  # [v 80 16 1]
     heard, face = [], []
     for low in range(0, count, BATCH):
       rows = np.minimum(np.arange(low, low + BATCH), count - 1)

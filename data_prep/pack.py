@@ -203,7 +203,7 @@ def sound_of(path: pathlib.Path) -> np.ndarray:
   from lipsync_jax import sound
 
   found = sound.probe_audio(path)
-  blocks = audio.resampled(found.rate, sound.read_audio(found))
+  blocks = audio.resample_blocks(found.rate, sound.read_audio(found))
   wave = np.concatenate(list(blocks))
   return np.rint(np.clip(wave, -1, 1) * 32767).astype(np.int16)
 

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int16
 
 from lipsync_jax import audio, faces, windows
+from lipsync_jax.audio import mel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,8 +135,8 @@ def masked(mels, starts, origins, augment: Augment, dice, xnp=np):
     dice: [..., 14].
   """
   width = xnp.floor(dice[..., 9] * (augment.mask_columns + 1))
-  left = xnp.floor(dice[..., 10] * (audio.WINDOW + 1 - width))
-  steps = windows.along(audio.WINDOW, starts.ndim + 1)
+  left = xnp.floor(dice[..., 10] * (audio.WINDOW_COLUMNS + 1 - width))
+  steps = windows.along(audio.WINDOW_COLUMNS, starts.ndim + 1)
   at = starts[..., None] - origins[..., None] + steps  # [..., k, 16]
   low, high = left[..., None, None], (left + width)[..., None, None]
   gone = ((at >= low) & (at < high))[..., None, :]  # [..., k, 1, 16]
@@ -173,7 +174,7 @@ def voiced(mels, augment: Augment, dice, xnp: ModuleType = np):
     )
     mels = below + part * (above - below)
   if augment.gain:
-    step = -2 * audio.SILENCE / audio.SPAN_DB  # of the scale, a decibel
+    step = -2 * audio.SILENCE / mel.SPAN_DB  # of the scale, a decibel
     louder = step * _range(dice, 13, augment.gain)[..., None, None, None]
     moved = xnp.clip(mels + louder, audio.SILENCE, -audio.SILENCE)
     mels = xnp.where(mels > audio.SILENCE, moved, mels)
@@ -194,16 +195,16 @@ def noisy_mel(
   """Columns `low` to `high` of the log-mel of `wave` with white noise added.
 
   Only the samples needed are touched. Columns outside the sound are
-  silence, as `audio.windows` has them. An infinite `level` gives what
+  silence, as `audio.mel_windows` has them. An infinite `level` gives what
   `audio.log_mel` gives.
   """
   total = 1 + wave.size // audio.HOP
   out = np.full((audio.MELS, high - low), audio.SILENCE, np.float32)
   start, end = max(low, 0), min(high, total)
-  if start >= end or wave.size <= audio.FFT // 2:
+  if start >= end or wave.size <= audio.FFT_SIZE // 2:
     return out
-  first = audio.HOP * start - audio.FFT // 2
-  at = np.arange(first, audio.HOP * (end - 1) + audio.FFT // 2)
+  first = audio.HOP * start - audio.FFT_SIZE // 2
+  at = np.arange(first, audio.HOP * (end - 1) + audio.FFT_SIZE // 2)
   at = np.abs(at)  # reflected at the start
   at = np.where(at >= wave.size, 2 * (wave.size - 1) - at, at)  # and end
   base = max(int(at.min()) - 1, 0)
@@ -212,6 +213,6 @@ def noisy_mel(
   power = math.sqrt(float(np.square(part).mean())) * 10 ** (-level / 20)
   part = part + power * rng.standard_normal(part.size)
   before = np.where(at > 0, part[np.maximum(at - 1 - base, 0)], 0)
-  emphasised = part[at - base] - audio.PREEMPHASIS * before
-  out[:, start - low : end - low] = audio.columns(emphasised)
+  emphasised = part[at - base] - mel.PREEMPHASIS * before
+  out[:, start - low : end - low] = mel.mel_columns(emphasised)
   return out

@@ -95,13 +95,13 @@ def _mels(clip, pick, kind, lead, change: Augment | None):
   starts, origins = window_starts(kind, pick['frame'], lead)
   level = augment.noise_level(change, int(pick['seed'])) if change else None
   if level is None:
-    found = audio.windows(clip.mel, starts)
+    found = audio.mel_windows(clip.mel, starts)
   else:
     # Noise must be the same wherever windows overlap: one stretch of it.
-    low, high = int(starts.min()), int(starts.max()) + audio.WINDOW
+    low, high = int(starts.min()), int(starts.max()) + audio.WINDOW_COLUMNS
     seed = int(pick['seed'])
     strip = augment.noisy_mel(clip.wave, low, high, level, seed)
-    found = audio.windows(strip, starts - low)
+    found = audio.mel_windows(strip, starts - low)
   if change:
     found = augment.voiced(found, change, pick['dice'])
     found = augment.masked(found, starts, origins, change, pick['dice'])
@@ -113,7 +113,7 @@ def example(
   source: records.Source,
   kind: str,
   size: int,
-  lead: Fraction = audio.CENTRED,
+  lead: Fraction = audio.CENTERED_LEAD,
   change: Augment | None = None,
 ) -> Batch:
   """Read one example.
@@ -210,7 +210,7 @@ def batches(
   batch: int,
   size: int,
   *,
-  lead: Fraction = audio.CENTRED,
+  lead: Fraction = audio.CENTERED_LEAD,
   change: Augment | None = None,
   seed: int = 0,
   process: tuple[int, int] = (0, 1),

@@ -13,7 +13,8 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import Float
 
-from lipsync_jax import audio, compose, faces, silence, takes, weights
+from lipsync_jax import audio, compose, faces, takes, weights
+from lipsync_jax.audio import log_mel, noise_gate
 from lipsync_jax.takes import Take
 
 BATCH = 16
@@ -25,7 +26,7 @@ class Dubber:
 
   predict: Callable
   size: int  # pixels of its square crop
-  lead: Fraction  # seconds, see `audio.CENTRED`
+  lead: Fraction  # seconds, see `audio.CENTERED_LEAD`
   path: str
   sha256: str  # of its tensors
   source: str  # for people
@@ -61,9 +62,9 @@ def dubbed(
   """
   count = len(take)
   source = takes.cut(take, dubber.size)
-  mel = silence.gate(audio.log_mel(take.wave / np.float32(32768)))
+  mel = noise_gate.apply_noise_gate(log_mel(take.wave / np.float32(32768)))
   times = [Fraction(f, takes.RATE) for f in range(count)]
-  mels = audio.windows(mel, audio.window_starts(times, dubber.lead))
+  mels = audio.mel_windows(mel, audio.window_starts(times, dubber.lead))
   made = []
   for low in range(0, count, BATCH):
     rows = np.minimum(np.arange(low, low + BATCH), count - 1)

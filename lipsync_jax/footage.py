@@ -156,6 +156,6 @@ def heard(
   """A file's sound from the video's first frame on, 16 kHz mono."""
   found = decoder.probe_audio(path)
   origin = video.start if video is not None else None
-  blocks = audio.resampled(found.rate, decoder.read_audio(found, origin))
+  blocks = audio.resample_blocks(found.rate, decoder.read_audio(found, origin))
   wave = np.concatenate([np.zeros(0, np.float32), *blocks])
   return np.clip(np.rint(wave * 32767), -32768, 32767).astype(np.int16)

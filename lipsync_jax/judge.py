@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lipsync_jax import audio, lse, takes, weights, windows
+from lipsync_jax.audio import log_mel
 from lipsync_jax.takes import Take
 
 FRAMES = windows.FRAMES
@@ -59,9 +60,9 @@ def vectors(
   if count < 1:
     return np.zeros((0, 1)), np.zeros((0, 1))
   lower = takes.cut(take, judge.size)[:, judge.size // 2 :]
-  mel = audio.log_mel(take.wave / np.float32(32768))
+  mel = log_mel(take.wave / np.float32(32768))
   starts = windows.columns(np.arange(count), Fraction(0))
-  mels = audio.windows(mel, starts)[..., None]  # [v 80 16 1]
+  mels = audio.mel_windows(mel, starts)[..., None]  # [v 80 16 1]
   face, heard = [], []
   for low in range(0, count, BATCH):
     rows = np.minimum(np.arange(low, low + BATCH), count - 1)

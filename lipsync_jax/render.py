@@ -243,9 +243,9 @@ def heard(
   start, count = int(speaker.starts[item.position]), len(speaker.mel)
   # What lies outside is silence; at least one column is read.
   first = min(max(start, 0), count - 1)
-  end = min(max(start + audio.WINDOW, first + 1), count)
+  end = min(max(start + audio.WINDOW_COLUMNS, first + 1), count)
   mel = speaker.mel.read(first, end).T
-  return audio.windows(mel, np.array([start - first]))
+  return audio.mel_windows(mel, np.array([start - first]))
 
 
 def finish(scene: Scene, item: Item) -> planes.Frame:

@@ -142,7 +142,7 @@ def sample(
   picks: dict[str, Array | np.ndarray],
   *,
   kind: str,
-  lead: Fraction = audio.CENTRED,
+  lead: Fraction = audio.CENTERED_LEAD,
   change: Augment | None = None,
 ) -> dict[str, Array]:
   """The batch of `data.batches` for the same picks; pure, to be jitted.
@@ -186,7 +186,7 @@ def sample(
 def _mels(
   store: Resident, clip: Int[Array, 'b'], starts: Int[Array, 'b k']
 ) -> Float[Array, 'b k 80 16']:
-  at = starts[..., None] + windows.along(audio.WINDOW, 3)  # [b, k, 16]
+  at = starts[..., None] + windows.along(audio.WINDOW_COLUMNS, 3)  # [b, k, 16]
   ends = store.columns[clip][:, None, None]
   inside = (at >= 0) & (at < ends)
   rows = store.mel_firsts[clip][:, None, None] + jnp.clip(at, 0, ends - 1)

@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lipsync_jax import audio, quality, records, takes
+from lipsync_jax.audio import log_mel
 
 SHIPPED = pathlib.Path(__file__).parent / 'assets' / 'ridge.npz'
 BEFORE = Fraction(14, 100)  # seconds that the sound begins before its frame
@@ -114,7 +115,7 @@ def heard(
   take: takes.Take, gap: Float[np.ndarray, 'n'], ridge: Ridge
 ) -> Float[np.ndarray, 's']:
   """`curve` of a take and the opening of its lips."""
-  mel = audio.log_mel(take.wave / np.float32(32768)).astype(np.float64)
+  mel = log_mel(take.wave / np.float32(32768)).astype(np.float64)
   x = features(mel, len(take))
   return curve(x, gap, ridge, list(takes.pieces(take)))
 

@@ -14,7 +14,8 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import Float, Float32
 
-from lipsync_jax import audio, decoder, planes, silence, sound
+from lipsync_jax import audio, decoder, planes, sound
+from lipsync_jax.audio import SAMPLE_RATE, noise_gate, stream_log_mel
 from lipsync_jax.common import atomic_file
 from lipsync_jax.request import Request
 
@@ -61,25 +62,25 @@ def listen(
 
   Args:
     preview: seconds after which to stop.
-    gated: take pauses down to silence (`silence.gate`).
+    gated: take pauses down to silence (`noise_gate.apply_noise_gate`).
   """
-  most = None if preview is None else round(preview * audio.SAMPLE_RATE)
+  most = None if preview is None else round(preview * SAMPLE_RATE)
   count = 0
 
   def wave():
     nonlocal count
     blocks = decoder.read_audio(voice.sound, voice.origin)
-    for block in audio.resampled(voice.sound.rate, blocks):
+    for block in audio.resample_blocks(voice.sound.rate, blocks):
       block = block if most is None else block[: most - count]
       count += block.size
       yield block
       if most is not None and count >= most:
         return
 
-  mel = audio.mel_stream(wave())
+  mel = stream_log_mel(wave())
   if gated:
-    silence.gate(mel, out=mel)
-  return mel, Fraction(count, audio.SAMPLE_RATE)
+    noise_gate.apply_noise_gate(mel, out=mel)
+  return mel, Fraction(count, SAMPLE_RATE)
 
 
 @contextlib.contextmanager

@@ -35,7 +35,7 @@ class WindowError(ValueError):
   """No window to train on; one line says why."""
 
 
-def columns(frames, lead: Fraction = audio.CENTRED):
+def columns(frames, lead: Fraction = audio.CENTERED_LEAD):
   """First mel column of the window of each frame: floor(80 (f / 25 - lead)).
 
   Integers only, for numpy and jax alike; `audio.window_starts` is the same
@@ -105,7 +105,7 @@ def plan(
   most: int | None = None,
   elsewhere: float = 0.0,
   group: int = 4,
-  lead: Fraction = audio.CENTRED,
+  lead: Fraction = audio.CENTERED_LEAD,
   edges: bool = False,
   keep: Bool[np.ndarray, 'n'] | None = None,
 ) -> Plan:
@@ -128,7 +128,7 @@ def plan(
     most: greatest such distance; None leaves it free.
     elsewhere: share of wrong windows that come from another clip.
     group: windows of a contrastive example.
-    lead: see `audio.CENTRED`.
+    lead: see `audio.CENTERED_LEAD`.
     edges: also take windows whose sound is padded with silence.
     keep: False for clips to leave out, by offset or confidence perhaps.
 
@@ -185,7 +185,7 @@ def _last_inside(
   """The last frame whose mel window ends within the sound."""
   # floor(80 (f / 25 - lead)) <= columns - 16, solved for f.
   p, q = lead.numerator, lead.denominator
-  over = RATE * ((mel_columns - audio.WINDOW + 1) * q + 80 * p)
+  over = RATE * ((mel_columns - audio.WINDOW_COLUMNS + 1) * q + 80 * p)
   return -(-over // (80 * q)) - 1
 
 

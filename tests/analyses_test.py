@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from mannequin import face
 from paths_test import analysis, track
 
 from lipsync_jax import analyses
 from lipsync_jax.common import cache
 from lipsync_jax.faces import FaceError
+from tests.helpers.synthetic_face import face
 
 
 def sample(count=50):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from lipsync_jax import audio
+from lipsync_jax.audio import mel
 
 
 def golden_signal():
@@ -43,7 +44,7 @@ def test_mel_is_the_golden_one(golden):
 
 
 def test_filters_are_the_golden_ones(golden):
-  filters = audio.mel_filters()
+  filters = mel.mel_filterbank()
   for row, total in golden['mel_filter_rowsum'].items():
     assert abs(filters[int(row)].sum() - total) < 1e-7
   for row, peak in golden['mel_filter_peak'].items():
@@ -83,13 +84,13 @@ def test_jax_float32_agrees_where_there_is_sound():
 @pytest.mark.parametrize('n', [1, 399, 400, 401, 800, 16000, 16001])
 @pytest.mark.parametrize('block', [1, 333, 5000])
 def test_stream_equals_whole(n, block, monkeypatch):
-  monkeypatch.setattr(audio, 'BLOCK', 1600)
+  monkeypatch.setattr(mel, 'BLOCK', 1600)
   if block == 1 and n > 1000:
     pytest.skip('sixteen thousand blocks of one sample teach nothing new')
   wave = speech_like(n, seed=n)
   pieces = [wave[i : i + block] for i in range(0, n, block)]
   np.testing.assert_allclose(
-    audio.mel_stream(pieces), audio.log_mel(wave), atol=1e-6
+    audio.stream_log_mel(pieces), audio.log_mel(wave), atol=1e-6
   )
 
 
@@ -103,14 +104,14 @@ def test_no_sound_is_an_error():
   with pytest.raises(audio.AudioError, match='0 samples'):
     audio.log_mel(np.zeros(0, np.float32))
   with pytest.raises(audio.AudioError, match='0 samples'):
-    audio.mel_stream([])
+    audio.stream_log_mel([])
 
 
 def test_channels_that_cancel_are_still_heard():
   left = speech_like(4000)
   both = np.stack([left, -left])
-  np.testing.assert_array_equal(audio.mono(both), left)
-  np.testing.assert_allclose(audio.mono(np.stack([left, left])), left)
+  np.testing.assert_array_equal(audio.to_mono(both), left)
+  np.testing.assert_allclose(audio.to_mono(np.stack([left, left])), left)
 
 
 @pytest.mark.parametrize('rate', [8000, 22050, 44100, 48000, 96000])
@@ -118,7 +119,7 @@ def test_resampling_keeps_pitch_and_length(rate):
   n = 2 * rate
   tone = np.sin(2 * np.pi * 440 * np.arange(n) / rate).astype(np.float32)
   blocks = [tone[None, i : i + 1000] for i in range(0, n, 1000)]
-  got = np.concatenate(list(audio.resampled(rate, blocks)))
+  got = np.concatenate(list(audio.resample_blocks(rate, blocks)))
   assert abs(got.size - 32000) <= 1
   assert np.abs(np.fft.rfft(got[:32000])).argmax() == 880
   expected = np.sin(2 * np.pi * 440 * np.arange(got.size) / 16000)
@@ -131,7 +132,7 @@ def test_resampling_agrees_with_librosa():
   expected = librosa.resample(
     wave, orig_sr=44100, target_sr=16000, res_type='soxr_hq'
   )
-  got = np.concatenate(list(audio.resampled(44100, [wave[None]])))
+  got = np.concatenate(list(audio.resample_blocks(44100, [wave[None]])))
   n = min(got.size, expected.size)
   np.testing.assert_allclose(got[:n], expected[:n], atol=1e-4)
 
@@ -180,14 +181,16 @@ def test_window_starts_never_drift(fps):
 
 def test_windows_pad_with_silence_on_both_sides():
   mel = np.arange(80 * 20, dtype=np.float32).reshape(80, 20)
-  got = audio.windows(mel, np.array([-6, 0, 10, 50]))
+  got = audio.mel_windows(mel, np.array([-6, 0, 10, 50]))
   assert got.shape == (4, 80, 16)
   assert (got[0, :, :6] == audio.SILENCE).all()
   np.testing.assert_array_equal(got[0, :, 6:], mel[:, :10])
   np.testing.assert_array_equal(got[1], mel[:, :16])
   assert (got[2, :, 10:] == audio.SILENCE).all()
   assert (got[3] == audio.SILENCE).all()
-  on_device = audio.windows(jnp.asarray(mel), np.array([-6, 0, 10, 50]), jnp)
+  on_device = audio.mel_windows(
+    jnp.asarray(mel), np.array([-6, 0, 10, 50]), jnp
+  )
   np.testing.assert_array_equal(on_device, got)
 
 

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import talkers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lipsync_jax import audio, augment, faces
+from tests.helpers import synthetic_speech
 
 NOTHING = augment.Augment(**dict.fromkeys(
   [f for f in augment.Augment.__dataclass_fields__], 0
@@ -109,9 +109,9 @@ def test_masks_hide_the_same_moments(dice):
 @pytest.mark.parametrize('low', [-7, 0, 5, 40, 48, 70])
 def test_noise_free_noise_is_the_stored_mel(low):
   """Computed from the samples needed, it equals the whole clip's mel."""
-  clip = talkers.clip('ann/1', 20)
+  clip = synthetic_speech.clip('ann/1', 20)
   got = augment.noisy_mel(clip.wave, low, low + 29, np.inf, 1)
-  want = audio.windows(clip.mel, np.array([low, low + 13]))
+  want = audio.mel_windows(clip.mel, np.array([low, low + 13]))
   np.testing.assert_allclose(got[:, :16], want[0], atol=2e-6)
   np.testing.assert_allclose(got[:, 13:], want[1], atol=2e-6)
 

@@ -15,29 +15,22 @@ import time
 from fractions import Fraction
 
 import av
-import mannequin
 import numpy as np
 import pytest
-from clips import write_video, write_wav
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jaxtyping import install_import_hook
 
+from tests.helpers import synthetic_face
+from tests.helpers.test_clips import write_video, write_wav
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-with install_import_hook('data_prep', 'checked.typechecked'):
+with install_import_hook('data_prep', 'tests.helpers.typecheck.typechecked'):
   from data_prep import clips, lrs2, offset, preprocessed, stages
 
-from lipsync_jax import (  # noqa: E402 - the hook comes before
-  audio,
-  faces,
-  media,
-  planes,
-  records,
-  shards,
-  tracks,
-  windows,
-)
+from lipsync_jax import faces, media, planes, records, shards, tracks, windows
+from lipsync_jax.audio import log_mel
 
 SETTINGS = clips.Settings()
 ANCHORS = ('6100000000000000005', '6100000000000000024', '6100000000000000027')
@@ -227,7 +220,9 @@ def analysis(count, people=((0, None, 0.0),), size=(240, 320), cuts=()):
   found = []
   for n, (first, end, shift) in enumerate(people):
     frames = np.arange(first, end or count)
-    points = np.stack([mannequin.face(*place(i, shift), 98.0) for i in frames])
+    points = np.stack(
+      [synthetic_face.face(*place(i, shift), 98.0) for i in frames]
+    )
     points = points.astype(np.float32)
     look = np.zeros(620, np.float32)
     look[n] = 1
@@ -264,7 +259,9 @@ def test_clip_shows_what_inference_sees(tmp_path):
     ours = faces.take(jpeg, crop, 96).astype(float)
     theirs = faces.take(planes.rgb(video, shown), source, 96)
     assert np.abs(ours - theirs).mean() < 1.5
-    away = clip.points[i] + clip.boxes[i, :2] - mannequin.face(*place(i), 98.0)
+    away = (
+      clip.points[i] + clip.boxes[i, :2] - synthetic_face.face(*place(i), 98.0)
+    )
     assert np.abs(away).max() < 1.5
   assert len(clip.wave) == 60 * 640 and np.isnan(clip.offset)
   assert np.flatnonzero(clip.wave > 15000).tolist() == [0, 16000, 32000]
@@ -794,7 +791,7 @@ def delayed(clip, seconds):
   wave = np.pad(clip.wave, (count, count))
   wave = wave[2 * count :] if seconds < 0 else wave[: -2 * count]
   wave = wave[: len(clip.wave)]
-  mel = audio.log_mel(wave / np.float32(32768))
+  mel = log_mel(wave / np.float32(32768))
   return dataclasses.replace(clip, wave=wave, mel=mel)
 
 

@@ -28,8 +28,8 @@ def test_whole_or_as_before(tmp_path):
 @POSIX
 def test_the_living_are_left_alone_and_the_dead_swept(tmp_path):
   script = (
-    'import sys; from lipsync_jax import claims\n'
-    'claims.Claim(sys.argv[1]); print(flush=True); sys.stdin.read()\n'
+    'import sys; from lipsync_jax.common import atomic_file\n'
+    'atomic_file.AtomicFile(sys.argv[1]); print(flush=True); sys.stdin.read()\n'
   )
   other = subprocess.Popen(
     [sys.executable, '-c', script, str(tmp_path / 'b.mp4')],

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from mannequin import face
 
 from lipsync_jax import compose, faces
+from tests.helpers.synthetic_face import face
 
 FRAME = (400, 640)
 

@@ -12,12 +12,12 @@ import itertools
 import os
 
 import av
-import clips
 import cv2
 import numpy as np
 import pytest
 
 from lipsync_jax import audio, detector, produce, strands, sync, weights
+from tests.helpers import test_clips
 
 LONG = float(os.environ.get('LIPSYNC_JAX_COMPOSITES', '1'))
 SIZE = (288, 640)  # rows, columns
@@ -139,7 +139,7 @@ def write(path, frames, cast):
     return out
 
   times = [i / 25 for i in range(len(frames))]
-  return clips.write_video(path, times, SIZE[::-1], picture)
+  return test_clips.write_video(path, times, SIZE[::-1], picture)
 
 
 @pytest.fixture
@@ -155,7 +155,13 @@ def rough(monkeypatch):
     return predict, 'stand-in'
 
   net = weights.Weights(
-    'generator', 96, 1.0, {}, 'test', sha256='0', mel_lead=audio.CENTRED
+    'generator',
+    96,
+    1.0,
+    {},
+    'test',
+    sha256='0',
+    mel_lead=audio.CENTERED_LEAD,
   )
   monkeypatch.setattr(produce.weights, 'read', lambda path, network: net)
   monkeypatch.setattr(produce.engine, 'predictor', predictor)
@@ -237,8 +243,8 @@ def test_the_chosen_person_and_nobody_else(name, cast, rough, tmp_path):
   frames = film(SCRIPTS[name])
   face = write(tmp_path / 'face.mp4', frames, cast)
   noise = np.random.default_rng(0).normal(0, 0.2, len(frames) * 640)
-  voice = clips.write_wav(tmp_path / 'voice.wav', noise)
-  _, before = clips.read_video(face)
+  voice = test_clips.write_wav(tmp_path / 'voice.wav', noise)
+  _, before = test_clips.read_video(face)
   people = sorted({who for who, _, _ in frames[0].placed})
   for person in people:
     out = tmp_path / f'{person}.mp4'
@@ -246,7 +252,7 @@ def test_the_chosen_person_and_nobody_else(name, cast, rough, tmp_path):
       face, voice, out, checkpoint_path='x', crf=0, quiet=True,
       person=first_place(frames, cast, person),
     )  # fmt: skip
-    _, after = clips.read_video(out)
+    _, after = test_clips.read_video(out)
     found = tally(frames, cast, before, after, person)
     print(
       f'\n{name}, person {person}: {found.edited} of {found.due} edited, '

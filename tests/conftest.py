@@ -10,7 +10,9 @@ os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 
 from jaxtyping import install_import_hook
 
-hook = install_import_hook('lipsync_jax', 'checked.typechecked')
+from tests.helpers import typecheck  # noqa: F401 - the hook names it
+
+hook = install_import_hook('lipsync_jax', 'tests.helpers.typecheck.typechecked')
 hook.__enter__()
 
 import jax

@@ -2,17 +2,17 @@
 
 from fractions import Fraction
 
-import mannequin
 import numpy as np
 import pytest
 
 from lipsync_jax import coverage, faces, timeline
 from lipsync_jax.paths import Path
+from tests.helpers import synthetic_face
 
 
 def turned(share: float) -> np.ndarray:
   """A face whose nose is moved aside by `share` of half its width."""
-  points = mannequin.face()
+  points = synthetic_face.face()
   sides = points[list(faces.SIDES)]
   points[faces.NOSE] = sides.mean(0) + share * (sides[1] - sides[0]) / 2
   return points
@@ -67,7 +67,7 @@ def test_a_turning_head_fades_and_comes_back():
 def test_a_long_gap_in_the_landmarks_fades_a_blink_does_not():
   filled = np.zeros(40, bool)
   filled[5] = filled[15:27] = True
-  path = path_of([mannequin.face()] * 40, filled=filled)
+  path = path_of([synthetic_face.face()] * 40, filled=filled)
   times, shows = shown(40)
   share, why = coverage.cover(path, times, shows)
   assert share[5] == 1 and share[20] == 0
@@ -78,7 +78,7 @@ def test_a_long_gap_in_the_landmarks_fades_a_blink_does_not():
 
 def test_segments_absence_and_the_end_of_the_sound():
   present = np.arange(50) % 50 >= 10
-  path = path_of([mannequin.face()] * 50, present)
+  path = path_of([synthetic_face.face()] * 50, present)
   times, shows = shown(50, 1.6)
   share, why = coverage.cover(path, times, shows, since=0.6, until=1.2)
   np.testing.assert_array_equal(np.flatnonzero(share), np.arange(15, 30))
@@ -91,7 +91,7 @@ def test_segments_absence_and_the_end_of_the_sound():
 
 
 def test_a_box_given_by_hand_is_always_spoken():
-  path = path_of([mannequin.face()] * 10)
+  path = path_of([synthetic_face.face()] * 10)
   path.points[:] = np.nan
   times, shows = shown(10)
   share, why = coverage.cover(path, times, shows)

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import talkers
 
 from lipsync_jax import (
   audio,
@@ -22,6 +21,7 @@ from lipsync_jax import (
   shards,
   windows,
 )
+from tests.helpers import synthetic_speech
 
 STILL = augment.Augment(
   flip=1, brightness=0, contrast=0, saturation=0, hue=0, shift=0, scale=0,
@@ -32,7 +32,7 @@ STILL = augment.Augment(
 @pytest.fixture(scope='module')
 def source(tmp_path_factory):
   folder = tmp_path_factory.mktemp('split')
-  talkers.build(folder, {'ann': 4, 'bob': 3, 'cy': 1}, frames=24)
+  synthetic_speech.build(folder, {'ann': 4, 'bob': 3, 'cy': 1}, frames=24)
   return records.Source(folder, 'train')
 
 
@@ -40,7 +40,7 @@ def source(tmp_path_factory):
 def big(tmp_path_factory):
   """200 records in 4 shards."""
   folder = tmp_path_factory.mktemp('big')
-  clip = talkers.clip('ann/0', 17, side=16)
+  clip = synthetic_speech.clip('ann/0', 17, side=16)
   made = [dataclasses.replace(clip, key=f'ann/{i}') for i in range(200)]
   for i in range(4):
     name = shards.shard_name(records.NAME, 'train', i, 4)
@@ -70,7 +70,7 @@ def test_generator_example_is_what_inference_sees(source):
   plan = data.plan(source, 'generator')
   rng = np.random.default_rng(0)
   for item in range(len(plan)):
-    pick = talkers.pick(item, rng, plan)
+    pick = synthetic_speech.pick(item, rng, plan)
     clip = source[int(pick['clip'])]
     got = data.example(pick, source, 'generator', 32)
     f, r = int(pick['frame']), int(pick['start'])
@@ -90,7 +90,7 @@ def test_syncnet_example(source):
   plan = data.plan(source, 'syncnet', elsewhere=0.5)
   rng, labels = np.random.default_rng(0), set()
   for item in [*range(len(plan))] * 3:
-    pick = talkers.pick(item, rng, plan)
+    pick = synthetic_speech.pick(item, rng, plan)
     got = data.example(pick, source, 'syncnet', 32)
     f, s = int(pick['frame']), int(pick['start'])
     clip, other = source[int(pick['clip'])], source[int(pick['other'])]
@@ -109,7 +109,7 @@ def test_syncnet_example(source):
 
 def test_contrastive_example(source):
   plan = data.plan(source, 'contrastive', group=3)
-  pick = talkers.pick(2, np.random.default_rng(0), plan)
+  pick = synthetic_speech.pick(2, np.random.default_rng(0), plan)
   got = data.example(pick, source, 'contrastive', 32)
   assert got['frames'].shape == (3, 16, 32, 15)
   assert got['mel'].shape == (3, 80, 16, 1)
@@ -127,7 +127,7 @@ def test_contrastive_example(source):
 
 def test_edges_are_silent(source):
   plan = data.plan(source, 'generator', edges=True)
-  pick = talkers.pick(0, np.random.default_rng(0), plan)
+  pick = synthetic_speech.pick(0, np.random.default_rng(0), plan)
   pick |= {'frame': np.int32(0), 'start': np.int32(9)}
   pick = {k: np.asarray(v) for k, v in pick.items()}
   got = data.example(pick, source, 'generator', 16)['mels'][0, ..., 0]
@@ -137,7 +137,7 @@ def test_edges_are_silent(source):
 
 def test_ready_masks_the_lower_half(source):
   plan = data.plan(source, 'generator')
-  pick = talkers.pick(0, np.random.default_rng(0), plan)
+  pick = synthetic_speech.pick(0, np.random.default_rng(0), plan)
   wire = data.example(pick, source, 'generator', 32)
   for xnp in (np, jnp):
     got = data.ready({k: xnp.asarray(v) for k, v in wire.items()}, xnp)
@@ -155,7 +155,7 @@ def test_ready_masks_the_lower_half(source):
 def test_flip_is_the_same_for_all_frames_and_leaves_the_sound(source):
   for kind in windows.KINDS:
     plan = data.plan(source, kind)
-    pick = talkers.pick(1, np.random.default_rng(0), plan)
+    pick = synthetic_speech.pick(1, np.random.default_rng(0), plan)
     plain = data.example(pick, source, kind, 32)
     flipped = data.example(pick, source, kind, 32, change=STILL)
     for name in plain:
@@ -170,7 +170,7 @@ def test_flip_is_the_same_for_all_frames_and_leaves_the_sound(source):
 def test_nothing_changed_is_identity(source):
   zero = dataclasses.replace(STILL, flip=0)
   plan = data.plan(source, 'generator')
-  pick = talkers.pick(1, np.random.default_rng(0), plan)
+  pick = synthetic_speech.pick(1, np.random.default_rng(0), plan)
   equal(
     data.example(pick, source, 'generator', 32),
     data.example(pick, source, 'generator', 32, change=zero),
@@ -180,7 +180,7 @@ def test_nothing_changed_is_identity(source):
 def test_noise_changes_sound_alone_and_is_one_stretch(source):
   change = dataclasses.replace(STILL, flip=0, noise=1, loud=0, quiet=1)
   plan = data.plan(source, 'generator')
-  pick = talkers.pick(1, np.random.default_rng(0), plan)
+  pick = synthetic_speech.pick(1, np.random.default_rng(0), plan)
   plain = data.example(pick, source, 'generator', 16)
   noisy = data.example(pick, source, 'generator', 16, change=change)
   assert np.abs(noisy['mel'] - plain['mel']).mean() > 0.05
@@ -297,7 +297,7 @@ def test_damage_stops_training_with_its_place(big, tmp_path):
 
 def test_pair_is_what_the_generator_sees_where_mouths_differ_most(source):
   plan = data.plan(source, 'pair')
-  pick = talkers.pick(0, np.random.default_rng(0), plan)
+  pick = synthetic_speech.pick(0, np.random.default_rng(0), plan)
   clip = source[int(pick['clip'])]
   opening = faces.openings(clip.points, clip.crops)
   got = data.example(pick, source, 'pair', 32)
@@ -341,7 +341,7 @@ def test_sources_travel_to_other_processes(source):
 
 
 @pytest.mark.parametrize('kind', windows.KINDS)
-@pytest.mark.parametrize('lead', [audio.CENTRED, Fraction(0)])
+@pytest.mark.parametrize('lead', [audio.CENTERED_LEAD, Fraction(0)])
 def test_resident_equals_streamed(source, kind, lead):
   plan = data.plan(source, kind, lead=lead, edges=True, elsewhere=0.9)
   store = resident.load(source, 32)

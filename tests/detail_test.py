@@ -3,9 +3,9 @@
 import cv2
 import numpy as np
 import pytest
-from mannequin import face
 
 from lipsync_jax import compose, detail, faces
+from tests.helpers.synthetic_face import face
 
 FRAME = (400, 640)
 

@@ -7,9 +7,9 @@ import socket
 import subprocess
 
 import pytest
-import runs
 
 from lipsync_jax import cartoons, checkpoint, metrics
+from tests.helpers import train_command
 
 pytestmark = pytest.mark.slow
 LONG = 900  # s; seconds where two cores are free
@@ -34,8 +34,8 @@ class Pair:
         self.parts.append(
           subprocess.Popen(
             [*command, '--distributed', '--processes=2', *flags],
-            cwd=runs.ROOT,
-            env=runs.environment(compiled),
+            cwd=train_command.ROOT,
+            env=train_command.environment(compiled),
             stdout=file,
             stderr=subprocess.STDOUT,
           )
@@ -55,8 +55,8 @@ class Pair:
 def alone(compiled, command, devices: int):
   subprocess.run(
     command,
-    cwd=runs.ROOT,
-    env=runs.environment(compiled, devices),
+    cwd=train_command.ROOT,
+    env=train_command.environment(compiled, devices),
     check=True,
     timeout=LONG,
   )
@@ -82,7 +82,9 @@ def compiled(tmp_path_factory):
 def pair(clips, compiled, tmp_path_factory):
   """Two steps by two processes."""
   workdir = tmp_path_factory.mktemp('pair')
-  run = Pair(compiled, runs.command(workdir, clips, '--config.steps=2'))
+  run = Pair(
+    compiled, train_command.command(workdir, clips, '--config.steps=2')
+  )
   assert run.wait() == [0, 0], run.said()
   return workdir
 
@@ -91,7 +93,7 @@ def pair(clips, compiled, tmp_path_factory):
 def single(clips, compiled, tmp_path_factory):
   """Three steps by one process that has two devices."""
   workdir = tmp_path_factory.mktemp('single')
-  alone(compiled, runs.command(workdir, clips, '--config.steps=3'), 2)
+  alone(compiled, train_command.command(workdir, clips, '--config.steps=3'), 2)
   return workdir
 
 
@@ -113,7 +115,7 @@ def test_checkpoint_of_two_goes_on(
   """By two or by one, with the batch that comes next."""
   workdir = tmp_path / 'on'
   shutil.copytree(pair, workdir)
-  command = runs.command(workdir, clips, '--config.steps=3')
+  command = train_command.command(workdir, clips, '--config.steps=3')
   if processes == 2:
     run = Pair(compiled, command)
     assert run.wait() == [0, 0], run.said()
@@ -130,7 +132,7 @@ def test_one_told_to_end_ends_both(pair, clips, compiled, tmp_path):
   workdir = tmp_path / 'told'
   shutil.copytree(pair, workdir)
   changes = ('--config.steps=100000', '--config.save_steps=100000')
-  run = Pair(compiled, runs.command(workdir, clips, *changes))
+  run = Pair(compiled, train_command.command(workdir, clips, *changes))
   while len(losses(workdir)) < 4 and run.parts[0].poll() is None:
     signal.sigtimedwait([], 0.2)
   run.parts[1].send_signal(signal.SIGTERM)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mannequin import face
 
 from lipsync_jax import faces
+from tests.helpers.synthetic_face import face
 
 
 def rows(*faces_, pads=None):

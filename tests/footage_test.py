@@ -10,14 +10,13 @@ import os
 import pickle
 
 import av
-import clips
-import fill
+from tests.helpers import golden_weights
 import jax
 import numpy as np
 import pytest
-import untrained
 
 from lipsync_jax import exports, produce, sync
+from tests.helpers import test_clips, untrained_weights
 
 WIDTH = 0.125
 SECONDS = float(os.environ.get('LIPSYNC_JAX_SECONDS', '1'))
@@ -27,7 +26,7 @@ SECONDS = float(os.environ.get('LIPSYNC_JAX_SECONDS', '1'))
 def tiny(tmp_path_factory):
   """An untrained generator an eighth as wide, as a file."""
   path = tmp_path_factory.mktemp('weights') / 'tiny.safetensors'
-  untrained.save(path, width=WIDTH)
+  untrained_weights.save(path, width=WIDTH)
   return path
 
 
@@ -70,7 +69,7 @@ def footage(shared):
 
 
 def check(out, report, seconds):
-  times, _ = clips.read_video(out)
+  times, _ = test_clips.read_video(out)
   rate = report['frames'] / seconds
   assert (
     len(times) == report['frames']
@@ -132,7 +131,7 @@ def test_a_second_run_skips_detection(shared, tmp_path, tiny, monkeypatch):
   monkeypatch.setattr('lipsync_jax.detect.analyse', refuse)
   second = run(clip, voice, tmp_path / 'b.mp4', tiny, preview=1)
   assert first['speakers'] == second['speakers']
-  a, b = (clips.read_video(tmp_path / n)[1] for n in ('a.mp4', 'b.mp4'))
+  a, b = (test_clips.read_video(tmp_path / n)[1] for n in ('a.mp4', 'b.mp4'))
   for x, y in zip(a, b, strict=True):
     np.testing.assert_array_equal(x, y)
 
@@ -142,7 +141,7 @@ def golden_tensors(shared):
   """The published generator's tensors, with the golden weights."""
   path = shared / 'reference' / 'wav2lip_statedict.json'
   records = json.loads(path.read_text())['generator']
-  return fill.state_dict(records, fill.GAIN['generator'])
+  return golden_weights.state_dict(records, fill.GAIN['generator'])
 
 
 def write_published(path, tensors, kind):
@@ -192,8 +191,8 @@ def test_the_seed_with_every_published_form(
   assert abs(report['frames'] - round(seconds * rate)) <= 1
   assert kind != 'zip' or abs(seconds - 7.019) < 0.001
   check(out, report, seconds)
-  _, after = clips.read_video(out)
-  _, before = clips.read_video(face)
+  _, after = test_clips.read_video(out)
+  _, before = test_clips.read_video(face)
   for a, b in zip(before, after, strict=False):
     rows, columns = np.nonzero(a != b)
     # Only the lower face of the painting changes, inside her oval.

@@ -18,13 +18,13 @@ import subprocess
 import sys
 import time
 
-import clips
 import jax
 import numpy as np
 import pytest
 
 from lipsync_jax import models, weights
 from lipsync_jax.common import atomic_file
+from tests.helpers import test_clips
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 KILLS = int(os.environ.get('LIPSYNC_JAX_KILLS', '15'))
@@ -49,18 +49,18 @@ class Job:
     net = weights.Weights('generator', 96, width, numpy, 'an untrained network')
     weights.save(folder / 'tiny.safetensors', net)
     count = 120
-    self.face = clips.write_video(
+    self.face = test_clips.write_video(
       folder / 'face.mp4',
       [i / 25 for i in range(count)],
       (160, 120),
       lambda i: np.random.default_rng(i).integers(0, 255, (120, 160, 3), 'u1'),
     )
     noise = np.random.default_rng(0).normal(0, 0.2, count * 640)
-    self.voice = clips.write_wav(folder / 'voice.wav', noise.clip(-1, 1))
+    self.voice = test_clips.write_wav(folder / 'voice.wav', noise.clip(-1, 1))
     # To be interrupted: such a job does not end first, however idle the
     # machine has become.
     much = np.tile(noise.clip(-1, 1), 20)
-    self.endless = clips.write_wav(folder / 'endless.wav', much)
+    self.endless = test_clips.write_wav(folder / 'endless.wav', much)
     self.env = {
       **os.environ,
       'PYTHONPATH': str(ROOT),

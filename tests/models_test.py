@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import untrained
 
 from lipsync_jax import models, published
 from lipsync_jax.models import blocks, convolution, folded
 from lipsync_jax.models.blocks import Layer
+from tests.helpers import untrained_weights
 
 REFERENCE = {name: name for name in models.NETWORKS}
 REFERENCE['syncnet_v2'] = 'eval_syncnet_v2'
@@ -63,7 +63,7 @@ def test_first_weights_are_those_of_the_modules(network):
   """The same tree as `net.init` makes, and PyTorch's distributions."""
   size, width = (96, 1.0) if network == 'syncnet_v2' else (256, 0.1)
   expected, _ = shape_of(network, size, width)
-  found = untrained.variables(network, width, size)
+  found = untrained_weights.variables(network, width, size)
   assert jax.tree.structure(dict(expected)) == jax.tree.structure(found)
   for wanted, made in zip(
     *map(jax.tree.leaves, (expected, found)), strict=True

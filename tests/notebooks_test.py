@@ -3,7 +3,8 @@
 import pathlib
 
 import pytest
-import untrained
+
+from tests.helpers import untrained_weights
 
 BOOKS = pathlib.Path(__file__).parents[1] / 'notebooks'
 
@@ -15,7 +16,7 @@ def test_notebook(name, tmp_path):
   import nbformat
 
   book = nbformat.read(BOOKS / f'{name}.ipynb', as_version=4)
-  path = untrained.save(tmp_path / 'w.safetensors')
+  path = untrained_weights.save(tmp_path / 'w.safetensors')
   # The notebook's own folder is found from the working folder.
   start = f'import os\nos.chdir({str(tmp_path)!r})\n'
   for cell in book.cells:

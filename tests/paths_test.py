@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mannequin import face
 
 from lipsync_jax import paths
 from lipsync_jax.tracks import Analysis, Person, Track
+from tests.helpers.synthetic_face import face
 
 LOOK = np.zeros(620, np.float32)
 

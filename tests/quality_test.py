@@ -1,12 +1,12 @@
 """quality.py: every known fault moves its own measure, and the right way."""
 
 import cv2
-import mannequin
 import numpy as np
 import pytest
 
 from lipsync_jax import compose, faces, quality
 from lipsync_jax.faces import OUTER
+from tests.helpers import synthetic_face
 
 SIZE = 256
 
@@ -14,7 +14,7 @@ SIZE = 256
 @pytest.fixture(scope='module')
 def face():
   """(landmarks in the picture, crop, a picture with fine texture)."""
-  points = mannequin.face(cx=128, cy=128, width=150, gape=0.1)
+  points = synthetic_face.face(cx=128, cy=128, width=150, gape=0.1)
   crop = faces.crop_of(faces.crops(points[None])[0])
   rng = np.random.default_rng(0)
   rough = rng.integers(60, 200, (64, 64, 3)).astype(np.uint8)
@@ -29,7 +29,7 @@ def row(crop):
 def talking(count=40, shift=None, scale=1.0):
   """Landmarks of a mouth that opens and closes."""
   gapes = scale * (0.06 + 0.06 * np.sin(np.arange(count)))
-  points = np.stack([mannequin.face(gape=g) for g in gapes])
+  points = np.stack([synthetic_face.face(gape=g) for g in gapes])
   if shift is not None:
     moving = [*range(OUTER.start, faces.INNER.stop), faces.CHIN]
     points[:, moving] += shift[:, None]

@@ -10,11 +10,11 @@ import sys
 
 import numpy as np
 import pytest
-import talkers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lipsync_jax import examples, records, shards
+from tests.helpers import synthetic_speech
 
 
 def same(a: records.Clip, b: records.Clip) -> None:
@@ -28,13 +28,15 @@ def same(a: records.Clip, b: records.Clip) -> None:
 @pytest.fixture(scope='module')
 def built(tmp_path_factory):
   folder = tmp_path_factory.mktemp('built')
-  made = talkers.build(folder, {'ann': 4, 'bob': 3}, frames=17, side=48)
+  made = synthetic_speech.build(
+    folder, {'ann': 4, 'bob': 3}, frames=17, side=48
+  )
   return folder, made
 
 
 def test_clip_comes_back():
   clip = dataclasses.replace(
-    talkers.clip('ann/1#2'), offset=-2.0, confidence=5.5
+    synthetic_speech.clip('ann/1#2'), offset=-2.0, confidence=5.5
   )
   same(clip, records.decode(records.encode(clip), 'ann/1#2'))
   assert records.encode(clip) == records.encode(clip)
@@ -212,7 +214,7 @@ def test_missing_shard_and_wrong_split(built, tmp_path):
 
 def test_record_of_another_key_is_found(built, tmp_path):
   name = shards.shard_name(records.NAME, 'train', 0, 1)
-  clip = talkers.clip('ann/1', 17, 48)
+  clip = synthetic_speech.clip('ann/1', 17, 48)
   wrong = ('ann/2', records.encode(clip), records.facts(clip))
   records.write_encoded(tmp_path / name, [wrong])
   with pytest.raises(records.RecordError, match=r'ann/2.*is of ann/1'):
@@ -225,7 +227,7 @@ def test_record_of_another_key_is_found(built, tmp_path):
 
 def test_shard_is_whole_or_absent(tmp_path):
   def breaking():
-    yield talkers.clip('ann/1', 17, 48)
+    yield synthetic_speech.clip('ann/1', 17, 48)
     raise RuntimeError('disk full')
 
   with pytest.raises(RuntimeError):
@@ -245,7 +247,7 @@ def test_shard_is_whole_or_absent(tmp_path):
   ],
 )
 def test_bad_clips_are_refused(change, message):
-  clip = dataclasses.replace(talkers.clip('ann/1'), **change)
+  clip = dataclasses.replace(synthetic_speech.clip('ann/1'), **change)
   with pytest.raises(records.RecordError, match=message):
     records.encode(clip)
 

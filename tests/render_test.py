@@ -6,7 +6,6 @@ import tempfile
 import tracemalloc
 from fractions import Fraction
 
-import mannequin
 import numpy as np
 import pytest
 
@@ -14,6 +13,7 @@ from lipsync_jax import audio, planes, produce, render, sound, voices, weights
 from lipsync_jax.common import threads
 from lipsync_jax.paths import Path
 from lipsync_jax.request import Request
+from tests.helpers import synthetic_face
 
 RATE = 25
 
@@ -58,12 +58,13 @@ def test_a_speaker_hears_the_windows_of_the_whole_mel():
   for position in range(len(starts)):
     item = render.Item(position, blank(position))
     np.testing.assert_array_equal(
-      render.heard(scene, item, 0), audio.windows(mel, starts[[position]])
+      render.heard(scene, item, 0),
+      audio.mel_windows(mel, starts[[position]]),
     )
 
 
 def path_of(count: int) -> Path:
-  points = np.repeat(mannequin.face()[None].astype(np.float32), count, 0)
+  points = np.repeat(synthetic_face.face()[None].astype(np.float32), count, 0)
   there, gone = np.ones(count, bool), np.zeros(count, bool)
   crops = np.tile([32.0, 32, 40, 40, 0], (count, 1))
   return Path(there, gone, crops, points, np.array([[0, count]]))
@@ -96,7 +97,13 @@ def blank(index: int) -> planes.Frame:
 def kept(monkeypatch):
   """Bytes that stay from `prepare` until the last frame, by seconds."""
   net = weights.Weights(
-    'generator', 96, 1.0, {}, 'test', sha256='0', mel_lead=audio.CENTRED
+    'generator',
+    96,
+    1.0,
+    {},
+    'test',
+    sha256='0',
+    mel_lead=audio.CENTERED_LEAD,
   )
   monkeypatch.setattr(produce.engine, 'predictor', lambda *_, **__: (None, ''))
 

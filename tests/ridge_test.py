@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from lipsync_jax import audio, cartoons, records, ridge
+from lipsync_jax import cartoons, records, ridge
+from lipsync_jax.audio import log_mel
 
 RATE = 640
 
@@ -11,7 +12,7 @@ RATE = 640
 def sounds(seed, count=120):
   """(mel features, opening) of a drawn voice whose mouth opens with it."""
   wave, gap = cartoons.speech(count, np.random.default_rng(seed))
-  mel = audio.log_mel(wave / np.float32(32768)).astype(np.float64)
+  mel = log_mel(wave / np.float32(32768)).astype(np.float64)
   return ridge.features(mel, count), gap.astype(np.float64)
 
 

@@ -7,16 +7,16 @@ import pathlib
 import subprocess
 import sys
 
-import fill
+from tests.helpers import golden_weights
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import untrained
 
 from lipsync_jax import losses, models, published, steps
 from lipsync_jax import state as states
+from tests.helpers import untrained_weights
 
 WIDTH = 0.05
 CHEAP = {'xla_backend_optimization_level': 0}
@@ -29,7 +29,7 @@ def golden_variables(shared, network: str) -> dict:
   records = json.loads(
     (shared / 'reference/wav2lip_statedict.json').read_text()
   )
-  tensors = fill.state_dict(records[network], fill.GAIN[network])
+  tensors = golden_weights.state_dict(records[network], fill.GAIN[network])
   return published.read(network, tensors)
 
 
@@ -40,13 +40,13 @@ def golden_batch() -> dict:
     x = x.transpose(0, 2, 3, 4, 1)  # [b, t, h, w, c]
     return x.reshape(*x.shape[:-1], -1, 3)[..., ::-1].reshape(x.shape)
 
-  x = fill.uniform('tr/x', 0, 1, (4, 6, 5, 96, 96))
+  x = golden_weights.uniform('tr/x', 0, 1, (4, 6, 5, 96, 96))
   x[:, :3, :, 48:] = 0
   batch = {
     'face': video(x),
-    'target': video(fill.uniform('tr/gt', 0, 1, (4, 3, 5, 96, 96))),
-    'mels': fill.uniform('tr/im', -4, 4, (4, 5, 1, 80, 16))[:, :, 0, ..., None],
-    'mel': fill.uniform('tr/mel', -4, 4, (4, 1, 80, 16))[:, 0, ..., None],
+    'target': video(golden_weights.uniform('tr/gt', 0, 1, (4, 3, 5, 96, 96))),
+    'mels': golden_weights.uniform('tr/im', -4, 4, (4, 5, 1, 80, 16))[:, :, 0, ..., None],
+    'mel': golden_weights.uniform('tr/mel', -4, 4, (4, 1, 80, 16))[:, 0, ..., None],
   }
   return {name: jnp.asarray(x, jnp.float32) for name, x in batch.items()}
 
@@ -180,7 +180,9 @@ def parts(stage: str, dtype: str = 'float32', **values):
     made['averaged'] = ('generator',)
     if stage != 'pair':
       width = networks['syncnet'].width
-      frozen = {'syncnet': untrained.variables('syncnet', width, seed=7)}
+      frozen = {
+        'syncnet': untrained_weights.variables('syncnet', width, seed=7)
+      }
     step = steps.hq if stage == 'hq' else steps.generator
     values = dict(ema_decay=0.9, sync_rate=0.01) | values
     if stage == 'hq':
@@ -279,7 +281,7 @@ def test_hq_step_changes_what_it_should(hq):
 def test_slope_is_that_of_the_logit():
   """R1 by finite differences; it is added, and changes nothing else."""
   net = models.build('discriminator', width=WIDTH)
-  params = untrained.variables('discriminator', WIDTH)['params']
+  params = untrained_weights.variables('discriminator', WIDTH)['params']
   params = jax.tree.map(jnp.asarray, params)
   zero = jnp.float32(0)
   state = states.State(0, {'discriminator': params}, {}, {}, {}, zero, zero)

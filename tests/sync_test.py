@@ -12,11 +12,12 @@ import json
 import os
 from fractions import Fraction
 
-import clips
 import numpy as np
 import pytest
 
 from lipsync_jax import audio, compose, produce, sync, weights
+from lipsync_jax.audio import log_mel
+from tests.helpers import test_clips
 
 MINUTES = int(os.environ.get('LIPSYNC_JAX_MINUTES', '2'))
 PERIOD = 0.5  # seconds of the saw-tooth in loudness
@@ -41,7 +42,13 @@ def stand_in(monkeypatch):
     return predict, 'stand-in'
 
   net = weights.Weights(
-    'generator', 96, 1.0, {}, 'test', sha256='0', mel_lead=audio.CENTRED
+    'generator',
+    96,
+    1.0,
+    {},
+    'test',
+    sha256='0',
+    mel_lead=audio.CENTERED_LEAD,
   )
   monkeypatch.setattr(produce.weights, 'read', lambda path, network: net)
   monkeypatch.setattr(produce.engine, 'predictor', predictor)
@@ -64,7 +71,7 @@ def saw_tooth(seconds: float) -> np.ndarray:
 
 def heard(grey: np.ndarray) -> np.ndarray:
   """Seconds within the period whose sound painted a grey level."""
-  mel = audio.log_mel(saw_tooth(4).astype(np.float32)).max(0)
+  mel = log_mel(saw_tooth(4).astype(np.float32)).max(0)
   times = np.arange(mel.size) / 80
   phase = times % PERIOD
   clean = (phase > 0.06) & (phase < PERIOD - 0.06) & (times > 1) & (times < 3)
@@ -74,7 +81,7 @@ def heard(grey: np.ndarray) -> np.ndarray:
 
 def check_time(path, rate_of):
   """Every frame's paint is of the sound at its time, to half a frame."""
-  times, lumas = clips.read_video(path)
+  times, lumas = test_clips.read_video(path)
   # Limited range: code 16 is black, 235 white.
   grey = np.array([float(y[30:34, 30:34].mean()) for y in lumas])
   found = heard((grey - 16) * 255 / 219)
@@ -90,8 +97,8 @@ def check_time(path, rate_of):
 
 
 def run(tmp_path, times, seconds, rate=30, **options):
-  face = clips.write_video(tmp_path / 'face.mp4', times, rate=rate)
-  voice = clips.write_wav(tmp_path / 'voice.wav', saw_tooth(seconds))
+  face = test_clips.write_video(tmp_path / 'face.mp4', times, rate=rate)
+  voice = test_clips.write_wav(tmp_path / 'voice.wav', saw_tooth(seconds))
   out = tmp_path / 'out.mp4'
   given = {'box': (8, 56, 8, 56), 'crf': 4, 'quiet': True}
   given |= {'checkpoint_path': 'stand-in'} | options
@@ -103,7 +110,7 @@ RATES += [Fraction(60000, 1001)]
 
 
 def steady_run(tmp_path, rate, seconds):
-  out, report = run(tmp_path, clips.steady(seconds, rate), seconds, rate)
+  out, report = run(tmp_path, test_clips.steady(seconds, rate), seconds, rate)
   times = check_time(out, lambda _: float(rate))
   assert len(times) == report['frames'] == round(seconds * Fraction(rate))
   assert max(abs(t - i / Fraction(rate)) for i, t in enumerate(times)) < 1e-4
@@ -177,13 +184,13 @@ def test_speech_late_in_an_hour_drives_the_lips(tmp_path, stand_in):
   for start in starts:
     tenths.update(range(10 * start - 10, 10 * start + 30))
   wanted = [Fraction(k, 10) for k in sorted(tenths)]
-  face = clips.write_video(tmp_path / 'face.mp4', wanted, rate=10)
+  face = test_clips.write_video(tmp_path / 'face.mp4', wanted, rate=10)
   voice = write_bursts(tmp_path / 'voice.flac', seconds, starts)
   out = tmp_path / 'out.mp4'
   sync.sync(
     face, voice, out, checkpoint_path='x', box=(8, 56, 8, 56), crf=4, quiet=True
   )
-  times, lumas = clips.read_video(out)
+  times, lumas = test_clips.read_video(out)
   # How long the last one is shown nobody says; another may fill the rest.
   assert times[: len(wanted)] == wanted and len(times) <= len(wanted) + 2
   grey = np.array([float(y[30:34, 30:34].mean()) for y in lumas])
@@ -200,14 +207,14 @@ def test_speech_late_in_an_hour_drives_the_lips(tmp_path, stand_in):
 
 
 def test_audio_longer_bounces_in_time(tmp_path, stand_in):
-  out, report = run(tmp_path, clips.steady(2, 25), 7, 25)
+  out, report = run(tmp_path, test_clips.steady(2, 25), 7, 25)
   assert report['frames'] == 175
   check_time(out, lambda _: 25.0)
 
 
 def test_video_longer_keeps_its_rest_untouched(tmp_path, stand_in):
   out, report = run(
-    tmp_path, clips.steady(4, 25), 2, 25, when_video_longer='keep', crf=0
+    tmp_path, test_clips.steady(4, 25), 2, 25, when_video_longer='keep', crf=0
   )
   assert (
     report['frames'] == 100 and report['speakers'][0]['frames_spoken'] == 50
@@ -215,8 +222,8 @@ def test_video_longer_keeps_its_rest_untouched(tmp_path, stand_in):
   assert report['speakers'][0]['skipped'] == [
     {'from': 2.0, 'to': 4.0, 'why': 'no sound'}
   ]
-  _, source = clips.read_video(tmp_path / 'face.mp4')
-  _, lumas = clips.read_video(out)
+  _, source = test_clips.read_video(tmp_path / 'face.mp4')
+  _, lumas = test_clips.read_video(out)
   for a, b in zip(source[50:], lumas[50:], strict=True):
     np.testing.assert_array_equal(a, b)
 
@@ -224,16 +231,16 @@ def test_video_longer_keeps_its_rest_untouched(tmp_path, stand_in):
 def test_outside_the_box_nothing_changes(tmp_path, stand_in):
   rng = np.random.default_rng(0)
   noise = rng.integers(0, 255, (64, 64, 3), np.uint8)
-  times = clips.steady(1, 25)
-  face = clips.write_video(
+  times = test_clips.steady(1, 25)
+  face = test_clips.write_video(
     tmp_path / 'face.mp4', times, picture=lambda i: np.roll(noise, i, 0)
   )
-  voice = clips.write_wav(tmp_path / 'voice.wav', saw_tooth(1))
+  voice = test_clips.write_wav(tmp_path / 'voice.wav', saw_tooth(1))
   out = tmp_path / 'out.mp4'
   options = {'box': (8, 40, 16, 48), 'crf': 0, 'quiet': True}
   sync.sync(face, voice, out, checkpoint_path='x', **options)
-  _, before = clips.read_video(face)
-  _, after = clips.read_video(out)
+  _, before = test_clips.read_video(face)
+  _, after = test_clips.read_video(out)
   outside = np.ones((64, 64), bool)
   outside[8:40, 16:48] = False
   for a, b in zip(before, after, strict=True):
@@ -246,8 +253,8 @@ def test_preview_photo_and_final_audio(tmp_path, stand_in):
 
   photo = tmp_path / 'face.v2.png'
   Image.new('RGB', (80, 64), (90, 120, 150)).save(photo)
-  voice = clips.write_wav(tmp_path / 'voice.wav', saw_tooth(9))
-  music = clips.write_wav(tmp_path / 'music.wav', saw_tooth(9) * 0, 44100)
+  voice = test_clips.write_wav(tmp_path / 'voice.wav', saw_tooth(9))
+  music = test_clips.write_wav(tmp_path / 'music.wav', saw_tooth(9) * 0, 44100)
   out = tmp_path / 'out.mkv'
   report = sync.sync(
     photo, voice, out, checkpoint_path='x', box=(8, 56, 8, 56), fps=30.0,
@@ -266,9 +273,9 @@ def test_preview_photo_and_final_audio(tmp_path, stand_in):
 
 
 def test_compat_ends_where_the_original_does(tmp_path, stand_in):
-  out, report = run(tmp_path, clips.steady(3, 25), 5, 25, compat=True)
+  out, report = run(tmp_path, test_clips.steady(3, 25), 5, 25, compat=True)
   assert report['frames'] == 122  # of 125 (spec 1.6)
-  times, _ = clips.read_video(out)
+  times, _ = test_clips.read_video(out)
   assert times[-1] == Fraction(121, 25)
 
 
@@ -315,9 +322,9 @@ def refused(capsys, tmp_path, *words) -> str:
 @pytest.fixture
 def scene(tmp_path):
   """A faceless video, a voice, a text file and an empty one."""
-  clips.write_video(tmp_path / 'grey.mp4', clips.steady(1, 25))
-  clips.write_wav(tmp_path / 'voice.wav', saw_tooth(1))
-  clips.write_wav(tmp_path / 'empty.wav', np.zeros(0))
+  test_clips.write_video(tmp_path / 'grey.mp4', test_clips.steady(1, 25))
+  test_clips.write_wav(tmp_path / 'voice.wav', saw_tooth(1))
+  test_clips.write_wav(tmp_path / 'empty.wav', np.zeros(0))
   (tmp_path / 'text.mp4').write_text('not media at all')
   (tmp_path / 'void.mp4').write_bytes(b'')
   (tmp_path / 'full').mkdir()
@@ -416,10 +423,10 @@ def test_old_output_survives_a_failure(scene, capsys, stand_in, monkeypatch):
 
 def test_only_the_segment_changes(tmp_path, stand_in):
   out, report = run(
-    tmp_path, clips.steady(3, 25), 3, 25, since=1.0, until=2.2, crf=0
+    tmp_path, test_clips.steady(3, 25), 3, 25, since=1.0, until=2.2, crf=0
   )
-  _, source = clips.read_video(tmp_path / 'face.mp4')
-  _, lumas = clips.read_video(out)
+  _, source = test_clips.read_video(tmp_path / 'face.mp4')
+  _, lumas = test_clips.read_video(out)
   changed = [
     i
     for i, (a, b) in enumerate(zip(source, lumas, strict=True))
@@ -438,10 +445,12 @@ def test_two_people_speak_with_voices_of_their_own(
   tmp_path, stand_in, monkeypatch
 ):
   """The left face shows the loudness of one file, the right of another."""
-  face = clips.write_video(tmp_path / 'f.mp4', clips.steady(2, 25), (128, 64))
-  loud = clips.write_wav(tmp_path / 'a.wav', saw_tooth(2))
-  still = clips.write_wav(tmp_path / 'b.wav', np.zeros(2 * 16000))
-  times = clips.steady(2, 25)
+  face = test_clips.write_video(
+    tmp_path / 'f.mp4', test_clips.steady(2, 25), (128, 64)
+  )
+  loud = test_clips.write_wav(tmp_path / 'a.wav', saw_tooth(2))
+  still = test_clips.write_wav(tmp_path / 'b.wav', np.zeros(2 * 16000))
+  times = test_clips.steady(2, 25)
 
   def find(wanted, video, who, duration, bar):
     assert who == ['left', 'right']
@@ -457,7 +466,7 @@ def test_two_people_speak_with_voices_of_their_own(
     face, outfile=out, checkpoint_path='x', crf=0, quiet=True,
     audio_for=(('left', str(loud)), ('right', str(still))),
   )  # fmt: skip
-  _, lumas = clips.read_video(out)
+  _, lumas = test_clips.read_video(out)
   left = np.array([float(y[20:44, 20:44].mean()) for y in lumas])
   right = np.array([float(y[20:44, 84:108].mean()) for y in lumas])
   assert np.ptp(left) > 40 and np.ptp(right) < 2
@@ -507,10 +516,10 @@ def test_a_killed_job_goes_on_and_ends_as_the_unbroken_one(
   tmp_path, stand_in, monkeypatch, suffix
 ):
   monkeypatch.setattr(produce.reels, 'LENGTH', 40)
-  times = clips.steady(5, 25) if suffix == '.avi' else varying(5)
+  times = test_clips.steady(5, 25) if suffix == '.avi' else varying(5)
   given = {
-    'face': clips.write_video(tmp_path / 'face.mp4', times),
-    'audio': clips.write_wav(tmp_path / 'voice.wav', saw_tooth(5)),
+    'face': test_clips.write_video(tmp_path / 'face.mp4', times),
+    'audio': test_clips.write_wav(tmp_path / 'voice.wav', saw_tooth(5)),
     'box': (8, 56, 8, 56), 'crf': 4, 'quiet': True, 'checkpoint_path': 'x',
   }  # fmt: skip
   whole, out = tmp_path / f'whole{suffix}', tmp_path / f'out{suffix}'
@@ -534,7 +543,7 @@ def test_a_killed_job_goes_on_and_ends_as_the_unbroken_one(
   assert sum(rendered) == plain['frames'] + 40  # the broken one was begun
   assert not (tmp_path / f'{out.name}.reels').exists()
   assert report['frames'] == plain['frames']
-  first, second = (clips.read_video(path) for path in (whole, out))
+  first, second = (test_clips.read_video(path) for path in (whole, out))
   assert len(first[0]) == len(second[0])
   slack = 0.0011 if suffix == '.mkv' else 1e-6  # it counts milliseconds
   for a, b in zip(first[0], second[0], strict=True):

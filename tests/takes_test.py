@@ -2,15 +2,17 @@
 
 import numpy as np
 import pytest
-import talkers
 
 from lipsync_jax import casting, pairs, records, takes
+from tests.helpers import synthetic_speech
 
 
 @pytest.fixture(scope='module')
 def source(tmp_path_factory):
   folder = tmp_path_factory.mktemp('shards')
-  talkers.build(folder, {'ann': 5, 'bob': 3, 'cid': 1}, split='test', frames=20)
+  synthetic_speech.build(
+    folder, {'ann': 5, 'bob': 3, 'cid': 1}, split='test', frames=20
+  )
   return records.Source(folder, 'test')
 
 

@@ -4,11 +4,11 @@ import dataclasses
 
 import numpy as np
 import pytest
-from mannequin import face
 from paths_test import analysis, track
 
 from lipsync_jax import tracks
 from lipsync_jax.faces import FaceError
+from tests.helpers.synthetic_face import face
 
 
 def picture(seed, shift=0, light=1.0):

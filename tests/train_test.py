@@ -23,9 +23,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import runs
-import toys
-import untrained
 from absl import flags
 
 from lipsync_jax import (
@@ -45,8 +42,9 @@ from lipsync_jax import (
 )
 from lipsync_jax import feed as feeds
 from lipsync_jax import state as states
+from tests.helpers import toy_networks, train_command, untrained_weights
 
-sys.path.insert(0, str(runs.ROOT))  # for `configs`
+sys.path.insert(0, str(train_command.ROOT))  # for `configs`
 STEPS = int(os.environ.get('LIPSYNC_JAX_STEPS', '6'))
 KILLS = int(os.environ.get('LIPSYNC_JAX_KILLS', '15')) * 2 // 5
 
@@ -68,7 +66,7 @@ def drawn(tmp_path_factory):
   return folder
 
 
-small = runs.debug
+small = train_command.debug
 
 
 # --- configs
@@ -269,7 +267,7 @@ def test_log_of_speed_share_of_peak_and_idle_time(tmp_path, monkeypatch):
 
 
 def test_generator_begins_with_the_ears_of_an_expert(drawn, tmp_path):
-  given = untrained.variables('syncnet', 0.05, seed=3)
+  given = untrained_weights.variables('syncnet', 0.05, seed=3)
   path = tmp_path / 'expert.safetensors'
   weights.save(
     path, weights.Weights('syncnet', 96, 0.05, given, 'a test', Fraction(0))
@@ -381,7 +379,7 @@ def test_a_run_in_halves_equals_an_unbroken_one(stage, expert, drawn, tmp_path):
 @pytest.fixture
 def toy(monkeypatch):
   """Networks of a few numbers in place of the real ones."""
-  for name, part in toys.PARTS.items():
+  for name, part in toy_networks.PARTS.items():
     monkeypatch.setattr(recipe, name, part)
 
 
@@ -411,7 +409,7 @@ def test_toy_of_four_steps_is_two_and_two(
 def lives(drawn, compiled_once, monkeypatch):
   """Starts processes that train a toy; all are forked from one that has
   imported everything, so that a life is short."""
-  for name, value in runs.environment(compiled_once).items():
+  for name, value in train_command.environment(compiled_once).items():
     monkeypatch.setenv(name, value)
   context = multiprocessing.get_context('forkserver')
   context.set_forkserver_preload(
@@ -419,7 +417,9 @@ def lives(drawn, compiled_once, monkeypatch):
   )
 
   def start(workdir, **changes):
-    part = context.Process(target=toys.run, args=(workdir, str(drawn), changes))
+    part = context.Process(
+      target=toy_networks.run, args=(workdir, str(drawn), changes)
+    )
     part.start()
     return part
 
@@ -489,9 +489,11 @@ def test_rate_that_explodes_is_one_line(drawn, tmp_path, said):
 
 @pytest.mark.slow
 def test_termination_saves_and_the_same_command_resumes(drawn, tmp_path):
-  command = runs.command(tmp_path, drawn, '--config.save_steps=100000')
+  command = train_command.command(tmp_path, drawn, '--config.save_steps=100000')
   command += ['--config.validate_steps=100000']
-  run = subprocess.Popen([*command, '--config.steps=100000'], cwd=runs.ROOT)
+  run = subprocess.Popen(
+    [*command, '--config.steps=100000'], cwd=train_command.ROOT
+  )
   while not metrics.read(tmp_path) and run.poll() is None:
     os.sched_yield()
   run.send_signal(signal.SIGTERM)
@@ -500,7 +502,7 @@ def test_termination_saves_and_the_same_command_resumes(drawn, tmp_path):
     first, saved = store.steps()
   assert first == 0
   done = subprocess.run(
-    [*command, f'--config.steps={saved + 1}'], cwd=runs.ROOT
+    [*command, f'--config.steps={saved + 1}'], cwd=train_command.ROOT
   )
   assert done.returncode == 0
   with checkpoint.Checkpoints(tmp_path) as store:

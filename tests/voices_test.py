@@ -3,12 +3,14 @@
 import tracemalloc
 from fractions import Fraction
 
-import clips
 import numpy as np
 import pytest
 
-from lipsync_jax import audio, silence, sound, voices
+from lipsync_jax import sound, voices
+from lipsync_jax.audio import mel as mel_lib
+from lipsync_jax.audio import noise_gate
 from lipsync_jax.voices import Voice
+from tests.helpers import test_clips
 
 
 def tone(pitch: float, seconds: float, rate: int = 16000, level: float = 0.4):
@@ -17,7 +19,7 @@ def tone(pitch: float, seconds: float, rate: int = 16000, level: float = 0.4):
 
 
 def voice(path, samples, rate=16000) -> Voice:
-  clips.write_wav(path, samples, rate)
+  test_clips.write_wav(path, samples, rate)
   return Voice('left', sound.probe_audio(path), None)
 
 
@@ -77,9 +79,9 @@ def test_listening_holds_the_mel_once(monkeypatch):
   rng = np.random.default_rng(0)
   blocks = (rng.normal(size=(1, 3200)).astype(np.float32) for _ in range(500))
   monkeypatch.setattr(voices.decoder, 'read_audio', lambda *_: blocks)
-  monkeypatch.setattr(audio, 'BLOCK', 4000)
-  monkeypatch.setattr(audio, 'ROOM', 64)
-  monkeypatch.setattr(silence, 'BLOCK', 256)
+  monkeypatch.setattr(mel_lib, 'BLOCK', 4000)
+  monkeypatch.setattr(mel_lib, 'RESERVED_COLUMNS', 64)
+  monkeypatch.setattr(noise_gate, 'BLOCK', 256)
   none = Fraction(0)
   one = sound.Audio('a.wav', 16000, 1, 'pcm_s16le', none, none, none, 0)
   tracemalloc.start()

@@ -18,7 +18,7 @@ from lipsync_jax.standins import UnsafeFile
 from lipsync_jax.weights import WeightsError
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent / 'golden'))
-import fill
+from tests.helpers import golden_weights
 
 NAMES = {name: name for name in weights.NETWORKS}
 NAMES['syncnet_v2'] = 'eval_syncnet_v2'  # in the reference files
@@ -42,7 +42,7 @@ def state_dicts(reference) -> dict[str, dict[str, np.ndarray]]:
   """The golden weights as published tensors, by our names of networks."""
   records = json.loads((reference / 'wav2lip_statedict.json').read_text())
   return {
-    ours: fill.state_dict(records[theirs], fill.GAIN[theirs])
+    ours: golden_weights.state_dict(records[theirs], fill.GAIN[theirs])
     for ours, theirs in NAMES.items()
   }
 
@@ -108,8 +108,8 @@ def close(found, expected, tolerance: float = 1e-5):
 
 
 def test_golden_generator(golden, imported):
-  mel = fill.uniform('in/mel', -4, 4, (2, 1, 80, 16))
-  face = fill.uniform('in/face', 0, 1, (2, 6, 96, 96))
+  mel = golden_weights.uniform('in/mel', -4, 4, (2, 1, 80, 16))
+  face = golden_weights.uniform('in/face', 0, 1, (2, 6, 96, 96))
   face[:, :3, 48:] = 0
   out = apply(imported['generator'], nhwc(mel), rgb(nhwc(face)))
   out = rgb(np.asarray(out)).transpose(0, 3, 1, 2)  # as published: b c h w
@@ -122,8 +122,8 @@ def test_golden_generator(golden, imported):
 
 
 def test_golden_syncnet(golden, imported):
-  mel = fill.uniform('in/melw', -4, 4, (2, 1, 80, 16))
-  window = fill.uniform('in/win', 0, 1, (2, 15, 48, 96))
+  mel = golden_weights.uniform('in/melw', -4, 4, (2, 1, 80, 16))
+  window = golden_weights.uniform('in/win', 0, 1, (2, 15, 48, 96))
   audio, face = apply(imported['syncnet'], nhwc(mel), rgb(nhwc(window)))
   expected = golden['sync_eval']
   close(audio[0, :8], expected['audio_first8'])
@@ -132,15 +132,15 @@ def test_golden_syncnet(golden, imported):
 
 
 def test_golden_discriminator(golden, imported):
-  video = fill.uniform('in/seq', 0, 1, (2, 3, 5, 96, 96))
+  video = golden_weights.uniform('in/seq', 0, 1, (2, 3, 5, 96, 96))
   frames = video.transpose(2, 0, 1, 3, 4).reshape(10, 3, 96, 96)  # time-major
   logits = apply(imported['discriminator'], rgb(nhwc(frames)))
   close(jax.nn.sigmoid(logits), golden['disc']['pred'])
 
 
 def test_golden_syncnet_v2(golden, imported):
-  lip = 255 * fill.uniform('ev/lip', 0, 1, (1, 3, 5, 224, 224))
-  sound = fill.uniform('ev/aud', -20, 20, (1, 1, 13, 20))
+  lip = 255 * golden_weights.uniform('ev/lip', 0, 1, (1, 3, 5, 224, 224))
+  sound = golden_weights.uniform('ev/aud', -20, 20, (1, 1, 13, 20))
   frames = lip.transpose(0, 3, 4, 2, 1).reshape(1, 224, 224, 15)  # BGR stays
   audio, face = apply(
     imported['syncnet_v2'], nhwc(sound), frames.astype(np.float32)

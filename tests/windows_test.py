@@ -5,11 +5,11 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-import talkers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lipsync_jax import audio, windows
+from tests.helpers import synthetic_speech
 
 
 def columns_of(frames):
@@ -26,7 +26,8 @@ def planned(frames, kind, speakers=None, **values):
 def many(plan, count=300, seed=0):
   rng = np.random.default_rng(seed)
   return [
-    talkers.pick(int(rng.integers(len(plan))), rng, plan) for _ in range(count)
+    synthetic_speech.pick(int(rng.integers(len(plan))), rng, plan)
+    for _ in range(count)
   ]
 
 
@@ -39,7 +40,7 @@ def test_columns_are_the_published_formula(frame, frames_before):
 
 
 def test_centred_and_shared_windows():
-  assert Fraction(2, 25) == audio.CENTRED
+  assert Fraction(2, 25) == audio.CENTERED_LEAD
   frames = np.arange(200)
   centred = windows.columns(frames)
   np.testing.assert_array_equal(centred, np.floor(3.2 * (frames - 2) + 1e-9))
@@ -51,7 +52,8 @@ def test_centred_and_shared_windows():
 
 @pytest.mark.parametrize('kind', windows.KINDS)
 @pytest.mark.parametrize(
-  'lead', [Fraction(0), audio.WAV2LIP_TRAINING, audio.CENTRED]
+  'lead',
+  [Fraction(0), audio.WAV2LIP_TRAINING_LEAD, audio.CENTERED_LEAD],
 )
 def test_windows_lie_within_frames_and_sound(kind, lead):
   """Oracle: every window the slow way."""
@@ -170,15 +172,17 @@ def test_orders_cover_what_they_promise():
   plan = planned(frames, 'generator')
   assert [*plan.clips] == [0, 1, 2, 4]  # 10 frames have no reference
   rng = np.random.default_rng(0)
-  got = [int(talkers.pick(i, rng, plan)['clip']) for i in range(len(plan))]
+  got = [
+    int(synthetic_speech.pick(i, rng, plan)['clip']) for i in range(len(plan))
+  ]
   assert got == [0, 1, 2, 4]
   plan = planned(frames, 'syncnet', order='window')
-  rows = [talkers.pick(i, rng, plan) for i in range(len(plan))]
+  rows = [synthetic_speech.pick(i, rng, plan) for i in range(len(plan))]
   pairs = [(int(r['clip']), int(r['frame'])) for r in rows]
   assert len(set(pairs)) == len(pairs) == sum(f - 4 for f in frames)
   speakers = ['a'] * 98 + ['b', 'b']
   plan = planned([40] * 100, 'syncnet', speakers, order='speaker')
-  rows = [talkers.pick(i, rng, plan) for i in range(100)]
+  rows = [synthetic_speech.pick(i, rng, plan) for i in range(100)]
   assert sum(r['clip'] >= 98 for r in rows) == 50
 
 

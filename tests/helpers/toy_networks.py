@@ -3,9 +3,9 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import runs
 
 from lipsync_jax import models, recipe, train
+from tests.helpers import train_command
 
 
 class Toy(nn.Module):
@@ -51,4 +51,4 @@ def run(workdir, clips, changes: dict) -> None:
   """Train in this process, which was started to be killed."""
   for name, part in PARTS.items():
     setattr(recipe, name, part)
-  train.train_and_evaluate(runs.debug(clips, **changes), workdir)
+  train.train_and_evaluate(train_command.debug(clips, **changes), workdir)

@@ -1,0 +1,46 @@
+"""TODO."""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from jaxtyping import Float
+
+from lipsync_jax.audio import mel
+
+
+def to_mono(block: Float[np.ndarray, 'c n']) -> Float[np.ndarray, 'n']:
+  """Mix channels to one.
+
+  The mean, as librosa has it, unless the channels cancel (left = -right,
+  a common recording fault): then the loudest channel, so that it is heard.
+  """
+  block = np.nan_to_num(block, nan=0.0, posinf=0.0, neginf=0.0)
+  mean = block.mean(0)
+  powers = np.square(block).mean(1) if block.shape[1] else block[:, 0]
+  if block.shape[0] > 1 and np.square(mean).mean() < 1e-3 * powers.max():
+    return block[powers.argmax()].astype(np.float32)
+  return mean.astype(np.float32)
+
+
+def resample_blocks(
+  rate: int, blocks: Iterable[Float[np.ndarray, '_ _']]
+) -> Iterator[Float[np.ndarray, '_']]:
+  """Mono 16 kHz from blocks at `rate` Hz, streamed.
+
+  soxr at its high quality, as librosa >= 0.10 resamples; sound that is
+  already at 16 kHz passes through untouched.
+  """
+  if rate == mel.SAMPLE_RATE:
+    for block in blocks:
+      yield to_mono(block)
+    return
+  import soxr
+
+  stream = soxr.ResampleStream(rate, mel.SAMPLE_RATE, 1, dtype='float32')
+  for block in blocks:
+    out = stream.resample_chunk(to_mono(block))
+    if out.size:
+      yield out
+  tail = stream.resample_chunk(np.zeros(0, np.float32), last=True)
+  if tail.size:
+    yield tail
