@@ -17,18 +17,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Int16, UInt8
 
 from data_prep.lrs2 import Job
-from lipsync_jax import (
-  audio,
-  decoder,
-  detect,
-  faces,
-  paths,
-  planes,
-  records,
-  source,
-  tracks,
-)
-from lipsync_jax.source import MediaError
+from lipsync_jax import audio, records
+from lipsync_jax.faces import crop, identity, tracker, tracks, trajectory
+from lipsync_jax.faces.boxes import bounding_boxes
+from lipsync_jax.media import container, decoder, types, yuv
+from lipsync_jax.media.container import MediaError
 
 VERSION = 1  # part of every key in the cache: raise it when results change
 RATE = 25  # frames/s of every clip
@@ -87,8 +80,8 @@ Result = records.Clip | Drop
 
 
 def at_rate(
-  frames: Iterable[planes.Frame], step: Fraction
-) -> Iterator[tuple[int, planes.Frame]]:
+  frames: Iterable[types.Frame], step: Fraction
+) -> Iterator[tuple[int, types.Frame]]:
   """The frame nearest in time to every tick of 25 a second, as (k, frame).
 
   A stream at 25 frames/s comes out as it is. Taking the frame last shown
@@ -108,12 +101,12 @@ def at_rate(
     k += 1
 
 
-def read(video: planes.Video) -> Iterator[tuple[int, planes.Frame]]:
+def read(video: types.Video) -> Iterator[tuple[int, types.Frame]]:
   """`at_rate` of a whole video."""
   yield from at_rate(decoder.read_frames(video), 1 / video.rate)
 
 
-def analyse(video: planes.Video, finder) -> tracks.Analysis:
+def analyse(video: types.Video, finder) -> tracks.Analysis:
   """Faces and cuts at 25 frames/s; its times are those of the frames shown."""
   shape = (video.height, video.width)
   scale = min(1.0, SMALL / max(shape))
@@ -123,12 +116,12 @@ def analyse(video: planes.Video, finder) -> tracks.Analysis:
     for k, frame in read(video):
 
       def fetch(box, frame=frame):
-        return planes.rgb(video, frame, box)
+        return yuv.to_rgb(video, frame, box)
 
-      small = planes.rgb(video, frame, size=size)
+      small = yuv.to_rgb(video, frame, size=size)
       yield k, float(frame.time), small, fetch
 
-  return detect.analyse(stream(), shape, finder)
+  return tracker.track_faces(stream(), shape, finder)
 
 
 def from_video(
@@ -176,17 +169,17 @@ def plan(
   grid = np.arange(count) / RATE
   fresh = np.abs(analysis.times - grid) <= STALE
   analysis = dataclasses.replace(analysis, times=grid)
-  found = tracks.people(analysis)
+  found = identity.group_people(analysis)
   if not found:
     return [], Drop('', NO_FACE, f'in {count} frames')
   if single:
     beside = sum(_counts(p, found[0], count, settings) for p in found[1:])
     if beside:
-      return [], Drop('', SEVERAL, tracks.describe(found))
+      return [], Drop('', SEVERAL, identity.describe_people(found))
     found = found[:1]
   pieces = []
   for person in found:
-    path = paths.follow(analysis, person)
+    path = trajectory.build_trajectory(analysis, person)
     runs = [run for span in path.spans for run in _fresh(span, fresh)]
     if single:
       runs = sorted(runs, key=lambda run: run[0] - run[1])[:1]
@@ -280,7 +273,7 @@ def boxes(
   """
   h, w = frame
   wide = np.array(
-    [faces.bounds(faces.corners(faces.crop_of(c))) for c in crops]
+    [bounding_boxes(crop.crop_corners(crop.crop_from_row(c))) for c in crops]
   )
   room = margin * crops[:, [2, 3, 2, 3]] * np.array([-1, -1, 1, 1])
   wide = wide + room
@@ -292,7 +285,7 @@ def boxes(
   return np.concatenate([low, low + sides], -1)
 
 
-def cut(video: planes.Video, wanted: list, settings: Settings):
+def cut(video: types.Video, wanted: list, settings: Settings):
   """Cut every piece out of the video in one pass; each is given when whole.
 
   Yields (key, piece, wave, JPEGs, boxes, JPEG pixels per source pixel).
@@ -310,7 +303,7 @@ def cut(video: planes.Video, wanted: list, settings: Settings):
     for (_, piece, _), jpegs, places in active:
       box = tuple(int(v) for v in places[k - piece.first])
       jpegs.append(
-        jpeg(scaled(planes.rgb(video, frame, box), settings), settings)
+        jpeg(scaled(yuv.to_rgb(video, frame, box), settings), settings)
       )
     done = [part for part in active if len(part[1]) == len(part[2])]
     active = [part for part in active if len(part[1]) < len(part[2])]
@@ -321,7 +314,7 @@ def cut(video: planes.Video, wanted: list, settings: Settings):
       return
   if active or waiting:
     raise MediaError(
-      f'{video.path}: {source.STOPPED}: it was longer a moment ago; do not '
+      f'{video.path}: {container.STOPPED}: it was longer a moment ago; do not '
       'change files during a build'
     )
 

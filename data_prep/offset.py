@@ -15,7 +15,8 @@ import numpy as np
 from jaxtyping import Float
 
 from data_prep import clips
-from lipsync_jax import audio, faces, records
+from lipsync_jax import audio, records
+from lipsync_jax.faces import crop
 
 FRAMES = 5  # of a window
 REACH = 15  # frames, the farthest offset looked for
@@ -152,4 +153,4 @@ def half(data: bytes, row: Float[np.ndarray, '5'], size: int):
   import cv2
 
   rgb = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
-  return faces.take(rgb, faces.crop_of(row), size)[size // 2 :]
+  return crop.extract_crop(rgb, crop.crop_from_row(row), size)[size // 2 :]

@@ -22,7 +22,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from lipsync_jax import audio, augment, faces, records, resident, shards
+from lipsync_jax import audio, augment, records, resident, shards
+from lipsync_jax.faces import landmarks
 
 SPLITS = ('train', 'val', 'test')
 RATE = 16_000
@@ -60,7 +61,7 @@ def write_piece(path, source, numbers, size, margin, crf) -> None:
       speak(np.pad(clip.wave, (0, REST)))
       facts = clip.key, len(clip.frames), len(clip.wave)
       rows.append((*facts, clip.offset, clip.confidence))
-      openings.append(faces.openings(clip.points, clip.crops))
+      openings.append(landmarks.lip_openings(clip.points, clip.crops))
     paint(None)
     speak(None)
   names = ('key', 'frames', 'samples', 'offset', 'confidence')
@@ -172,8 +173,8 @@ def clip_of(key, pictures, wave, openings, size, measured) -> records.Clip:
   crop = np.float32([side / 2, side / 2, size, size, 0])
   box = np.float32([edge, edge, side - edge, side - edge])
   points = np.full((count, records.POINTS, 2), np.nan, np.float32)
-  points[:, [faces.UPPER_LIP, faces.LOWER_LIP]] = side / 2
-  points[:, faces.LOWER_LIP, 1] += openings * np.float32(size)
+  points[:, [landmarks.UPPER_LIP, landmarks.LOWER_LIP]] = side / 2
+  points[:, landmarks.LOWER_LIP, 1] += openings * np.float32(size)
   return records.Clip(
     key=key,
     speaker=key.rpartition('/')[0],
@@ -200,10 +201,10 @@ def jpeg(rgb: np.ndarray) -> bytes:
 
 def sound_of(path: pathlib.Path) -> np.ndarray:
   """All samples of an Opus stream, int16 at 16 kHz."""
-  from lipsync_jax import sound
+  from lipsync_jax.media import audio_reader
 
-  found = sound.probe_audio(path)
-  blocks = audio.resample_blocks(found.rate, sound.read_audio(found))
+  found = audio_reader.probe_audio(path)
+  blocks = audio.resample_blocks(found.rate, audio_reader.read_audio(found))
   wave = np.concatenate(list(blocks))
   return np.rint(np.clip(wave, -1, 1) * 32767).astype(np.int16)
 

@@ -15,8 +15,8 @@ from jaxtyping import Float, UInt8
 from data_prep import clips
 from data_prep.clips import Drop, Piece, Result, Settings
 from data_prep.lrs2 import Job
-from lipsync_jax import faces
-from lipsync_jax.source import MediaError
+from lipsync_jax.faces.landmarks import LANDMARK_IDS
+from lipsync_jax.media.container import MediaError
 
 AROUND = 0.2  # of the sides: what the landmarker wants to see round a face
 
@@ -81,13 +81,13 @@ def landmarks(pictures: list, finder) -> Float[np.ndarray, 'n p 2'] | None:
   """Landmarks in every picture, those not found by lines between the others."""
   import cv2
 
-  points = np.full((len(pictures), len(faces.KEPT), 2), np.nan)
+  points = np.full((len(pictures), len(LANDMARK_IDS), 2), np.nan)
   for i, picture in enumerate(pictures):
     x, y = (round(AROUND * side) for side in picture.shape[1::-1])
     wide = cv2.copyMakeBorder(picture, y, y, x, x, cv2.BORDER_REPLICATE)
     mesh = finder.landmarks(wide, (-x, -y))
     if mesh is not None:
-      points[i] = mesh[list(faces.KEPT), :2]
+      points[i] = mesh[list(LANDMARK_IDS), :2]
   known = np.flatnonzero(np.isfinite(points[:, 0, 0]))
   if not known.size:
     return None

@@ -25,9 +25,11 @@ import numpy as np
 from data_prep import clips, offset, preprocessed
 from data_prep.clips import Drop, Settings
 from data_prep.lrs2 import UNLISTED, Job
-from lipsync_jax import analyses, decoder, detector, records, shards
-from lipsync_jax.faces import FaceError
-from lipsync_jax.source import MediaError
+from lipsync_jax import records, shards
+from lipsync_jax.faces import analysis_cache, detector
+from lipsync_jax.faces.landmarks import FaceError
+from lipsync_jax.media import decoder
+from lipsync_jax.media.container import MediaError
 
 log = logging.getLogger(__name__)
 
@@ -54,9 +56,9 @@ class Worker:
     self.task, self._finder, self._expert = task, None, None
 
   @property
-  def finder(self) -> detector.Detector:
+  def finder(self) -> detector.FaceDetector:
     if self._finder is None:
-      self._finder = detector.Detector(workers=1)
+      self._finder = detector.FaceDetector(workers=1)
     return self._finder
 
   @property
@@ -138,15 +140,15 @@ class Worker:
   def _faces(self, job: Job):
     """The remembered first pass over a video, else made and remembered."""
     content = content_of(job.path)
-    words = content, str(analyses.VERSION), *detector.ASSETS.values()
+    words = content, str(analysis_cache.VERSION), *detector.ASSETS.values()
     name = digest(*words, str(clips.VERSION), str(clips.RATE))
     path = place(self.task.cache, 'faces', f'{name}.npz')
     with contextlib.suppress(FaceError, FileNotFoundError), local(path) as file:
-      return analyses.load(file)[0]
+      return analysis_cache.load_analysis(file)[0]
     analysis = clips.analyse(decoder.probe_video(job.path), self.finder)
     with tempfile.TemporaryDirectory() as folder:
       file = os.path.join(folder, 'analysis.npz')
-      analyses.save(file, analysis, np.inf)
+      analysis_cache.save_analysis(file, analysis, np.inf)
       with open(file, 'rb') as opened:
         save(path, opened.read())
     return analysis

@@ -14,7 +14,8 @@ from jaxtyping import UInt8
 
 from data_prep import stages
 from data_prep.stages import Row
-from lipsync_jax import faces, records
+from lipsync_jax import records
+from lipsync_jax.faces import crop
 
 SIDE = 96  # pixels, of a face on the sheet
 COLUMNS, ROWS = 12, 8  # of the sheet
@@ -135,7 +136,7 @@ def face(row: Row) -> UInt8[np.ndarray, '96 96 3']:
   middle = len(clip.frames) // 2
   data = np.frombuffer(clip.frames[middle], np.uint8)
   rgb = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
-  return faces.take(rgb, faces.crop_of(clip.crops[middle]), SIDE)
+  return crop.extract_crop(rgb, crop.crop_from_row(clip.crops[middle]), SIDE)
 
 
 def picture(kept: Sequence[Row]) -> str:

@@ -11,8 +11,9 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from lipsync_jax import faces, judge, lse, marks, quality, ridge, takes
-from lipsync_jax.detector import Detector
+from lipsync_jax import judge, lse, marks, quality, ridge, takes
+from lipsync_jax.faces import crop
+from lipsync_jax.faces.detector import FaceDetector
 from lipsync_jax.judge import Judge
 from lipsync_jax.ridge import Ridge
 from lipsync_jax.takes import Take
@@ -92,7 +93,7 @@ MEASURES = tuple(
 class Tools:
   """What measures need; None leaves theirs out."""
 
-  detector: Detector
+  detector: FaceDetector
   ridge: Ridge
   judge: Judge | None = None
   syncnet_v2: Callable | None = None
@@ -157,7 +158,7 @@ def _listen(made: Take, points, tools: Tools, values, curves) -> None:
     }
   if tools.syncnet_v2 is not None:
     pictures = [
-      faces.take(picture, lse.square(faces.crop_of(row)), lse.SIDE)
+      crop.extract_crop(picture, lse.square(crop.crop_from_row(row)), lse.SIDE)
       for picture, row in zip(made.pictures, made.crops, strict=True)
     ]
     pair = lse.vectors(pictures, made.wave, tools.syncnet_v2)

@@ -14,8 +14,9 @@ from types import ModuleType
 import numpy as np
 from jaxtyping import Float, Int16
 
-from lipsync_jax import audio, faces, windows
+from lipsync_jax import audio, windows
 from lipsync_jax.audio import mel
+from lipsync_jax.faces.crop import Crop
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,11 +111,11 @@ def movement(augment: Augment, dice):
   return *shifts, scale, _range(dice, 8, math.radians(augment.roll))
 
 
-def moved(crop: faces.Crop, dx, dy, scale, roll) -> faces.Crop:
+def moved(crop: Crop, dx, dy, scale, roll) -> Crop:
   """The crop under a `movement`."""
   c, s = math.cos(crop.roll), math.sin(crop.roll)
   x, y = float(dx) * crop.w, float(dy) * crop.h
-  return faces.Crop(
+  return Crop(
     crop.cx + c * x - s * y,
     crop.cy + s * x + c * y,
     crop.w * float(scale),

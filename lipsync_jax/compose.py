@@ -1,7 +1,7 @@
 """Compose: lay a generated mouth into a frame so that nobody sees where.
 
 Alphabet: `s` side of the square a network works on, `h w` the part of the
-frame that changes, `n` the landmarks of `faces.KEPT`. Colours are RGB in
+frame that changes, `n` the landmarks of `landmarks.LANDMARK_IDS`. Colours are RGB in
 0..255. Only the lower face inside the face oval changes; the edge is soft,
 lies inside that region, and carries the source's colours.
 
@@ -12,8 +12,21 @@ Differs from Wav2Lip, which pastes the whole rectangle (spec 7.2, step 8);
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Shaped, UInt8
 
-from lipsync_jax import detail, faces
-from lipsync_jax.faces import CHEEKS, OUTER, OVAL, SUBNASALE, WINGS, Crop
+from lipsync_jax import detail
+from lipsync_jax.faces.crop import (
+  Crop,
+  crop_bounds,
+  crop_matrix,
+  opencv_affine,
+  transform_points,
+)
+from lipsync_jax.faces.landmarks import (
+  CHEEKS,
+  OUTER_LIPS,
+  OVAL,
+  SUBNASALE,
+  WINGS,
+)
 
 # The mask is drawn on a grid of the crop, whatever the size of the face, so
 # that its edge moves by parts of a pixel.
@@ -68,7 +81,7 @@ def grid_mask(
   scale = np.array([GRID[1], GRID[0]])
   if not np.isfinite(points).all():
     return _blind_mask()
-  where = faces.move(faces.crop_matrix(crop, 1), points.astype(np.float64))
+  where = transform_points(crop_matrix(crop, 1), points.astype(np.float64))
   where = where * scale
   oval = where[OVAL]
   region = np.concatenate(
@@ -85,7 +98,7 @@ def grid_mask(
   # fillPoly draws a cell too wide, and interpolation reaches one further.
   edge = 2.5 / GRID[1]
   body = _depth(_polygon(region) & (face > 0))
-  lips = _polygon(where[OUTER])
+  lips = _polygon(where[OUTER_LIPS])
   near = 1 - (_depth(~lips, beyond=True) - 0.02) / (
     FEATHER / 2
   )  # 1 up to 2 % around
@@ -110,7 +123,7 @@ def mouth_mask(
   import cv2
 
   h, w = box[3] - box[1], box[2] - box[0]
-  to_grid = faces.crop_matrix(crop, 1) * np.array([[GRID[1]], [GRID[0]]])
+  to_grid = crop_matrix(crop, 1) * np.array([[GRID[1]], [GRID[0]]])
   # A face much smaller than the grid: average before picking samples, but
   # no further out than the mask reaches.
   shrink = int(GRID[1] / max(crop.w, 1))
@@ -119,7 +132,7 @@ def mouth_mask(
     mask = np.where(mask > 0, mean, 0).astype(np.float32)
   return cv2.warpAffine(
     mask,
-    faces.between(to_grid, (box[0], box[1], 1, 1)),
+    opencv_affine(to_grid, (box[0], box[1], 1, 1)),
     (w, h),
     flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
     borderMode=cv2.BORDER_CONSTANT,
@@ -182,7 +195,7 @@ def paste_patch(
 
   Args:
     generated: the network's face, 0..255, uint8 or float.
-    source: the crop it was made from (`faces.take`), 0..255.
+    source: the crop it was made from (`crop.extract_crop`), 0..255.
     crop: where both lie in the frame.
     points: landmarks for the mask, pixels of the frame; NaN if unknown.
     frame: height and width of the frame.
@@ -197,7 +210,7 @@ def paste_patch(
   import cv2
 
   size = len(generated)
-  box = tuple(int(v) for v in faces.roi(crop, frame))
+  box = tuple(int(v) for v in crop_bounds(crop, frame))
   mask = grid_mask(points, crop)
   alpha = mouth_mask(mask, crop, box)
   rows, columns = np.flatnonzero(alpha.any(1)), np.flatnonzero(alpha.any(0))
@@ -217,7 +230,7 @@ def paste_patch(
     shown = cv2.resize(face, (size, size), interpolation=cv2.INTER_AREA)
   patch = cv2.warpAffine(
     shown,
-    faces.between(faces.crop_matrix(crop, size), (*corner, 1, 1)),
+    opencv_affine(crop_matrix(crop, size), (*corner, 1, 1)),
     alpha.shape[::-1],
     flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
     borderMode=cv2.BORDER_REPLICATE,

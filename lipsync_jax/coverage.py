@@ -14,8 +14,8 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import Float, Int
 
-from lipsync_jax import faces
-from lipsync_jax.paths import Path
+from lipsync_jax.faces import landmarks
+from lipsync_jax.faces.trajectory import FaceTrajectory
 from lipsync_jax.timeline import Show
 
 # Place of the nose's tip between the sides of the face, 0 in the middle and
@@ -35,10 +35,12 @@ WHY = (
 
 def turn(points: Float[np.ndarray, 'f n 2']) -> Float[np.ndarray, 'f']:
   """Place of the nose between the sides of the face, -1 to 1 and beyond."""
-  left, right = (points[:, side].astype(np.float64) for side in faces.SIDES)
+  left, right = (
+    points[:, side].astype(np.float64) for side in landmarks.OVAL_SIDES
+  )
   across = right - left
   square = np.maximum((across**2).sum(-1), 1e-6)
-  nose = points[:, faces.NOSE] - (left + right) / 2
+  nose = points[:, landmarks.NOSE] - (left + right) / 2
   return 2 * (nose * across).sum(-1) / square
 
 
@@ -51,7 +53,9 @@ def falling(
   return 1 - x * x * (3 - 2 * x)
 
 
-def unseen(path: Path, times: Float[np.ndarray, 'f']) -> Float[np.ndarray, 'f']:
+def unseen(
+  path: FaceTrajectory, times: Float[np.ndarray, 'f']
+) -> Float[np.ndarray, 'f']:
   """Seconds to the nearest measured frame, 0 where it was measured."""
   away = np.zeros(len(times))
   known = np.flatnonzero(path.present & ~path.filled)
@@ -65,7 +69,7 @@ def unseen(path: Path, times: Float[np.ndarray, 'f']) -> Float[np.ndarray, 'f']:
 
 
 def cover(
-  path: Path,
+  path: FaceTrajectory,
   times: Sequence[Fraction],
   shows: Sequence[Show],
   since: float = 0.0,

@@ -14,8 +14,10 @@ from types import ModuleType
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from lipsync_jax import audio, augment, faces, picks, records, windows
+from lipsync_jax import audio, augment, picks, records, windows
 from lipsync_jax.augment import Augment
+from lipsync_jax.faces import landmarks
+from lipsync_jax.faces.crop import crop_from_row, extract_crop
 
 FRAMES = windows.FRAMES
 Batch = dict  # arrays by name, numpy or jax
@@ -48,7 +50,7 @@ def images(
 
   out = np.empty((len(frames), size, size, 3), np.uint8)
   for i, frame in enumerate(frames):
-    crop = faces.crop_of(clip.crops[frame])
+    crop = crop_from_row(clip.crops[frame])
     if movement:
       crop = augment.moved(crop, *movement)
     data = np.frombuffer(clip.frames[frame], np.uint8)
@@ -57,7 +59,7 @@ def images(
       raise DataError(
         f'{clip.key}: frame {frame} is not a picture; build it again'
       )
-    out[i] = faces.take(rgb, crop, size)
+    out[i] = extract_crop(rgb, crop, size)
   return out
 
 
@@ -134,7 +136,7 @@ def example(
       'build the data set with data_prep'
     )
   if kind == 'pair':
-    opening = faces.openings(clip.points, clip.crops)
+    opening = landmarks.lip_openings(clip.points, clip.crops)
     pick = windows.chosen(pick, opening[pick['frame']])
   if kind == 'contrastive':
     sets = [(clip, frame) for frame in pick['frame']]
@@ -155,7 +157,7 @@ def example(
     pictures = augment.coloured(pictures, matrix[None], offset[None])
   batch = laid_out(kind, _mels(clip, pick, kind, lead, change), pictures)
   if kind == 'contrastive':
-    opening = faces.openings(clip.points, clip.crops)
+    opening = landmarks.lip_openings(clip.points, clip.crops)
     batch['opening'] = opening[moments(kind, pick['frame'])]
   names = ('clip', 'frame', 'label')
   return batch | {name: pick[name] for name in names if name in pick}

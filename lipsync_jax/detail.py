@@ -14,8 +14,7 @@ changes, `y x` a part of the frame about it. Brightness is in 0..255.
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from lipsync_jax import faces
-from lipsync_jax.faces import Crop
+from lipsync_jax.faces.crop import Crop, crop_matrix, opencv_affine
 
 FINE = 0.026  # of the face's width: what is finer is carried over
 SOFT = 0.012  # of the face's width: blur before pictures are compared
@@ -103,10 +102,10 @@ def carried(
   size, shape, sigma = len(led), patch.shape[:2], FINE * crop.w
   if sigma < LEAST:
     return patch
-  to_square = faces.crop_matrix(crop, size)
+  to_square = crop_matrix(crop, size)
   led = cv2.warpAffine(
     led,
-    faces.between(to_square, (*corner, 1, 1)),
+    opencv_affine(to_square, (*corner, 1, 1)),
     shape[::-1],
     flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
     borderMode=cv2.BORDER_REPLICATE,

@@ -13,8 +13,9 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import Float
 
-from lipsync_jax import audio, compose, faces, takes, weights
+from lipsync_jax import audio, compose, takes, weights
 from lipsync_jax.audio import log_mel, noise_gate
+from lipsync_jax.faces.crop import crop_from_row
 from lipsync_jax.takes import Take
 
 BATCH = 16
@@ -72,7 +73,7 @@ def dubbed(
   spoken = np.concatenate(made)[:count]
   pictures = []
   for i, picture in enumerate(take.pictures):
-    crop = faces.crop_of(take.crops[i])
+    crop = crop_from_row(take.crops[i])
     patch, alpha, (x, y) = compose.paste_patch(
       spoken[i], source[i], crop, points[i], picture.shape[:2], picture
     )

@@ -22,7 +22,6 @@ from collections.abc import Sequence
 from lipsync_jax import (
   appraisal,
   casting,
-  detector,
   entrants,
   footage,
   judge,
@@ -38,6 +37,7 @@ from lipsync_jax import (
 from lipsync_jax.appraisal import Tools
 from lipsync_jax.common import cache
 from lipsync_jax.entrants import Entrant, Scene
+from lipsync_jax.faces import detector
 
 VERSION = 2  # of results kept: raise it when a measure changes
 
@@ -132,7 +132,7 @@ def evaluate(args: argparse.Namespace) -> dict:
   rows = [*entrants.controls(), *ours, *rivals]
   out = pathlib.Path(args.out)
   out.mkdir(parents=True, exist_ok=True)
-  with detector.Detector() as finder:
+  with detector.FaceDetector() as finder:
     tools, marks = equipment(args, finder)
     results = run(todo, rows, tools, marks, args, out)
   facts = facts_of(args, rows, marks, todo)

@@ -14,15 +14,16 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import UInt8
 
-from lipsync_jax import data, encode, metrics, planes, records, sound
+from lipsync_jax import data, metrics, records
 from lipsync_jax import windows as spans
+from lipsync_jax.media import audio_reader, types, video_writer, yuv
 
 SECONDS = 3  # of a clip, at most
 KEPT = 5  # newest films that stay
 RATE = Fraction(spans.RATE)
 SAMPLES = 16000 // spans.RATE  # of sound, a frame
 # BT.709 in limited range, and tagged so.
-COLOUR = planes.Colour(matrix=1, range=1, primaries=1, transfer=1)
+COLOUR = types.Color(matrix=1, range=1, primaries=1, transfer=1)
 
 
 def choose(source: records.Source) -> int:
@@ -83,7 +84,7 @@ def write(path, pictures: Iterable, sound_of: records.Clip) -> None:
   """
   pictures = list(pictures)
   height, width, _ = pictures[0].shape
-  video = planes.Video(
+  video = types.Video(
     path='',
     width=width,
     height=height,
@@ -99,15 +100,15 @@ def write(path, pictures: Iterable, sound_of: records.Clip) -> None:
       file.setparams((1, 2, 16000, 0, 'NONE', ''))
       heard = sound_of.wave[: len(pictures) * SAMPLES]
       file.writeframes(heard.astype('<i2').tobytes())
-    track = sound.probe_audio(spoken)
-    with encode.Writer(path, video, audio=track) as writer:
+    track = audio_reader.probe_audio(spoken)
+    with video_writer.VideoWriter(path, video, audio=track) as writer:
       for i, rgb in enumerate(pictures):
-        y, u, v = planes.yuv(video, rgb.astype(np.float32))
+        y, u, v = yuv.to_yuv(video, rgb.astype(np.float32))
         u, v = (  # [h/2, w/2]
           p.reshape(height // 2, 2, width // 2, 2).mean((1, 3)) for p in (u, v)
         )
         frame = tuple(np.rint(p).astype(np.uint8) for p in (y, u, v))
-        writer.write(planes.Frame(i, i / RATE, frame))
+        writer.write(types.Frame(i, i / RATE, frame))
 
 
 def prune(folder: pathlib.Path) -> None:

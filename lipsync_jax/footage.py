@@ -16,17 +16,10 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import Float, Int16
 
-from lipsync_jax import (
-  audio,
-  decoder,
-  faces,
-  paths,
-  planes,
-  search,
-  takes,
-  tracks,
-)
-from lipsync_jax.source import shown
+from lipsync_jax import audio, search, takes
+from lipsync_jax.faces import crop, identity, trajectory
+from lipsync_jax.media import decoder, types, yuv
+from lipsync_jax.media.container import printable
 from lipsync_jax.takes import Take, TakeError
 
 MARGIN = 1.8  # side of a take's picture, of the crop's longer side
@@ -38,7 +31,7 @@ ENDINGS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.mpg', '.mpeg', '.m4v')
 class Place:
   """Where a video's face is, 25 times a second."""
 
-  video: planes.Video
+  video: types.Video
   crops: Float[np.ndarray, 'n 5']  # pixels of the video's frame
 
 
@@ -64,8 +57,8 @@ def place(path: str, seconds: float, bar) -> Place:
   video = decoder.probe_video(path)
   until = Fraction(seconds).limit_denominator(1000)
   analysis, times = search.detected(video, until, bar)
-  person = tracks.choose(tracks.people(analysis), 'largest')
-  path_of = paths.follow(analysis, person)
+  person = identity.choose_person(identity.group_people(analysis), 'largest')
+  path_of = trajectory.build_trajectory(analysis, person)
   count = int(min(until, times[-1] + 1 / video.rate) * takes.RATE)
   nearest = _nearest([float(t) for t in times], count)
   present = path_of.present[nearest]
@@ -74,7 +67,7 @@ def place(path: str, seconds: float, bar) -> Place:
   end = first + int(missing[0]) if missing.size else count
   if not present.any() or first or end < takes.RATE:
     raise TakeError(
-      f'{shown(path)}: expected a face from the first frame on for a '
+      f'{printable(path)}: expected a face from the first frame on for a '
       f'second or more, found it from frame {first} to {end}'
     )
   return Place(video, path_of.crops[nearest[:end]])
@@ -119,7 +112,7 @@ def take(path: str, where: Place, wave=None) -> Take:
   )
 
 
-def _read(video: planes.Video, rows: Float[np.ndarray, 'n 5']):
+def _read(video: types.Video, rows: Float[np.ndarray, 'n 5']):
   """Pictures with their crops at 25 a second, and where the file ends."""
   side = MARGIN * rows[:, 2:4].max()
   size = int(min(side, LARGEST)) // 2 * 2
@@ -127,10 +120,12 @@ def _read(video: planes.Video, rows: Float[np.ndarray, 'n 5']):
 
   def add(frame):
     row = rows[len(pictures)]
-    square = faces.Crop(row[0], row[1], side, side, 0.0)
-    box = tuple(int(v) for v in faces.roi(square, (video.height, video.width)))
-    rgb = planes.rgb(video, frame, box)
-    pictures.append(faces.take(rgb, square, size, box[:2]))
+    square = crop.Crop(row[0], row[1], side, side, 0.0)
+    box = tuple(
+      int(v) for v in crop.crop_bounds(square, (video.height, video.width))
+    )
+    rgb = yuv.to_rgb(video, frame, box)
+    pictures.append(crop.extract_crop(rgb, square, size, box[:2]))
     unit = size / side
     crops.append([size / 2, size / 2, row[2] * unit, row[3] * unit, row[4]])
 
@@ -151,7 +146,7 @@ def _read(video: planes.Video, rows: Float[np.ndarray, 'n 5']):
 
 
 def heard(
-  path: str, video: planes.Video | None = None
+  path: str, video: types.Video | None = None
 ) -> Int16[np.ndarray, 's']:
   """A file's sound from the video's first frame on, 16 kHz mono."""
   found = decoder.probe_audio(path)

@@ -15,7 +15,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jaxtyping import Float, Int16, UInt8
 
-from lipsync_jax import audio, faces
+from lipsync_jax import audio
+from lipsync_jax.faces.crop import Crop
 
 FRAMES = 5  # of a window, at 25 frames/s
 SAMPLES = 640  # of sound a frame
@@ -121,10 +122,10 @@ def predictor(variables: dict) -> Callable:
   return lambda mfcc, frames: run(held, mfcc, frames)
 
 
-def square(crop: faces.Crop) -> faces.Crop:
+def square(crop: Crop) -> Crop:
   """What SyncNet v2 sees of a face: 2.8 half sides, mostly below (8.4)."""
   s = max(crop.w, crop.h) / 2
-  return faces.Crop(crop.cx, crop.cy + 0.4 * s, 2.8 * s, 2.8 * s, 0.0)
+  return Crop(crop.cx, crop.cy + 0.4 * s, 2.8 * s, 2.8 * s, 0.0)
 
 
 def vectors(

@@ -9,15 +9,16 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float
 
-from lipsync_jax import faces
-from lipsync_jax.detector import Detector
+from lipsync_jax.faces import landmarks
+from lipsync_jax.faces.crop import crop_bounds, crop_from_row
+from lipsync_jax.faces.detector import FaceDetector
 from lipsync_jax.takes import Take
 
 MARGIN = 1.6  # side of what the landmarker reads, of the crop's longer side
 
 
-def read(take: Take, detector: Detector) -> Float[np.ndarray, 'n 89 2']:
-  """Landmarks (`faces.KEPT`) in pixels of the pictures; NaN: none found."""
+def read(take: Take, detector: FaceDetector) -> Float[np.ndarray, 'n 89 2']:
+  """Landmarks (`landmarks.LANDMARK_IDS`) in pixels of the pictures; NaN: none found."""
 
   def one(i: int):
     return _points(take.pictures[i], take.crops[i], detector)
@@ -26,18 +27,18 @@ def read(take: Take, detector: Detector) -> Float[np.ndarray, 'n 89 2']:
   return np.stack(found).astype(np.float64)
 
 
-def _points(picture, row, detector: Detector) -> Float[np.ndarray, '89 2']:
-  crop = faces.crop_of(row)
+def _points(picture, row, detector: FaceDetector) -> Float[np.ndarray, '89 2']:
+  crop = crop_from_row(row)
   side = MARGIN * max(crop.w, crop.h)
   square = dataclasses.replace(crop, w=side, h=side, roll=0.0)
   h, w = picture.shape[:2]
-  x0, y0, x1, y1 = (int(v) for v in faces.roi(square, (h, w), 0.0))
+  x0, y0, x1, y1 = (int(v) for v in crop_bounds(square, (h, w), 0.0))
   mesh = detector.landmarks(
     np.ascontiguousarray(picture[y0:y1, x0:x1]), (x0, y0)
   )
   if mesh is None:
-    return np.full((len(faces.KEPT), 2), np.nan)
-  points = mesh[list(faces.KEPT), :2].astype(np.float64)
+    return np.full((len(landmarks.LANDMARK_IDS), 2), np.nan)
+  points = mesh[list(landmarks.LANDMARK_IDS), :2].astype(np.float64)
   # A face elsewhere in the picture is not the one that was made.
   inside = np.hypot(*(points.mean(0) - [crop.cx, crop.cy])) < crop.w / 2
   return points if inside else np.full_like(points, np.nan)

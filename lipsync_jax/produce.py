@@ -18,9 +18,6 @@ from jaxtyping import Int
 from lipsync_jax import (
   audio,
   coverage,
-  decoder,
-  encode,
-  planes,
   reels,
   render,
   search,
@@ -29,9 +26,10 @@ from lipsync_jax import (
   weights,
 )
 from lipsync_jax.common import cache, memory, threads
+from lipsync_jax.media import decoder, types, video_writer
+from lipsync_jax.media.container import MediaError, printable
 from lipsync_jax.models import engine
 from lipsync_jax.request import Request
-from lipsync_jax.source import MediaError, shown
 
 BATCH = {'cpu': 16, 'gpu': 128, 'tpu': 128}  # faces at a time
 
@@ -41,7 +39,7 @@ def produce(wanted: Request) -> dict:
   clock = threads.StageTimer()
   bar = functools.partial(progress, wanted.quiet)
   memory.map_large_blocks()
-  decoder.prepare()
+  decoder.start_idle_worker()
   with contextlib.ExitStack() as stack:
     with clock('load'):
       net = generator_of(wanted)
@@ -53,7 +51,7 @@ def produce(wanted: Request) -> dict:
     if wanted.resume:
       reels.claim(wanted.outfile)
     else:
-      out = encode.Writer(
+      out = video_writer.VideoWriter(
         wanted.outfile, video, audio=final, origin=origin, crf=wanted.crf
       )
       stack.enter_context(out)
@@ -94,7 +92,7 @@ def prepare(wanted, net, video, cast, clock, bar) -> tuple[dict, Callable]:
     scene, predict, name = stage(wanted, net, video, times, shows, speakers)
   end = ending(shows, duration, video.rate)
 
-  def finish(out: encode.Writer | None, final, origin) -> None:
+  def finish(out: video_writer.VideoWriter | None, final, origin) -> None:
     with clock('speak'), bar('speaking', len(shows)) as tick:
       if out:
         out.duration = end
@@ -142,9 +140,9 @@ def generator_of(wanted: Request) -> weights.Weights:
   return net
 
 
-def video_of(wanted: Request) -> planes.Video:
+def video_of(wanted: Request) -> types.Video:
   """The face's video; a photo, or `static`, is one frame at `fps`."""
-  view = planes.View(wanted.resize_factor, wanted.rotate, wanted.crop)
+  view = types.View(wanted.resize_factor, wanted.rotate, wanted.crop)
   video = decoder.probe_video(wanted.face, view)
   if video.still:
     rate = Fraction(wanted.fps).limit_denominator(1001)
@@ -155,7 +153,7 @@ def video_of(wanted: Request) -> planes.Video:
 def schedule(
   wanted: Request,
   net: weights.Weights,
-  video: planes.Video,
+  video: types.Video,
   times: Sequence[Fraction],
   mels: list[render.Shelf],
   duration: Fraction,
@@ -167,7 +165,7 @@ def schedule(
   mode = wanted.when_audio_longer or 'bounce'
   if video.still and mode == 'cut':
     raise MediaError(
-      f'{shown(video.path)}: a photo has no end at which to cut; leave '
+      f'{printable(video.path)}: a photo has no end at which to cut; leave '
       '--when-audio-longer out'
     )
   found = timeline.shows(
@@ -179,7 +177,7 @@ def schedule(
 
 
 def original_schedule(
-  video: planes.Video, times: Sequence[Fraction], columns: int
+  video: types.Video, times: Sequence[Fraction], columns: int
 ) -> tuple[Sequence[timeline.Show], Int[np.ndarray, 'f']]:
   """Wav2Lip's time line: constant rate, hard loop, no lead (spec 1.6, 7.2)."""
   starts = audio.wav2lip_starts(columns, float(video.rate))

@@ -1,7 +1,7 @@
 """Quality: how a made picture differs from the true one, without networks.
 
 Pictures are uint8 RGB in pairs that show the same place; landmarks are
-those of `faces.KEPT` in pixels. Lengths are in percent of the width of the
+those of `landmarks.LANDMARK_IDS` in pixels. Lengths are in percent of the width of the
 face's crop, so that faces of all sizes compare.
 
 Alphabet: `t` frames, `h w` pixels, `p` landmarks.
@@ -10,13 +10,13 @@ Alphabet: `t` frames, `h w` pixels, `p` landmarks.
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from lipsync_jax import faces
-from lipsync_jax.faces import INNER, OUTER, STEADY
+from lipsync_jax.faces import boxes, crop, landmarks
+from lipsync_jax.faces.landmarks import INNER_LIPS, OUTER_LIPS, RIGID_POINTS
 
 BEST = 100.0  # dB, what equal pictures count as
 # Three pairs of the inner lips, upper and lower, about the middle.
-UPPER = [INNER.start + i for i in (4, 5, 6)]
-LOWER = [INNER.start + i for i in (16, 15, 14)]
+UPPER = [INNER_LIPS.start + i for i in (4, 5, 6)]
+LOWER = [INNER_LIPS.start + i for i in (16, 15, 14)]
 MOUTH = 0.25  # margin about the lips, of their box's sides
 NOTICED = 4.0  # levels of 255: less is coding noise
 NEAR = 5  # pixels across which a border's step is measured
@@ -63,7 +63,7 @@ def lips(
   made: Points, true: Points, width: Float[np.ndarray, 't']
 ) -> Float[np.ndarray, 't']:
   """Mean distance of the 40 lip landmarks of each frame, % of the width."""
-  mouth = slice(OUTER.start, INNER.stop)
+  mouth = slice(OUTER_LIPS.start, INNER_LIPS.stop)
   apart = np.linalg.norm(made[:, mouth] - true[:, mouth], axis=-1)
   return 100 * apart.mean(1) / width
 
@@ -100,8 +100,8 @@ def jitter(
   Root mean square of the second difference of the mouth's corners and the
   chin, against what does not move in speech.
   """
-  chosen = [OUTER.start, OUTER.start + 10, faces.CHIN]
-  place = points[:, chosen].mean(1) - points[:, list(STEADY)].mean(1)
+  chosen = [OUTER_LIPS.start, OUTER_LIPS.start + 10, landmarks.CHIN]
+  place = points[:, chosen].mean(1) - points[:, list(RIGID_POINTS)].mean(1)
   place = 100 * place / width[:, None]
   steps = [np.diff(place[p], 2, axis=0) for p in pieces or [slice(None)]]
   return float(np.sqrt(_mean(np.square(np.concatenate(steps)).sum(1))))
@@ -117,8 +117,10 @@ def mouth_boxes(
   usual = np.array([0.28, 0.6, 0.72, 0.9]) * size
   out = np.tile(usual, (len(points), 1))
   for i in np.flatnonzero(np.isfinite(points).all((1, 2))):
-    matrix = faces.crop_matrix(faces.crop_of(crops[i]), size)
-    box = faces.bounds(faces.move(matrix, points[i, OUTER].astype(np.float64)))
+    matrix = crop.crop_matrix(crop.crop_from_row(crops[i]), size)
+    box = boxes.bounding_boxes(
+      crop.transform_points(matrix, points[i, OUTER_LIPS].astype(np.float64))
+    )
     grow = MOUTH * (box[2:] - box[:2])
     out[i] = np.concatenate([box[:2] - grow, box[2:] + grow])
   out = np.clip(np.rint(out), 0, size).astype(np.int64)

@@ -21,7 +21,7 @@ from jaxtyping import Float32, Int16
 from lipsync_jax import examples, shards
 
 NAME = 'lipsync_clips'  # of the data set, first word of every shard's name
-POINTS = 89  # landmarks of a face (`faces.KEPT`)
+POINTS = 89  # landmarks of a face (`landmarks.LANDMARK_IDS`)
 MELS, HOP = 80, 200  # mel bins; samples a mel column, at 16 kHz
 _KEY = re.compile(r'^[^\s/]+/[^\s/]+$')
 _ARRAYS = {
@@ -45,7 +45,7 @@ class Clip:
 
   Every frame is stored as a JPEG of the face with a margin round it, and
   its crop as a row (cx, cy, w, h, roll) in pixels of that JPEG: a network's
-  input is `faces.take(decoded, faces.crop_of(row), size)`, the function
+  input is `crop.extract_crop(decoded, faces.crop_of(row), size)`, the function
   that inference uses.
 
   The log-mel is float32, not float16: half precision would be off by up to

@@ -15,11 +15,12 @@ import shutil
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 
-from lipsync_jax import encode, render
+from lipsync_jax import render
 from lipsync_jax.common.threads import StageTimer
-from lipsync_jax.planes import Video
+from lipsync_jax.media import video_writer
+from lipsync_jax.media.container import as_media_error
+from lipsync_jax.media.types import Video
 from lipsync_jax.request import Request
-from lipsync_jax.source import one_line
 
 VERSION = 2  # raise it when the same request gives other pictures
 LENGTH = 500  # frames of a reel
@@ -35,8 +36,8 @@ def folder_of(outfile: str | os.PathLike) -> pathlib.Path:
 
 def claim(outfile: str | os.PathLike) -> None:
   """Make the folder, so that what cannot be written fails before the work."""
-  encode.format_of(pathlib.Path(outfile))
-  with one_line(outfile, 'the output cannot be written'):
+  video_writer.format_of(pathlib.Path(outfile))
+  with as_media_error(outfile, 'the output cannot be written'):
     folder_of(outfile).mkdir(parents=True, exist_ok=True)
 
 
@@ -90,7 +91,7 @@ def shoot(
     if path.exists():
       tick(end - first)
       continue
-    with encode.Writer(path, scene.video, crf=wanted.crf) as out:
+    with video_writer.VideoWriter(path, scene.video, crf=wanted.crf) as out:
       part = excerpt(scene, first, end)
       render.render(part, predict, out.write, clock, lambda: tick(1))
       out.duration = following(scene, end) - start
@@ -130,7 +131,7 @@ def join(
   duration: Fraction,
 ) -> None:
   """Write the output from its reels, and remove them."""
-  with encode.Writer(
+  with video_writer.VideoWriter(
     wanted.outfile,
     video,
     audio=sound,

@@ -17,10 +17,12 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import Float, Int, Shaped, UInt8
 
-from lipsync_jax import audio, compose, decoder, faces, planes, timeline
+from lipsync_jax import audio, compose, timeline
 from lipsync_jax.common.threads import StageTimer, prefetch
-from lipsync_jax.paths import Path
-from lipsync_jax.source import MediaError, shown
+from lipsync_jax.faces.crop import crop_bounds, crop_from_row, extract_crop
+from lipsync_jax.faces.trajectory import FaceTrajectory
+from lipsync_jax.media import decoder, types, yuv
+from lipsync_jax.media.container import MediaError, printable
 
 IN_FLIGHT = 384 * 2**20  # bytes of frames that may wait between the stages
 BLOCK = 4096  # rows laid aside at once
@@ -71,7 +73,7 @@ def _laid_aside(rows: Shaped[np.ndarray, 'n ...']):
 class Speaker:
   """One person who speaks; what is large lies on shelves (`speaker`)."""
 
-  crops: Float[np.ndarray, 'f 5']  # of the source frames, as `faces.crops`
+  crops: Float[np.ndarray, 'f 5']  # of the source frames, as `crop.face_crops`
   points: Shelf  # their landmarks [f n 2]
   mel: Shelf  # columns [t 80]
   starts: Int[np.ndarray, 'p']  # first mel column of each show
@@ -79,7 +81,7 @@ class Speaker:
 
 
 def speaker(
-  path: Path,
+  path: FaceTrajectory,
   mel: Shelf,
   starts: Int[np.ndarray, 'p'],
   share: Float[np.ndarray, 'p'],
@@ -92,7 +94,7 @@ def speaker(
 class Scene:
   """What is fixed while one output is rendered."""
 
-  video: planes.Video
+  video: types.Video
   times: Sequence[Fraction]  # of the source frames, seconds
   shows: Sequence[timeline.Show]
   speakers: tuple[Speaker, ...]
@@ -111,7 +113,7 @@ class Item:
   """
 
   position: int
-  frame: planes.Frame
+  frame: types.Frame
   faces: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
   spoken: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
 
@@ -119,7 +121,7 @@ class Item:
 def render(
   scene: Scene,
   predict: Callable[[np.ndarray, np.ndarray], np.ndarray],
-  write: Callable[[planes.Frame, Fraction], None],
+  write: Callable[[types.Frame, Fraction], None],
   clock: StageTimer,
   tick: Callable[[], object],
 ) -> None:
@@ -141,13 +143,13 @@ def ahead_by(scene: Scene) -> int:
   return max(2, fitting_batch(scene.video, 2 * scene.batch))
 
 
-def fitting_batch(video: planes.Video, wanted: int) -> int:
+def fitting_batch(video: types.Video, wanted: int) -> int:
   """`wanted` frames, or as many as there is room for."""
   frame = video.width * video.height * (3 if video.colour.depth > 8 else 1.5)
   return max(1, min(wanted, int(IN_FLIGHT / 3 / frame)))
 
 
-def played(scene: Scene) -> Iterator[planes.Frame]:
+def played(scene: Scene) -> Iterator[types.Frame]:
   """Source frames in the order the time line shows them."""
   indices = np.fromiter((show.index for show in scene.shows), np.int64)
   for start, count, step in timeline.runs(indices):
@@ -163,7 +165,7 @@ def played(scene: Scene) -> Iterator[planes.Frame]:
           frame = next(source, None)
         if frame is None:
           raise MediaError(
-            f'{shown(scene.video.path)}: it has fewer frames than '
+            f'{printable(scene.video.path)}: it has fewer frames than '
             'before; do not change the file while it is used'
           )
         yield frame
@@ -193,10 +195,10 @@ def cut_face(
 ) -> UInt8[np.ndarray, 's s 3']:
   """One speaker's face out of one frame."""
   row = speaker.crops[scene.shows[item.position].index]
-  crop, shape = faces.crop_of(row), (scene.video.height, scene.video.width)
-  box = tuple(int(v) for v in faces.roi(crop, shape))
-  rgb = planes.rgb(scene.video, item.frame, box)
-  return faces.take(rgb, crop, scene.size, box[:2])
+  crop, shape = crop_from_row(row), (scene.video.height, scene.video.width)
+  box = tuple(int(v) for v in crop_bounds(crop, shape))
+  rgb = yuv.to_rgb(scene.video, item.frame, box)
+  return extract_crop(rgb, crop, scene.size, box[:2])
 
 
 def generate(
@@ -248,23 +250,23 @@ def heard(
   return audio.mel_windows(mel, np.array([start - first]))
 
 
-def finish(scene: Scene, item: Item) -> planes.Frame:
+def finish(scene: Scene, item: Item) -> types.Frame:
   """Paste what was spoken into the frame."""
   frame = item.frame
   shape = (scene.video.height, scene.video.width)
   index = scene.shows[item.position].index
   for number, picture in item.spoken.items():
     speaker = scene.speakers[number]
-    crop = faces.crop_of(speaker.crops[index])
+    crop = crop_from_row(speaker.crops[index])
     if scene.whole_box:
       patch, alpha, corner = compose.whole_box_patch(picture, crop, shape)
     else:
       (points,) = speaker.points.read(index, index + 1)
-      box = tuple(int(v) for v in faces.roi(crop, shape))
-      seen = planes.rgb(scene.video, item.frame, box) if scene.detail else None
+      box = tuple(int(v) for v in crop_bounds(crop, shape))
+      seen = yuv.to_rgb(scene.video, item.frame, box) if scene.detail else None
       patch, alpha, corner = compose.paste_patch(
         picture, item.faces[number], crop, points, shape, seen, box[:2]
       )
     share = np.float32(speaker.share[item.position])
-    frame = planes.paste(scene.video, frame, patch, alpha * share, corner)
+    frame = yuv.blend_patch(scene.video, frame, patch, alpha * share, corner)
   return frame

@@ -21,8 +21,10 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, UInt8
 
-from lipsync_jax import audio, augment, data, faces, records, windows
+from lipsync_jax import audio, augment, data, records, windows
 from lipsync_jax.augment import Augment
+from lipsync_jax.faces import landmarks
+from lipsync_jax.faces.crop import crop_from_row, extract_crop
 
 CHUNK = 2048  # frames sent to the device at once
 
@@ -41,7 +43,7 @@ class Resident:
 
   images: UInt8[Array, 'n s s 3']  # crops with `(s - size) / 2` px of margin
   aspects: Float[Array, 'n']  # height over width of each crop
-  openings: Float[Array, 'n']  # of the lips, see `faces.openings`
+  openings: Float[Array, 'n']  # of the lips, see `landmarks.lip_openings`
   mel: Float[Array, 't 80']
   firsts: Int[Array, 'c']  # row of each clip's first frame
   mel_firsts: Int[Array, 'c']  # row of each clip's first column
@@ -63,12 +65,12 @@ def cut(
   middle = slice(margin, margin + size)
   for i, jpeg in enumerate(clip.frames):
     rgb = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB)
-    crop = faces.crop_of(clip.crops[i])
+    crop = crop_from_row(clip.crops[i])
     if margin:
       wide = augment.moved(crop, 0, 0, side / size, 0)
-      out[i] = faces.take(rgb, wide, side)
+      out[i] = extract_crop(rgb, wide, side)
     # Cut again: a wider crop's coordinates round differently.
-    out[i, middle, middle] = faces.take(rgb, crop, size)
+    out[i, middle, middle] = extract_crop(rgb, crop, size)
   return out
 
 
@@ -98,7 +100,7 @@ def load(
   for i, clip, crops in _clips(source, size, margin, threads):
     held.append(crops)
     aspects.append(clip.crops[:, 3] / clip.crops[:, 2])
-    openings.append(faces.openings(clip.points, clip.crops))
+    openings.append(landmarks.lip_openings(clip.points, clip.crops))
     mels.append(clip.mel.T)
     # Equal blocks, so that `put` is compiled twice at most.
     rows = np.concatenate(held)

@@ -10,17 +10,18 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import Float
 
-from lipsync_jax import (
-  analyses,
-  decoder,
-  detect,
-  detector,
-  faces,
-  paths,
-  planes,
-  tracks,
-)
 from lipsync_jax.common.threads import prefetch
+from lipsync_jax.faces import (
+  analysis_cache,
+  detector,
+  identity,
+  landmarks,
+  tracker,
+  tracks,
+  trajectory,
+)
+from lipsync_jax.faces.crop import crop_bounds, crop_from_box
+from lipsync_jax.media import decoder, types, yuv
 from lipsync_jax.request import Request
 
 SMALL = 640  # pixels, longest side of the frame that is searched for faces
@@ -29,7 +30,7 @@ ORIGINAL_PADS = (0, 10, 0, 0)  # top bottom left right pixels (spec 7.1)
 
 def find(
   wanted: Request,
-  video: planes.Video,
+  video: types.Video,
   who: list[str],
   duration: Fraction,
   bar: Callable,
@@ -37,7 +38,7 @@ def find(
   """(times of the frames, a path for each of `who`, who is there).
 
   Args:
-    who: people as `tracks.choose` takes them.
+    who: people as `identity.choose_person` takes them.
     duration: seconds of sound.
     bar: progress bars, see `produce.progress`.
   """
@@ -46,16 +47,16 @@ def find(
   if wanted.box:
     return boxed(wanted, video, until, bar)
   analysis, times = detected(video, until, bar)
-  found = tracks.people(analysis)
-  chosen = [tracks.choose(found, spec) for spec in who]
+  found = identity.group_people(analysis)
+  chosen = [identity.choose_person(found, spec) for spec in who]
   numbers = [next(i for i, p in enumerate(found) if p is c) for c in chosen]
   if len(set(numbers)) < len(numbers):
-    raise faces.FaceError(
+    raise landmarks.FaceError(
       f'expected a voice each for different people, found {", ".join(who)} to '
-      f'be person {numbers}; in this video: {tracks.describe(found)}'
+      f'be person {numbers}; in this video: {identity.describe_people(found)}'
     )
   cast = {
-    'people': tracks.describe(found),
+    'people': identity.describe_people(found),
     'speakers': [
       {'person': number, 'tracks': seen(analysis, person)}
       for number, person in zip(numbers, chosen, strict=True)
@@ -67,7 +68,7 @@ def find(
 
 
 def seen(
-  analysis: tracks.Analysis, person: tracks.Person
+  analysis: tracks.Analysis, person: identity.Person
 ) -> list[tuple[float, float]]:
   """First and last second of each of a person's tracks."""
   return [
@@ -77,15 +78,17 @@ def seen(
 
 
 def followed(
-  analysis: tracks.Analysis, person: tracks.Person, wanted: Request
-) -> paths.Path:
+  analysis: tracks.Analysis, person: identity.Person, wanted: Request
+) -> trajectory.FaceTrajectory:
   """The steady path of one person."""
-  return paths.follow(analysis, person, wanted.pads, not wanted.nosmooth)
+  return trajectory.build_trajectory(
+    analysis, person, wanted.pads, not wanted.nosmooth
+  )
 
 
 def reached(
-  video: planes.Video, until: Fraction | None
-) -> Iterator[planes.Frame]:
+  video: types.Video, until: Fraction | None
+) -> Iterator[types.Frame]:
   """The frames that sound of `until` seconds reaches; all if None."""
   with contextlib.closing(decoder.read_frames(video)) as frames:
     for frame in frames:
@@ -96,14 +99,14 @@ def reached(
         return
 
 
-def small_size(video: planes.Video) -> tuple[int, int]:
+def small_size(video: types.Video) -> tuple[int, int]:
   """(w, h) of the frame scaled to at most SMALL pixels a side."""
   scale = min(1.0, SMALL / max(video.width, video.height))
   return round(video.width * scale), round(video.height * scale)
 
 
 def detected(
-  video: planes.Video, until: Fraction | None, bar: Callable
+  video: types.Video, until: Fraction | None, bar: Callable
 ) -> tuple[tracks.Analysis, list[Fraction]]:
   """Every face of every frame, from the cache if this video is known."""
   shape, size = (video.height, video.width), small_size(video)
@@ -112,9 +115,9 @@ def detected(
     for frame in reached(video, until):
 
       def fetch(box, frame=frame):
-        return planes.rgb(video, frame, box)
+        return yuv.to_rgb(video, frame, box)
 
-      small = planes.rgb(video, frame, size=size)
+      small = yuv.to_rgb(video, frame, size=size)
       yield frame.index, float(frame.time), small, fetch
       tick()
 
@@ -122,20 +125,20 @@ def detected(
     total = expected_frames(video, until)
     with (
       bar('finding faces', total) as tick,
-      detector.Detector() as finder,
+      detector.FaceDetector() as finder,
       contextlib.closing(prefetch(stream(tick), 4)) as frames,
     ):
-      return detect.analyse(frames, shape, finder)
+      return tracker.track_faces(frames, shape, finder)
 
   view = f'{video.view} still={video.still}'
-  key = analyses.content_key(video.path, view)
-  analysis = analyses.cached_analysis(
+  key = analysis_cache.content_key(video.path, view)
+  analysis = analysis_cache.cached_analysis(
     key, None if until is None else float(until), compute
   )
   return analysis, exact(analysis.times, video.tick)
 
 
-def expected_frames(video: planes.Video, until: Fraction | None) -> int | None:
+def expected_frames(video: types.Video, until: Fraction | None) -> int | None:
   """How many frames the pass will see, by the header; None if unknown."""
   if video.still:
     return 1
@@ -149,12 +152,12 @@ def exact(times: Float[np.ndarray, 'f'], tick: Fraction) -> list[Fraction]:
 
 
 def boxed(
-  wanted: Request, video: planes.Video, until: Fraction | None, bar: Callable
+  wanted: Request, video: types.Video, until: Fraction | None, bar: Callable
 ):
   """The path of a face box given by hand, in every frame."""
   top, bottom, left, right = wanted.box
-  crop = faces.box_crop((left, top, right, bottom))
-  faces.roi(crop, (video.height, video.width))  # is it in the picture?
+  crop = crop_from_box((left, top, right, bottom))
+  crop_bounds(crop, (video.height, video.width))  # is it in the picture?
   times = []
   with bar('reading', expected_frames(video, until)) as tick:
     for frame in reached(video, until):
@@ -169,21 +172,21 @@ def boxed(
 
 def constant_path(
   crops: Float[np.ndarray, 'f 5'], present: np.ndarray
-) -> paths.Path:
+) -> trajectory.FaceTrajectory:
   """A path without landmarks: its box is pasted whole."""
   count = len(crops)
-  return paths.Path(
+  return trajectory.FaceTrajectory(
     present=present,
     filled=np.zeros(count, bool),
     crops=crops,
-    points=np.full((count, len(faces.KEPT), 2), np.nan, np.float32),
+    points=np.full((count, len(landmarks.LANDMARK_IDS), 2), np.nan, np.float32),
     spans=np.array([[0, count]], np.int64),
   )
 
 
 def original_path(
-  analysis: tracks.Analysis, person: tracks.Person, wanted: Request
-) -> paths.Path:
+  analysis: tracks.Analysis, person: identity.Person, wanted: Request
+) -> trajectory.FaceTrajectory:
   """Wav2Lip's boxes: padded, cut at the frame, smoothed forwards (spec 7.3).
 
   Differs from Wav2Lip: a frame without the face passes through instead of
@@ -200,7 +203,7 @@ def original_path(
   limits = np.array([width, height, width, height])
   boxes = np.clip(boxes, 0, limits).astype(np.int64)
   if not wanted.nosmooth:
-    boxes[present] = paths.smooth_like_wav2lip(boxes[present])
+    boxes[present] = trajectory.smooth_like_wav2lip(boxes[present])
   x0, y0, x1, y1 = boxes.T.astype(np.float64)
   crops = np.stack([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0, 0 * x0], -1)
   crops[~present] = np.nan

@@ -15,7 +15,8 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float, Int16, UInt8
 
-from lipsync_jax import faces, records
+from lipsync_jax import records
+from lipsync_jax.faces.crop import crop_from_row, extract_crop
 
 RATE = 25  # frames/s
 SAMPLES = 640  # of sound a frame
@@ -165,7 +166,7 @@ def cut(take: Take, size: int, grown: float = 1.0) -> np.ndarray:
   """Faces as the networks see them.  uint8 [n size size 3]"""
   out = np.empty((len(take), size, size, 3), np.uint8)
   for i, picture in enumerate(take.pictures):
-    crop = faces.crop_of(take.crops[i])
+    crop = crop_from_row(take.crops[i])
     crop = dataclasses.replace(crop, w=crop.w * grown, h=crop.h * grown)
-    out[i] = faces.take(picture, crop, size)
+    out[i] = extract_crop(picture, crop, size)
   return out

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from paths_test import analysis, track
 
-from lipsync_jax import analyses
 from lipsync_jax.common import cache
-from lipsync_jax.faces import FaceError
+from lipsync_jax.faces import analysis_cache
+from lipsync_jax.faces.landmarks import FaceError
 from tests.helpers.synthetic_face import face
 
 
@@ -32,8 +32,8 @@ def same(a, b):
 @pytest.mark.parametrize('empty', [True, False])
 def test_round_trip(tmp_path, empty):
   before = analysis([0.0, 0.04], []) if empty else sample()
-  analyses.save(tmp_path / 'a.npz', before, 1.5)
-  after, reach = analyses.load(tmp_path / 'a.npz')
+  analysis_cache.save_analysis(tmp_path / 'a.npz', before, 1.5)
+  after, reach = analysis_cache.load_analysis(tmp_path / 'a.npz')
   same(before, after)
   assert reach == 1.5 and list(tmp_path.iterdir()) == [tmp_path / 'a.npz']
 
@@ -51,27 +51,27 @@ def computed():
 
 
 def test_a_second_run_computes_nothing(computed):
-  first = analyses.cached_analysis('k1', None, computed)
-  same(first, analyses.cached_analysis('k1', None, computed))
+  first = analysis_cache.cached_analysis('k1', None, computed)
+  same(first, analysis_cache.cached_analysis('k1', None, computed))
   assert len(computed.calls) == 1
-  analyses.cached_analysis('k2', None, computed)
+  analysis_cache.cached_analysis('k2', None, computed)
   assert len(computed.calls) == 2
 
 
 def test_more_serves_for_less_and_less_not_for_more(computed):
-  analyses.cached_analysis('k3', 1.0, lambda: computed(26))
-  short = analyses.cached_analysis('k3', 0.5, computed)
+  analysis_cache.cached_analysis('k3', 1.0, lambda: computed(26))
+  short = analysis_cache.cached_analysis('k3', 0.5, computed)
   assert len(short.times) == 13 and computed.calls == [26]
-  assert len(analyses.cached_analysis('k3', 1.5, computed).times) == 38
-  assert len(analyses.cached_analysis('k3', None, computed).times) == 50
+  assert len(analysis_cache.cached_analysis('k3', 1.5, computed).times) == 38
+  assert len(analysis_cache.cached_analysis('k3', None, computed).times) == 50
   assert computed.calls == [26, 50, 50]
-  analyses.cached_analysis('k3', 9.0, computed)
+  analysis_cache.cached_analysis('k3', 9.0, computed)
   assert computed.calls == [26, 50, 50]
 
 
 @pytest.mark.parametrize('way', ['cut', 'flip', 'empty', 'text', 'lie'])
 def test_a_damaged_file_is_computed_again(computed, way):
-  analyses.cached_analysis('k4' + way, None, computed)
+  analysis_cache.cached_analysis('k4' + way, None, computed)
   path = cache.cache_dir('faces') / f'k4{way}.npz'
   content = bytearray(path.read_bytes())
   if way == 'flip':
@@ -87,17 +87,19 @@ def test_a_damaged_file_is_computed_again(computed, way):
   }
   path.write_bytes(damaged.get(way, content))
   with pytest.raises(FaceError, match='delete it'):
-    analyses.load(path)
-  assert len(analyses.cached_analysis('k4' + way, None, computed).times) == 50
+    analysis_cache.load_analysis(path)
+  assert (
+    len(analysis_cache.cached_analysis('k4' + way, None, computed).times) == 50
+  )
   assert len(computed.calls) == 2
-  same(analyses.load(path)[0], sample())
+  same(analysis_cache.load_analysis(path)[0], sample())
 
 
 def test_pickles_are_refused(tmp_path):
   path = tmp_path / 'evil.npz'
   np.savez(path, times=np.array([{}], object))
   with pytest.raises(FaceError):
-    analyses.load(path)
+    analysis_cache.load_analysis(path)
 
 
 def test_a_cache_that_cannot_be_written_is_no_error(
@@ -105,15 +107,15 @@ def test_a_cache_that_cannot_be_written_is_no_error(
 ):
   (tmp_path / 'file').write_text('in the way')
   monkeypatch.setenv('LIPSYNC_JAX_CACHE', str(tmp_path / 'file'))
-  assert len(analyses.cached_analysis('k5', None, computed).times) == 50
+  assert len(analysis_cache.cached_analysis('k5', None, computed).times) == 50
 
 
 def test_key_is_of_content_and_view(tmp_path):
   one, two = tmp_path / 'one.mp4', tmp_path / 'two.avi'
   one.write_bytes(b'same')
   two.write_bytes(b'same')
-  key = analyses.content_key(one, 'v')
-  assert key == analyses.content_key(two, 'v') and len(key) == 64
-  assert key != analyses.content_key(one, 'w')
+  key = analysis_cache.content_key(one, 'v')
+  assert key == analysis_cache.content_key(two, 'v') and len(key) == 64
+  assert key != analysis_cache.content_key(one, 'w')
   two.write_bytes(b'other')
-  assert key != analyses.content_key(two, 'v')
+  assert key != analysis_cache.content_key(two, 'v')

@@ -10,7 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lipsync_jax import audio, augment, faces
+from lipsync_jax import audio, augment
+from lipsync_jax.faces.crop import (
+  Crop,
+  crop_corners,
+  crop_matrix,
+  transform_points,
+)
 from tests.helpers import synthetic_speech
 
 NOTHING = augment.Augment(**dict.fromkeys(
@@ -30,7 +36,7 @@ def test_zero_is_identity(dice):
   matrix, offset = augment.colour(NOTHING, dice)
   same = augment.coloured(images, matrix[None], offset[None])
   np.testing.assert_array_equal(same, images)
-  crop = faces.Crop(30, 40, 20, 25, 0.2)
+  crop = Crop(30, 40, 20, 25, 0.2)
   assert augment.moved(crop, *augment.movement(NOTHING, dice)) == crop
   mels = rng.normal(size=(3, 80, 16)).astype(np.float32)
   starts = np.array([0, 3, 6])
@@ -71,9 +77,9 @@ def test_colours_stay_close_and_grey_stays_grey(dice):
 @given(dice)
 def test_movement_stays_within_its_margin(dice):
   change = augment.Augment(shift=0.05, scale=0.1, roll=6)
-  crop = faces.Crop(50, 50, 40, 48, 0.3)
+  crop = Crop(50, 50, 40, 48, 0.3)
   after = augment.moved(crop, *augment.movement(change, dice))
-  inside = faces.move(faces.crop_matrix(crop, 96), faces.corners(after))
+  inside = transform_points(crop_matrix(crop, 96), crop_corners(after))
   margin = change.margin(96)
   assert inside.min() >= -margin and inside.max() <= 96 + margin
 

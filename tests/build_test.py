@@ -29,8 +29,12 @@ sys.path.insert(0, str(ROOT))
 with install_import_hook('data_prep', 'tests.helpers.typecheck.typechecked'):
   from data_prep import clips, lrs2, offset, preprocessed, stages
 
-from lipsync_jax import faces, media, planes, records, shards, tracks, windows
+from lipsync_jax import records, shards, windows
 from lipsync_jax.audio import log_mel
+from lipsync_jax.faces import tracks
+from lipsync_jax.faces.boxes import bounding_boxes, detector_boxes
+from lipsync_jax.faces.crop import crop_corners, crop_from_row, extract_crop
+from lipsync_jax.media import types, video_reader, yuv
 
 SETTINGS = clips.Settings()
 ANCHORS = ('6100000000000000005', '6100000000000000024', '6100000000000000027')
@@ -117,7 +121,7 @@ def test_shares_of_ten_thousand_speakers():
 
 def frame(i, t):
   pixel = np.zeros((1, 1), np.uint8)
-  return planes.Frame(i, Fraction(t), (pixel, pixel, pixel))
+  return types.Frame(i, Fraction(t), (pixel, pixel, pixel))
 
 
 @settings(max_examples=40, deadline=None)
@@ -169,7 +173,7 @@ def test_boxes_hold_the_crops():
   sides = boxes[:, 2:] - boxes[:, :2]
   assert (sides == sides[0]).all()
   for row, box in zip(crops, boxes, strict=True):
-    low, high = np.split(faces.bounds(faces.corners(faces.crop_of(row))), 2)
+    low, high = np.split(bounding_boxes(crop_corners(crop_from_row(row))), 2)
     assert (low - box[:2] > 0.14 * row[2:4].min()).all()
     assert (box[2:] - high > 0.14 * row[2:4].min()).all()
   edge = clips.boxes(crops, (260, 256), 0.15)
@@ -226,7 +230,7 @@ def analysis(count, people=((0, None, 0.0),), size=(240, 320), cuts=()):
     points = points.astype(np.float32)
     look = np.zeros(620, np.float32)
     look[n] = 1
-    boxes = faces.detector_boxes(points).astype(np.float32)
+    boxes = detector_boxes(points).astype(np.float32)
     scores = np.ones(len(frames), np.float32)
     found.append(tracks.Track(frames, boxes, scores, points, look))
   times = np.arange(count) / 25
@@ -246,18 +250,18 @@ def test_clip_shows_what_inference_sees(tmp_path):
   path = film(tmp_path / 'a.mkv')
   (clip,) = results(path, analysis(60), quality=100)
   assert (clip.key, clip.speaker, len(clip.frames)) == ('ann/one', 'ann', 60)
-  video = media.probe_video(path)
+  video = video_reader.probe_video(path)
   shape = {decoded(clip, i).shape for i in (0, 30, 59)}
   assert len(shape) == 1
-  for shown in media.read_frames(video):
+  for shown in video_reader.read_frames(video):
     i = shown.index
-    jpeg, crop = decoded(clip, i), faces.crop_of(clip.crops[i])
+    jpeg, crop = decoded(clip, i), crop_from_row(clip.crops[i])
     x, y = clip.boxes[i, :2]
     source = dataclasses.replace(
       crop, cx=crop.cx + float(x), cy=crop.cy + float(y)
     )
-    ours = faces.take(jpeg, crop, 96).astype(float)
-    theirs = faces.take(planes.rgb(video, shown), source, 96)
+    ours = extract_crop(jpeg, crop, 96).astype(float)
+    theirs = extract_crop(yuv.to_rgb(video, shown), source, 96)
     assert np.abs(ours - theirs).mean() < 1.5
     away = (
       clip.points[i] + clip.boxes[i, :2] - synthetic_face.face(*place(i), 98.0)
@@ -273,7 +277,7 @@ def test_large_faces_are_stored_smaller(tmp_path):
   (whole,) = results(path, analysis(20))
   assert max(decoded(clip, 0).shape) == 80 < max(decoded(whole, 0).shape)
   a, b = (
-    faces.take(decoded(c, 9), faces.crop_of(c.crops[9]), 64).astype(float)
+    extract_crop(decoded(c, 9), crop_from_row(c.crops[9]), 64).astype(float)
     for c in (clip, whole)
   )
   assert np.abs(a - b).mean() < 4
@@ -616,7 +620,7 @@ def test_preprocessed_gives_the_same_windows(built, tmp_path):
     for j in range(len(a.frames)):
       # Boxes cannot lean, so neither may ours.
       one, two = (
-        faces.take(decoded(c, j), faces.crop_of(row), 96).astype(float)
+        extract_crop(decoded(c, j), crop_from_row(row), 96).astype(float)
         for c, row in ((a, a.crops[j] * [1, 1, 1, 1, 0]), (b, b.crops[j]))
       )
       assert np.abs(one - two).mean() < 4
@@ -627,7 +631,7 @@ def dump(clip, path, folder):
   import cv2
 
   folder.mkdir(parents=True)
-  video = media.probe_video(path)
+  video = video_reader.probe_video(path)
   for k, shown in clips.read(video):
     if k >= len(clip.frames):
       break
@@ -635,7 +639,7 @@ def dump(clip, path, folder):
     crop[:2] += clip.boxes[k, :2]
     low, high = crop[:2] - crop[2:4] / 2, crop[:2] + crop[2:4] / 2
     box = np.round([*low, *high]).astype(int).tolist()
-    image = planes.rgb(video, shown, tuple(box))[..., ::-1]
+    image = yuv.to_rgb(video, shown, tuple(box))[..., ::-1]
     cv2.imwrite(str(folder / f'{k}.jpg'), image)
   write_wav(folder / 'audio.wav', clip.wave / 32767)
 
@@ -773,10 +777,10 @@ EXPERT = ROOT / 'lipsync_jax/assets/expert.safetensors'
 
 def clip_of(path):
   """The longest clip of a video."""
-  from lipsync_jax import detector
+  from lipsync_jax.faces import detector
 
-  with detector.Detector(workers=1) as finder:
-    seen = clips.analyse(media.probe_video(path), finder)
+  with detector.FaceDetector(workers=1) as finder:
+    seen = clips.analyse(video_reader.probe_video(path), finder)
   made = [
     found
     for found in results(path, seen, single=False)

@@ -3,7 +3,17 @@
 import numpy as np
 import pytest
 
-from lipsync_jax import compose, faces
+from lipsync_jax import compose
+from lipsync_jax.faces import landmarks
+from lipsync_jax.faces.crop import (
+  Crop,
+  crop_from_box,
+  crop_from_row,
+  crop_matrix,
+  extract_crop,
+  face_crops,
+  transform_points,
+)
 from tests.helpers.synthetic_face import face
 
 FRAME = (400, 640)
@@ -11,7 +21,7 @@ FRAME = (400, 640)
 
 def setting(width=100.0, roll=0.0, gape=0.1):
   points = face(300, 200, width, roll, gape)
-  return points, faces.crop_of(faces.crops(points[None])[0])
+  return points, crop_from_row(face_crops(points[None])[0])
 
 
 def whole_mask(points, crop):
@@ -34,13 +44,13 @@ def inside(polygon, grow=0.0):
 def test_mask_is_zero_outside_the_oval_and_one_on_the_lips(width, roll):
   points, crop = setting(width, roll)
   mask = whole_mask(points, crop)
-  assert (mask[~inside(points[faces.OVAL], grow=0.5)] == 0).all()
-  assert (mask[inside(points[faces.OUTER])] > 0.999).all()
-  upright = faces.move(
-    faces.crop_matrix(crop, 1), np.array([points[faces.BRIDGE]])
+  assert (mask[~inside(points[landmarks.OVAL], grow=0.5)] == 0).all()
+  assert (mask[inside(points[landmarks.OUTER_LIPS])] > 0.999).all()
+  upright = transform_points(
+    crop_matrix(crop, 1), np.array([points[landmarks.BRIDGE]])
   )
   assert upright[0, 1] < 0.5
-  x, y = np.rint(points[faces.EYES].mean(0)).astype(int)
+  x, y = np.rint(points[landmarks.EYES].mean(0)).astype(int)
   assert mask[y, x] == 0
 
 
@@ -60,7 +70,7 @@ def test_mask_moves_with_the_face_by_parts_of_a_pixel():
   there = whole_mask(points, crop)
   for shift in (0.25, 0.5, 1.0):
     moved = points + np.array([shift, 0])
-    here = whole_mask(moved, faces.crop_of(faces.crops(moved[None])[0]))
+    here = whole_mask(moved, crop_from_row(face_crops(moved[None])[0]))
     x = np.arange(FRAME[1])
     centre = [(m.sum(0) * x).sum() / m.sum() for m in (there, here)]
     np.testing.assert_allclose(centre[1] - centre[0], shift, atol=0.02)
@@ -85,7 +95,7 @@ def test_equal_colours_stay():
   points, crop = setting()
   alpha = compose.mouth_mask(
     compose.grid_mask(points, crop),
-    faces.Crop(48, 48, 96, 96, 0.0),
+    Crop(48, 48, 96, 96, 0.0),
     (0, 0, 96, 96),
   )
   face_ = source_face()
@@ -98,7 +108,7 @@ def test_a_shift_of_colour_is_undone_and_a_mouth_is_kept():
   points, crop = setting()
   alpha = compose.mouth_mask(
     compose.grid_mask(points, crop),
-    faces.Crop(48, 48, 96, 96, 0.0),
+    Crop(48, 48, 96, 96, 0.0),
     (0, 0, 96, 96),
   )
   face_, shift = source_face(), np.array([30, -12, 5], np.float32)
@@ -114,7 +124,7 @@ def test_a_tilt_of_colour_is_undone_at_the_edge():
   points, crop = setting()
   alpha = compose.mouth_mask(
     compose.grid_mask(points, crop),
-    faces.Crop(48, 48, 96, 96, 0.0),
+    Crop(48, 48, 96, 96, 0.0),
     (0, 0, 96, 96),
   )
   face_ = source_face()
@@ -132,7 +142,7 @@ def test_cut_and_paste_gives_the_frame_back(size, roll):
   waves = [127 + 100 * np.sin(x / 23 + k) * np.cos(y / 31) for k in range(3)]
   frame = np.stack(waves, -1).astype(np.uint8)
   points, crop = setting(120.0, roll)
-  cut = faces.take(frame, crop, size)
+  cut = extract_crop(frame, crop, size)
   patch, alpha, (left, top) = compose.paste_patch(cut, cut, crop, points, FRAME)
   h, w = alpha.shape
   old = frame[top : top + h, left : left + w].astype(float)
@@ -146,7 +156,7 @@ def test_cut_and_paste_gives_the_frame_back(size, roll):
 
 def test_a_face_at_the_edge_of_the_frame():
   points = face(10, 380, 120)
-  crop = faces.crop_of(faces.crops(points[None])[0])
+  crop = crop_from_row(face_crops(points[None])[0])
   grey = np.full((96, 96, 3), 99, np.uint8)
   patch, alpha, (left, top) = compose.paste_patch(
     grey, grey, crop, points, FRAME
@@ -160,13 +170,13 @@ def test_the_whole_box_is_pasted_as_the_original_does():
 
   rng = np.random.default_rng(0)
   generated = rng.uniform(0, 255.99, (96, 96, 3)).astype(np.float32)
-  crop = faces.box_crop((100, 50, 221, 199))
+  crop = crop_from_box((100, 50, 221, 199))
   patch, alpha, corner = compose.whole_box_patch(generated, crop, FRAME)
   expected = cv2.resize(generated.astype(np.uint8), (121, 149))
   np.testing.assert_array_equal(patch, expected)
   assert (alpha == 1).all() and corner == (100, 50)
   outside = compose.whole_box_patch(
-    generated, faces.box_crop((-20, 300, 81, 451)), FRAME
+    generated, crop_from_box((-20, 300, 81, 451)), FRAME
   )
   assert outside[0].shape == (100, 81, 3) and outside[2] == (0, 300)
 

@@ -16,7 +16,8 @@ import cv2
 import numpy as np
 import pytest
 
-from lipsync_jax import audio, detector, produce, strands, sync, weights
+from lipsync_jax import audio, produce, sync, weights
+from lipsync_jax.faces import detector, track_builder
 from tests.helpers import test_clips
 
 LONG = float(os.environ.get('LIPSYNC_JAX_COMPOSITES', '1'))
@@ -77,7 +78,7 @@ def actor(path, finder) -> Actor:
 
 @pytest.fixture(scope='module')
 def cast(shared):
-  with detector.Detector() as finder:
+  with detector.FaceDetector() as finder:
     folder = shared / 'media' / 'clips'
     return [actor(folder / name, finder) for name in CAST]
 
@@ -211,9 +212,9 @@ def first_place(frames, cast, person: int) -> str:
   return f'{x + (box[0] + box[2]) / 2:.0f},{y + (box[1] + box[3]) / 2:.0f}'
 
 
-def strand(changes, after) -> strands.Strand:
+def strand(changes, after) -> track_builder.TrackBuilder:
   """Followed for 20 frames; in the ninth it looked unlike the one before."""
-  made = strands.Strand()
+  made = track_builder.TrackBuilder()
   made.frames.extend(range(20))
   made.changes.extend(changes)
   made.news.append([8, np.eye(620, dtype=np.float32)[0], after])
@@ -223,18 +224,22 @@ def strand(changes, after) -> strands.Strand:
 def test_another_face_in_the_same_place_is_no_turn_and_no_hand():
   one, other = np.eye(620, dtype=np.float32)[:2]
   alone = [0.02] * 8 + [0.5] + [0.03] * 11
-  assert strands.exchanged(strand(alone, other)) == [8]
-  assert strands.exchanged(strand(alone, one)) == []  # a hand, gone again
+  assert track_builder.identity_switches(strand(alone, other)) == [8]
+  assert (
+    track_builder.identity_switches(strand(alone, one)) == []
+  )  # a hand, gone again
   turning = [0.02] * 7 + [0.3, 0.5, 0.3] + [0.03] * 10
-  assert strands.exchanged(strand(turning, other)) == []
+  assert track_builder.identity_switches(strand(turning, other)) == []
 
 
 def test_half_of_the_faces_make_a_cut():
   other = np.eye(620, dtype=np.float32)[1]
   three = [strand([0.0] * 20, other) for _ in range(3)]
-  assert strands.shared(three, [[8], [], []]) == []  # one picture of three
-  assert strands.shared(three, [[8], [8], []]) == [8]
-  assert strands.shared(three[:2], [[8], []]) == [8]
+  assert (
+    track_builder.simultaneous_changes(three, [[8], [], []]) == []
+  )  # one picture of three
+  assert track_builder.simultaneous_changes(three, [[8], [8], []]) == [8]
+  assert track_builder.simultaneous_changes(three[:2], [[8], []]) == [8]
 
 
 @pytest.mark.slow

@@ -5,20 +5,21 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from lipsync_jax import coverage, faces, timeline
-from lipsync_jax.paths import Path
+from lipsync_jax import coverage, timeline
+from lipsync_jax.faces import landmarks
+from lipsync_jax.faces.trajectory import FaceTrajectory
 from tests.helpers import synthetic_face
 
 
 def turned(share: float) -> np.ndarray:
   """A face whose nose is moved aside by `share` of half its width."""
   points = synthetic_face.face()
-  sides = points[list(faces.SIDES)]
-  points[faces.NOSE] = sides.mean(0) + share * (sides[1] - sides[0]) / 2
+  sides = points[list(landmarks.OVAL_SIDES)]
+  points[landmarks.NOSE] = sides.mean(0) + share * (sides[1] - sides[0]) / 2
   return points
 
 
-def path_of(points, present=None, filled=None) -> Path:
+def path_of(points, present=None, filled=None) -> FaceTrajectory:
   count = len(points)
   present = np.ones(count, bool) if present is None else np.array(present)
   filled = np.zeros(count, bool) if filled is None else np.array(filled)
@@ -27,7 +28,7 @@ def path_of(points, present=None, filled=None) -> Path:
   crops = np.tile([300.0, 200, 100, 130, 0], (count, 1))
   crops[~present] = np.nan
   spans = np.array([[0, count]])
-  return Path(present, filled, crops, points, spans)
+  return FaceTrajectory(present, filled, crops, points, spans)
 
 
 def shown(count: int, seconds: float | None = None):

@@ -14,13 +14,13 @@ from lipsync_jax import (
   audio,
   augment,
   data,
-  faces,
   picks,
   records,
   resident,
   shards,
   windows,
 )
+from lipsync_jax.faces import crop, landmarks
 from tests.helpers import synthetic_speech
 
 STILL = augment.Augment(
@@ -61,8 +61,8 @@ def face(clip, frame, size):
 
   jpeg = np.frombuffer(clip.frames[frame], np.uint8)
   rgb = cv2.imdecode(jpeg, cv2.IMREAD_COLOR)[..., ::-1]
-  return faces.take(
-    np.ascontiguousarray(rgb), faces.crop_of(clip.crops[frame]), size
+  return crop.extract_crop(
+    np.ascontiguousarray(rgb), crop.crop_from_row(clip.crops[frame]), size
   )
 
 
@@ -121,7 +121,9 @@ def test_contrastive_example(source):
     start = 16 * int(f) // 5
     want = clip.mel[:, start : start + 16]
     np.testing.assert_array_equal(got['mel'][k, ..., 0], want)
-    opening = faces.openings(clip.points, clip.crops)[int(f) : int(f) + 5]
+    opening = landmarks.lip_openings(clip.points, clip.crops)[
+      int(f) : int(f) + 5
+    ]
     np.testing.assert_array_equal(got['opening'][k], opening)
 
 
@@ -299,7 +301,7 @@ def test_pair_is_what_the_generator_sees_where_mouths_differ_most(source):
   plan = data.plan(source, 'pair')
   pick = synthetic_speech.pick(0, np.random.default_rng(0), plan)
   clip = source[int(pick['clip'])]
-  opening = faces.openings(clip.points, clip.crops)
+  opening = landmarks.lip_openings(clip.points, clip.crops)
   got = data.example(pick, source, 'pair', 32)
   assert 'mel' not in got
   apart = np.abs(np.diff(opening[pick['frame']], axis=-1)).ravel()

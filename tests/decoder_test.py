@@ -13,7 +13,15 @@ import media_test
 import numpy as np
 import pytest
 
-from lipsync_jax import decoder, encode, media, planes, sound, wire, worker
+from lipsync_jax.media import (
+  audio_reader,
+  decoder,
+  decoder_protocol,
+  decoder_worker,
+  types,
+  video_reader,
+  video_writer,
+)
 
 Fraction = fractions.Fraction
 POSIX = pytest.mark.skipif(os.name != 'posix', reason='signals of POSIX')
@@ -22,9 +30,9 @@ POSIX = pytest.mark.skipif(os.name != 'posix', reason='signals of POSIX')
 @pytest.fixture(autouse=True)
 def fresh():
   """Every test starts and ends without a process."""
-  decoder.dismiss()
+  decoder.close_idle_workers()
   yield
-  decoder.dismiss()
+  decoder.close_idle_workers()
 
 
 def clip(folder, count=40, **options):
@@ -45,10 +53,10 @@ def clip(folder, count=40, **options):
 def test_pictures_are_those_of_this_process(tmp_path, suffix, options):
   path = tmp_path / f'a.{suffix}'
   media_test.film(path, media_test.even(30), **options)
-  for view in (None, planes.View(2, True, (2, -1, 0, 20))):
-    video = media.probe_video(path, view)
+  for view in (None, types.View(2, True, (2, -1, 0, 20))):
+    video = video_reader.probe_video(path, view)
     assert decoder.probe_video(path, view) == video
-    frames = list(media.read_frames(video))
+    frames = list(video_reader.read_frames(video))
     media_test.same(decoder.read_frames(video), frames)
     media_test.same(decoder.read_frames(video, 20), frames[20:])
     times = [frame.time for frame in frames]
@@ -62,16 +70,18 @@ def test_pictures_are_those_of_this_process(tmp_path, suffix, options):
 @pytest.mark.parametrize('name', ['a.wav', 'a.mp3', 'a.m4a', 'a.mkv'])
 def test_sound_is_that_of_this_process(tmp_path, name):
   path = media_test.tone(tmp_path / name, 1.3, 44_100, 2)
-  audio = sound.probe_audio(path)
+  audio = audio_reader.probe_audio(path)
   assert decoder.probe_audio(path) == audio
   for origin in (None, Fraction(1, 3), Fraction(-2)):
     ours = np.concatenate(list(decoder.read_audio(audio, origin)), 1)
-    want = np.concatenate(list(sound.read_audio(audio, origin)), 1)
+    want = np.concatenate(list(audio_reader.read_audio(audio, origin)), 1)
     assert np.array_equal(ours, want)
-  assert list(decoder.packets(audio)) == list(sound.packets(audio))
-  assert decoder.template(audio, Fraction(0)) == sound.template(
-    audio, Fraction(0)
+  assert list(decoder.read_packets(audio)) == list(
+    audio_reader.read_packets(audio)
   )
+  assert decoder.stream_template(
+    audio, Fraction(0)
+  ) == audio_reader.stream_template(audio, Fraction(0))
 
 
 def test_a_name_of_any_bytes_and_another_folder(tmp_path, monkeypatch):
@@ -103,10 +113,10 @@ def test_a_reading_called_off_leaves_a_process_that_serves(tmp_path):
 
 
 def test_errors_and_warnings_come_across(tmp_path, caplog):
-  with pytest.raises(media.MediaError, match='no such file'):
+  with pytest.raises(video_reader.MediaError, match='no such file'):
     decoder.probe_video(tmp_path / 'none.mp4')
   (tmp_path / 'text.mp4').write_text('nothing\n' * 99)
-  with pytest.raises(media.MediaError) as caught:
+  with pytest.raises(video_reader.MediaError) as caught:
     decoder.probe_video(tmp_path / 'text.mp4')
   media_test.one_line(caught)
   path = clip(tmp_path, 60, options={'crf': '20', 'g': '10'})
@@ -128,7 +138,7 @@ def test_death_is_one_line_and_the_next_reading_works(tmp_path, name):
   next(frames)
   os.kill(pid, getattr(signal, name))
   with pytest.raises(
-    media.MediaError, match=f'decoder was ended by {name}'
+    video_reader.MediaError, match=f'decoder was ended by {name}'
   ) as e:
     list(frames)
   assert 'a.mp4' in media_test.one_line(e)
@@ -141,13 +151,13 @@ def test_death_is_one_line_and_the_next_reading_works(tmp_path, name):
 @POSIX
 def test_silence_is_death(tmp_path, monkeypatch):
   video = decoder.probe_video(clip(tmp_path, 80, size=(640, 480)))
-  monkeypatch.setattr(decoder, 'SILENCE', 1.0)
+  monkeypatch.setattr(decoder, 'TIMEOUT_SECONDS', 1.0)
   frames = decoder.read_frames(video)
   pid = decoder._idle[0].process.pid
   next(frames)
   os.kill(pid, signal.SIGSTOP)
   began = time.monotonic()
-  with pytest.raises(media.MediaError, match='no sign of life for 1 s'):
+  with pytest.raises(video_reader.MediaError, match='no sign of life for 1 s'):
     list(frames)
   assert time.monotonic() - began < 10
 
@@ -159,7 +169,9 @@ def test_memory_is_limited(tmp_path):
   path = clip(tmp_path, 3)
   decoder.probe_video(path)
   pid = decoder._idle[0].process.pid
-  assert resource.prlimit(pid, resource.RLIMIT_AS)[0] <= worker.MEMORY
+  assert (
+    resource.prlimit(pid, resource.RLIMIT_AS)[0] <= decoder_worker.MEMORY_LIMIT
+  )
   with open(f'/proc/{pid}/statm') as file:
     used = int(file.read().split()[0]) * resource.getpagesize()
   most = used + 40 * 2**20
@@ -167,7 +179,7 @@ def test_memory_is_limited(tmp_path):
   from PIL import Image
 
   Image.new('RGB', (9000, 9000)).save(tmp_path / 'big.png')
-  with pytest.raises(media.MediaError) as caught:
+  with pytest.raises(video_reader.MediaError) as caught:
     list(decoder.read_frames(decoder.probe_video(tmp_path / 'big.png')))
   assert 'memory' in media_test.one_line(caught)
 
@@ -176,11 +188,13 @@ def test_nonsense_is_one_line(tmp_path, monkeypatch):
   path = clip(tmp_path, 3)
   script = 'import sys, time; sys.stdout.write("x" * 99); time.sleep(9)'
   monkeypatch.setattr(decoder, 'COMMAND', (sys.executable, '-c', script))
-  with pytest.raises(media.MediaError, match='answered nonsense') as caught:
+  with pytest.raises(
+    video_reader.MediaError, match='answered nonsense'
+  ) as caught:
     decoder.probe_video(path)
   media_test.one_line(caught)
   monkeypatch.setattr(decoder, 'COMMAND', (str(tmp_path / 'none'),))
-  with pytest.raises(media.MediaError, match='could not be started'):
+  with pytest.raises(video_reader.MediaError, match='could not be started'):
     decoder.probe_video(path)
 
 
@@ -188,12 +202,12 @@ def test_nonsense_is_one_line(tmp_path, monkeypatch):
 def test_no_process_outlives_the_program(tmp_path):
   path = clip(tmp_path, 200, size=(640, 480))
   script = (
-    'import sys; from lipsync_jax import decoder\n'
+    'import sys; from lipsync_jax.media import decoder\n'
     'frames = decoder.read_frames(decoder.probe_video(sys.argv[1]))\n'
     'print(decoder._idle[0].process.pid, flush=True)\n'
     'next(frames); sys.stdin.read()\n'
   )
-  root = str(pathlib.Path(media.__file__).parents[1])
+  root = str(pathlib.Path(video_reader.__file__).parents[2])
   with subprocess.Popen(
     [sys.executable, '-c', script, str(path)],
     stdin=subprocess.PIPE,
@@ -216,8 +230,8 @@ def test_no_process_outlives_the_program(tmp_path):
 
 def test_messages_return_as_they_were():
   pipe = io.BytesIO()
-  colour = planes.Colour(9, 1, 9, 16, 10)
-  video = planes.Video(
+  colour = types.Color(9, 1, 9, 16, 10)
+  video = types.Video(
     'ü\udcff',
     4,
     2,
@@ -228,17 +242,17 @@ def test_messages_return_as_they_were():
     colour,
   )
   sent = {'v': video, 'n': None, 'l': [1, 2.5, Fraction(2, 3)]}
-  wire.send(pipe, sent, np.arange(6, dtype=np.uint16), b'ab')
+  decoder_protocol.send(pipe, sent, np.arange(6, dtype=np.uint16), b'ab')
   pipe.seek(0)
-  facts, body = wire.receive(pipe)
+  facts, body = decoder_protocol.receive(pipe)
   assert facts == sent
   assert bytes(body) == np.arange(6, dtype=np.uint16).tobytes() + b'ab'
   with pytest.raises(EOFError):
-    wire.receive(pipe)
+    decoder_protocol.receive(pipe)
   with pytest.raises(TypeError):
-    wire.send(pipe, {'x': object()})
+    decoder_protocol.send(pipe, {'x': object()})
   with pytest.raises(ValueError, match='a message of'):
-    wire.receive(io.BytesIO(b'\xff' * 12))
+    decoder_protocol.receive(io.BytesIO(b'\xff' * 12))
 
 
 @POSIX
@@ -249,18 +263,20 @@ def test_copied_sound_dies_in_one_line_and_leaves_nothing(
   # More of it is needed than a pipe holds when its source has died.
   track = media_test.tone(tmp_path / 's.wav', 10, 192_000, 2)
   audio = decoder.probe_audio(track)
-  hired, real = [], decoder._hired
+  hired, real = [], decoder._acquire_decoder
   monkeypatch.setattr(
-    decoder, '_hired', lambda: hired.append(real()) or hired[-1]
+    decoder, '_acquire_decoder', lambda: hired.append(real()) or hired[-1]
   )
   out = tmp_path / 'out' / 'b.mkv'
   with (
-    pytest.raises(media.MediaError, match=r's\.wav: its decoder was ended'),
-    encode.Writer(out, video, audio=audio) as writer,
+    pytest.raises(
+      video_reader.MediaError, match=r's\.wav: its decoder was ended'
+    ),
+    video_writer.VideoWriter(out, video, audio=audio) as writer,
   ):
     pid = hired[-1].process.pid  # reads the packets
     assert pid > 1
     os.kill(pid, signal.SIGKILL)
-    for frame in media.read_frames(video):
+    for frame in video_reader.read_frames(video):
       writer.write(frame)
   assert os.listdir(out.parent) == []

@@ -4,7 +4,17 @@ import cv2
 import numpy as np
 import pytest
 
-from lipsync_jax import compose, detail, faces
+from lipsync_jax import compose, detail
+from lipsync_jax.faces import landmarks
+from lipsync_jax.faces.crop import (
+  Crop,
+  crop_bounds,
+  crop_from_row,
+  crop_matrix,
+  extract_crop,
+  face_crops,
+  transform_points,
+)
 from tests.helpers.synthetic_face import face
 
 FRAME = (400, 640)
@@ -22,7 +32,7 @@ def skin(seed=0, coarse=12.0) -> np.ndarray:
 
 def setting(roll=0.0):
   points = face(300, 200, 160.0, roll, 0.1)
-  return points, faces.crop_of(faces.crops(points[None])[0])
+  return points, crop_from_row(face_crops(points[None])[0])
 
 
 def energy(light) -> float:
@@ -44,7 +54,7 @@ def laid(frame, generated, source, roll=0.0, **given):
 @pytest.mark.parametrize('roll', [0.0, 0.4])
 def test_a_soft_copy_of_the_source_becomes_sharp_again(roll):
   frame = skin()
-  source = faces.take(frame, setting(roll)[1], 96)
+  source = extract_crop(frame, setting(roll)[1], 96)
   soft = cv2.GaussianBlur(source.astype(np.float32), (0, 0), 2.5)
   before, alpha, old = laid(frame, soft, source, roll)
   after, _, _ = laid(frame, soft, source, roll, picture=frame)
@@ -57,9 +67,9 @@ def test_a_soft_copy_of_the_source_becomes_sharp_again(roll):
 def test_detail_goes_where_the_face_goes():
   """The generated face is the source four pixels lower, and soft."""
   frame, (_, crop) = skin(), setting()
-  source = faces.take(frame, crop, 96)
+  source = extract_crop(frame, crop, 96)
   down = np.roll(frame, 4, 0)
-  moved = faces.take(down, crop, 96).astype(np.float32)
+  moved = extract_crop(down, crop, 96).astype(np.float32)
   soft = cv2.GaussianBlur(moved, (0, 0), 2.0)
   after, alpha, _ = laid(down, soft, source, picture=frame)
   _, _, wanted = laid(down, soft, source)
@@ -76,9 +86,9 @@ def test_detail_goes_where_the_face_goes():
 def test_where_the_two_differ_the_network_is_left_alone():
   """A dark mouth over bright skin: no texture of skin in it."""
   frame, (points, crop) = skin(), setting()
-  source = faces.take(frame, crop, 96)
+  source = extract_crop(frame, crop, 96)
   mouth = cv2.GaussianBlur(source.astype(np.float32), (0, 0), 2.5)
-  lips = faces.move(faces.crop_matrix(crop, 96), points[faces.OUTER])
+  lips = transform_points(crop_matrix(crop, 96), points[landmarks.OUTER_LIPS])
   middle = tuple(int(v) for v in lips.mean(0))
   mouth = cv2.ellipse(mouth, middle, (16, 10), 0, 0, 360, (10, 10, 10), -1)
   led = detail.guide(mouth, source.astype(np.float32))
@@ -89,10 +99,10 @@ def test_where_the_two_differ_the_network_is_left_alone():
 
 def test_a_part_of_the_frame_serves_as_well_as_the_whole():
   frame, (_, crop) = skin(), setting(0.3)
-  source = faces.take(frame, crop, 96)
+  source = extract_crop(frame, crop, 96)
   soft = cv2.GaussianBlur(source.astype(np.float32), (0, 0), 2.5)
   whole, _, _ = laid(frame, soft, source, 0.3, picture=frame)
-  x0, y0, x1, y1 = (int(v) for v in faces.roi(crop, FRAME))
+  x0, y0, x1, y1 = (int(v) for v in crop_bounds(crop, FRAME))
   part, alpha, _ = laid(
     frame, soft, source, 0.3, picture=frame[y0:y1, x0:x1], at=(x0, y0)
   )
@@ -101,14 +111,14 @@ def test_a_part_of_the_frame_serves_as_well_as_the_whole():
 
 def test_brightness_alone_changes_and_a_tiny_face_not_at_all():
   frame, (_, crop) = skin(), setting()
-  source = faces.take(frame, crop, 96)
+  source = extract_crop(frame, crop, 96)
   tint = cv2.GaussianBlur(source.astype(np.float32), (0, 0), 2.5)
   led = detail.guide(tint, source.astype(np.float32))
   patch = np.full((50, 60, 3), 99, np.float32)
   out = detail.carried(patch, (280, 230), led, crop, frame, (0, 0))
   np.testing.assert_allclose(np.ptp(out, -1), 0, atol=1e-3)
   assert np.abs(out - patch).max() > 1
-  tiny = faces.Crop(300, 200, 20, 26, 0.0)
+  tiny = Crop(300, 200, 20, 26, 0.0)
   kept = detail.carried(patch, (280, 230), led, tiny, frame, (0, 0))
   np.testing.assert_array_equal(kept, patch)
 

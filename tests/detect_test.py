@@ -6,13 +6,14 @@ import sys
 import numpy as np
 import pytest
 
-from lipsync_jax import detect, detector, faces, paths, tracks
-from lipsync_jax.faces import FaceError
+from lipsync_jax.faces import detector, identity, landmarks, tracker, trajectory
+from lipsync_jax.faces.boxes import detector_boxes, iou_matrix
+from lipsync_jax.faces.landmarks import FaceError
 
 
 @pytest.fixture(scope='module')
 def finder():
-  with detector.Detector() as found:
+  with detector.FaceDetector() as found:
     yield found
 
 
@@ -44,7 +45,7 @@ def stream(pictures, rate=25):
 
 def analyse(pictures, finder):
   pictures = list(pictures)
-  return detect.analyse(stream(pictures), pictures[0].shape[:2], finder)
+  return tracker.track_faces(stream(pictures), pictures[0].shape[:2], finder)
 
 
 @pytest.fixture(scope='module')
@@ -72,10 +73,10 @@ CLIPS = {  # persons, and the width of the largest face in pixels
 def test_every_face_of_every_frame(shared, finder, name):
   count, width = CLIPS[name]
   found = analyse(frames(shared / 'media' / name, 8), finder)
-  people = tracks.people(found)
+  people = identity.group_people(found)
   assert len(people) == count and not len(found.cuts)
   for person in people:
-    assert paths.follow(found, person).present.all()
+    assert trajectory.build_trajectory(found, person).present.all()
   boxes = people[0].tracks[0].boxes
   np.testing.assert_allclose(
     (boxes[:, 2] - boxes[:, 0]).mean(), width, rtol=0.1
@@ -93,11 +94,11 @@ def test_landmarks_land_in_the_frame(shared, finder):
   part = finder.landmarks(
     rgb[y0 - 50 : y1 + 40, x0 - 70 : x1 + 20], (x0 - 70, y0 - 50)
   )
-  kept = list(faces.KEPT)
+  kept = list(landmarks.LANDMARK_IDS)
   apart = np.linalg.norm(whole[kept, :2] - part[kept, :2], axis=1)
   assert np.median(apart) < 0.03 * (x1 - x0)
-  drawn = faces.detector_boxes(part[kept, :2][None])
-  assert faces.overlaps(drawn, boxes)[0, 0] > 0.8
+  drawn = detector_boxes(part[kept, :2][None])
+  assert iou_matrix(drawn, boxes)[0, 0] > 0.8
 
 
 def test_no_face_anywhere(finder):
@@ -107,7 +108,7 @@ def test_no_face_anywhere(finder):
     found = analyse(pictures, finder)
     assert found.tracks == ()
     with pytest.raises(FaceError, match='no face'):
-      tracks.choose(tracks.people(found), 'largest')
+      identity.choose_person(identity.group_people(found), 'largest')
 
 
 def test_one_picture(grid, finder):
@@ -120,7 +121,7 @@ def test_a_cut_ends_tracks_and_persons_return(grid, other, finder):
   assert found.cuts.tolist() == [8, 16]
   spans = sorted((t.frames[0], t.frames[-1]) for t in found.tracks)
   assert spans == [(0, 7), (8, 15), (16, 23)]
-  people = tracks.people(found)
+  people = identity.group_people(found)
   assert sorted(len(p.tracks) for p in people) == [1, 2]
 
 
@@ -130,7 +131,7 @@ def test_a_flash_and_a_hidden_face_are_bridged(grid, finder):
   pictures[12][:] = pictures[13][:] = 0
   found = analyse(pictures, finder)
   assert not len(found.cuts) and len(found.tracks) == 1
-  path = paths.follow(found, tracks.people(found)[0])
+  path = trajectory.build_trajectory(found, identity.group_people(found)[0])
   assert path.present.all() and path.filled.sum() == 3
   assert len(path.spans) == 1
 
@@ -139,8 +140,8 @@ def test_a_face_that_comes_late_and_leaves(grid, finder):
   empty = np.zeros_like(grid[0])
   empty[:] = np.median(grid[0][:20], axis=(0, 1))
   found = analyse([empty] * 4 + grid[:8] + [empty] * 4, finder)
-  people = tracks.people(found)
-  present = paths.follow(found, people[0]).present
+  people = identity.group_people(found)
+  present = trajectory.build_trajectory(found, people[0]).present
   np.testing.assert_array_equal(np.flatnonzero(present), range(4, 12))
 
 
@@ -151,7 +152,7 @@ def test_neighbours_do_not_swap(grid, other, finder):
     for g, o in zip(grid[:10], other[:10], strict=True)
   ]
   found = analyse(pictures, finder)
-  people = tracks.people(found)
+  people = identity.group_people(found)
   assert len(people) == 2
   for person in people:
     (track,) = person.tracks

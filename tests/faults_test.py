@@ -11,8 +11,6 @@ import pytest
 
 from lipsync_jax import (
   appraisal,
-  detector,
-  faces,
   footage,
   marks,
   produce,
@@ -20,6 +18,7 @@ from lipsync_jax import (
   ridge,
   takes,
 )
+from lipsync_jax.faces import detector, landmarks
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +29,7 @@ def hidden(what, total):
 
 @pytest.fixture(scope='module')
 def finder():
-  with detector.Detector() as found:
+  with detector.FaceDetector() as found:
     yield found
 
 
@@ -52,7 +51,7 @@ def changed(take, function):
 
 def mouths(points):
   """Whole-pixel boxes about the lower face."""
-  lips = points[:, faces.OUTER]
+  lips = points[:, landmarks.OUTER_LIPS]
   low, high = lips.min(1), lips.max(1)
   grow = 0.4 * (high - low)
   return np.concatenate([low - grow, high + grow], 1).round().astype(int)

@@ -10,13 +10,12 @@ import os
 import pickle
 
 import av
-from tests.helpers import golden_weights
 import jax
 import numpy as np
 import pytest
 
 from lipsync_jax import exports, produce, sync
-from tests.helpers import test_clips, untrained_weights
+from tests.helpers import golden_weights, test_clips, untrained_weights
 
 WIDTH = 0.125
 SECONDS = float(os.environ.get('LIPSYNC_JAX_SECONDS', '1'))
@@ -128,7 +127,7 @@ def test_a_second_run_skips_detection(shared, tmp_path, tiny, monkeypatch):
   def refuse(*_):
     raise AssertionError('detection ran again')
 
-  monkeypatch.setattr('lipsync_jax.detect.analyse', refuse)
+  monkeypatch.setattr('lipsync_jax.faces.tracker.track_faces', refuse)
   second = run(clip, voice, tmp_path / 'b.mp4', tiny, preview=1)
   assert first['speakers'] == second['speakers']
   a, b = (test_clips.read_video(tmp_path / n)[1] for n in ('a.mp4', 'b.mp4'))
@@ -141,7 +140,7 @@ def golden_tensors(shared):
   """The published generator's tensors, with the golden weights."""
   path = shared / 'reference' / 'wav2lip_statedict.json'
   records = json.loads(path.read_text())['generator']
-  return golden_weights.state_dict(records, fill.GAIN['generator'])
+  return golden_weights.state_dict(records, golden_weights.GAIN['generator'])
 
 
 def write_published(path, tensors, kind):

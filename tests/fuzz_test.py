@@ -18,7 +18,7 @@ import media_test
 import numpy as np
 import pytest
 
-from lipsync_jax import decoder, media
+from lipsync_jax.media import decoder, video_reader
 
 COUNT = int(os.environ.get('LIPSYNC_JAX_FUZZ', '200'))
 LONGEST = 30.0  # s a file may take, on a busy machine
@@ -110,17 +110,17 @@ def read_everything(path) -> str:
     back = decoder.read_backwards(video, len(times) - 1, times)
     for _ in itertools.islice(back, 3):
       pass
-  except media.MediaError as error:
+  except video_reader.MediaError as error:
     result = judged(error, result)
   try:
     audio = decoder.probe_audio(path)
     for _ in itertools.islice(decoder.read_audio(audio), 500):
       pass
-    decoder.template(audio, audio.origin)
-    for _ in itertools.islice(decoder.packets(audio), 500):
+    decoder.stream_template(audio, audio.origin)
+    for _ in itertools.islice(decoder.read_packets(audio), 500):
       pass
     return 'read' if result == 'refused' else result
-  except media.MediaError as error:
+  except video_reader.MediaError as error:
     return judged(error, result)
 
 
@@ -134,7 +134,7 @@ def judged(error: Exception, result: str) -> str:
 @pytest.mark.slow
 def test_mutated_files(tmp_path, monkeypatch):
   logging.getLogger('lipsync_jax').setLevel(logging.CRITICAL)
-  monkeypatch.setattr(decoder, 'SILENCE', LONGEST)
+  monkeypatch.setattr(decoder, 'TIMEOUT_SECONDS', LONGEST)
   folder = tmp_path / 'seeds'
   folder.mkdir()
   dice, contents = random.Random(7), []

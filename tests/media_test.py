@@ -10,7 +10,13 @@ import av
 import numpy as np
 import pytest
 
-from lipsync_jax import encode, media, planes, sound
+from lipsync_jax.media import (
+  audio_reader,
+  types,
+  video_reader,
+  video_writer,
+  yuv,
+)
 
 Fraction = fractions.Fraction
 
@@ -72,8 +78,8 @@ def tone(path, seconds, rate=16_000, channels=1, codec=None, start=0):
 
 def onset(path, origin=None):
   """Seconds at which the sine of `tone` is first heard."""
-  audio = sound.probe_audio(path)
-  heard = np.concatenate(list(sound.read_audio(audio, origin)), axis=1)
+  audio = audio_reader.probe_audio(path)
+  heard = np.concatenate(list(audio_reader.read_audio(audio, origin)), axis=1)
   assert np.isfinite(heard).all()
   return np.argmax(np.abs(heard[0]) > 0.1) / audio.rate, heard.shape[1]
 
@@ -92,11 +98,11 @@ def same(frames, others):
 
 
 def copy(source, out, **options):
-  video = media.probe_video(source)
-  with encode.Writer(out, video, **options) as writer:
-    for frame in media.read_frames(video):
+  video = video_reader.probe_video(source)
+  with video_writer.VideoWriter(out, video, **options) as writer:
+    for frame in video_reader.read_frames(video):
       writer.write(frame)
-  return video, media.probe_video(out)
+  return video, video_reader.probe_video(out)
 
 
 @pytest.mark.parametrize(
@@ -113,9 +119,9 @@ def test_written_frames_come_back_bit_by_bit_at_their_time(tmp_path, times):
   rate = Fraction(1 / times[1])
   first = film(tmp_path / 'a.mp4', times, rate=rate)
   video, again = copy(first, tmp_path / 'b.mp4', crf=0, rate=rate)
-  frames = list(media.read_frames(again))
+  frames = list(video_reader.read_frames(again))
   assert [frame.time for frame in frames] == times
-  same(media.read_frames(video), frames)
+  same(video_reader.read_frames(video), frames)
   if len(times) == 30:
     assert video.rate == again.rate == rate
     with av.open(str(tmp_path / 'b.mp4')) as file:
@@ -125,23 +131,27 @@ def test_written_frames_come_back_bit_by_bit_at_their_time(tmp_path, times):
 def test_times_of_matroska_return_to_their_grid(tmp_path):
   rate = Fraction(30000, 1001)
   copy(film(tmp_path / 'a.mkv', even(60, rate), rate=rate), tmp_path / 'b.mp4')
-  again = media.probe_video(tmp_path / 'b.mp4')
-  assert [f.time for f in media.read_frames(again)] == even(60, rate)
+  again = video_reader.probe_video(tmp_path / 'b.mp4')
+  assert [f.time for f in video_reader.read_frames(again)] == even(60, rate)
 
 
 def test_lossless_copy_with_paste_differs_only_inside(tmp_path):
-  video = media.probe_video(film(tmp_path / 'a.mp4', even(5)))
+  video = video_reader.probe_video(film(tmp_path / 'a.mp4', even(5)))
   alpha = np.zeros((20, 30))
   alpha[5:15, 5:25] = 1
   patch = np.full((20, 30, 3), 250.0)
   out = tmp_path / 'b.mp4'
-  with encode.Writer(out, video, crf=0) as writer:
-    for frame in media.read_frames(video):
-      writer.write(planes.paste(video, frame, patch, alpha, (40, 21)))
-  again = media.probe_video(out)
+  with video_writer.VideoWriter(out, video, crf=0) as writer:
+    for frame in video_reader.read_frames(video):
+      writer.write(yuv.blend_patch(video, frame, patch, alpha, (40, 21)))
+  again = video_reader.probe_video(out)
   inside = np.zeros((64, 96), bool)
   inside[26:36, 45:65] = True
-  pairs = zip(media.read_frames(video), media.read_frames(again), strict=True)
+  pairs = zip(
+    video_reader.read_frames(video),
+    video_reader.read_frames(again),
+    strict=True,
+  )
   for old, new in pairs:
     differs = old.planes[0] != new.planes[0]
     assert not differs[~inside].any() and differs[inside].mean() > 0.9
@@ -154,40 +164,42 @@ def test_lossless_copy_with_paste_differs_only_inside(tmp_path):
 def test_rotated_video_stands_upright(tmp_path, rotation, hflip):
   path = tmp_path / 'a.mp4'
   film(path, even(2), size=(96, 64), rotation=-rotation, hflip=hflip)
-  video = media.probe_video(path)
+  video = video_reader.probe_video(path)
   size = (96, 64) if rotation % 180 == 0 else (64, 96)
   assert (video.width, video.height) == size
-  frame = next(media.read_frames(video))
+  frame = next(video_reader.read_frames(video))
   assert frame.planes[0].shape == size[::-1]
-  plain = media.probe_video(film(tmp_path / 'b.mp4', even(2)))
-  want = planes.rgb(plain, next(media.read_frames(plain)))
+  plain = video_reader.probe_video(film(tmp_path / 'b.mp4', even(2)))
+  want = yuv.to_rgb(plain, next(video_reader.read_frames(plain)))
   want = np.rot90(want, -rotation // 90)
   want = want[:, ::-1] if hflip else want
-  assert np.array_equal(planes.rgb(video, frame), want)
+  assert np.array_equal(yuv.to_rgb(video, frame), want)
 
 
 def test_view_resizes_then_rotates_then_crops(tmp_path):
   path = film(tmp_path / 'a.mp4', even(2), size=(192, 128))
-  view = planes.View(resize_factor=2, rotate=True, crop=(10, -1, 0, 41))
-  video = media.probe_video(path, view)
+  view = types.View(resize_factor=2, rotate=True, crop=(10, -1, 0, 41))
+  video = video_reader.probe_video(path, view)
   assert (video.width, video.height) == (40, 86)
-  got = planes.rgb(video, next(media.read_frames(video))).astype(int)
-  plain = media.probe_video(path)
-  whole = planes.rgb(plain, next(media.read_frames(plain)), size=(96, 64))
+  got = yuv.to_rgb(video, next(video_reader.read_frames(video))).astype(int)
+  plain = video_reader.probe_video(path)
+  whole = yuv.to_rgb(
+    plain, next(video_reader.read_frames(plain)), size=(96, 64)
+  )
   want = np.rot90(whole, -1)[10:, :40].astype(int)
   assert np.abs(got - want).mean() < 2
-  with pytest.raises(media.MediaError, match='nothing is left'):
-    media.probe_video(path, planes.View(crop=(10, 10, 0, -1)))
+  with pytest.raises(video_reader.MediaError, match='nothing is left'):
+    video_reader.probe_video(path, types.View(crop=(10, 10, 0, -1)))
 
 
 def test_odd_sizes_lose_a_row_and_a_column(tmp_path):
   path = film(
     tmp_path / 'a.mkv', even(3), size=(97, 65), codec='ffv1', options={}
   )
-  video = media.probe_video(path)
+  video = video_reader.probe_video(path)
   assert (video.width, video.height) == (96, 64)
   video, again = copy(path, tmp_path / 'b.mp4', crf=0)
-  same(media.read_frames(video), media.read_frames(again))
+  same(video_reader.read_frames(video), video_reader.read_frames(again))
 
 
 def test_ten_bits_stay_ten_bits_with_their_tags(tmp_path):
@@ -199,7 +211,7 @@ def test_ten_bits_stay_ten_bits_with_their_tags(tmp_path):
   assert again.pix_fmt == 'yuv420p10le' and again.colour.depth == 10
   colour = again.colour
   assert (colour.matrix, colour.primaries, colour.transfer) == (9, 9, 16)
-  same(media.read_frames(video), media.read_frames(again))
+  same(video_reader.read_frames(video), video_reader.read_frames(again))
 
 
 @pytest.mark.parametrize('pix_fmt', ['yuv444p', 'yuv422p10le', 'bgr24'])
@@ -207,15 +219,15 @@ def test_other_pixel_formats_keep_their_colours(tmp_path, pix_fmt):
   codec = 'rawvideo' if pix_fmt == 'bgr24' else 'ffv1'
   path = tmp_path / 'a.avi'  # raw pictures are stored bottom up in it
   film(path, even(2), pix_fmt=pix_fmt, codec=codec, options={})
-  video = media.probe_video(path)
+  video = video_reader.probe_video(path)
   assert video.pix_fmt == ('yuv420p10le' if '10' in pix_fmt else 'yuv420p')
-  got = planes.rgb(video, next(media.read_frames(video))).astype(int)
+  got = yuv.to_rgb(video, next(video_reader.read_frames(video))).astype(int)
   want = picture(0, pix_fmt='rgb24').to_ndarray().astype(int)
   if video.colour.matrix == 2:  # small and untagged: taken for BT.601
     assert video.colour.assumed == 6
     right = dataclasses.replace(video.colour, matrix=1)
     video = dataclasses.replace(video, colour=right)
-    got = planes.rgb(video, next(media.read_frames(video))).astype(int)
+    got = yuv.to_rgb(video, next(video_reader.read_frames(video))).astype(int)
   assert np.abs(got - want)[20:, 30:].max() <= 4
 
 
@@ -232,11 +244,11 @@ def test_a_photo_is_a_still_in_right_colours(tmp_path, suffix):
   named = tmp_path / f'a.{suffix}'
   cv2.imwrite(str(named), image[..., ::-1])
   path = named.rename(tmp_path / 'photo.mp4')  # the content counts
-  video = media.probe_video(path)
-  frames = list(media.read_frames(video))
+  video = video_reader.probe_video(path)
+  frames = list(video_reader.read_frames(video))
   assert video.still and len(frames) == 1
   assert (video.colour.matrix, video.colour.range) == (1, 1)
-  got = planes.rgb(video, frames[0]).astype(int)
+  got = yuv.to_rgb(video, frames[0]).astype(int)
   for y, x in [(10, 10), (40, 10), (25, 60)]:
     assert np.abs(got[y, x] - image[y, x]).max() <= 4
 
@@ -249,12 +261,12 @@ def test_backwards_is_forwards_reversed(tmp_path, monkeypatch, budget, suffix):
     film(path, even(40), codec='mpeg4', options={'g': '30', 'bf': '2'})
   else:
     film(path, even(80), options={'g': '60', 'bf': '3', 'crf': '20'})
-  video = media.probe_video(path)
-  frames = list(media.read_frames(video))
+  video = video_reader.probe_video(path)
+  frames = list(video_reader.read_frames(video))
   times = [frame.time for frame in frames]
-  monkeypatch.setattr(media, 'BUDGET', budget * 96 * 64 * 3 // 2)
-  same(media.read_backwards(video, 37, times), frames[37::-1])
-  same(media.read_frames(video, start=30), frames[30:])
+  monkeypatch.setattr(video_reader, 'FRAME_BUDGET', budget * 96 * 64 * 3 // 2)
+  same(video_reader.read_backwards(video, 37, times), frames[37::-1])
+  same(video_reader.read_frames(video, start=30), frames[30:])
 
 
 @pytest.mark.parametrize('suffix', ['mp4', 'mkv', 'ts'])
@@ -277,11 +289,11 @@ def test_start_offset_keeps_sound_and_picture_together(tmp_path, suffix):
       file.mux(pictures.encode(frame))
     file.mux(pictures.encode(None))
     file.mux(sounds.encode(None))
-  video = media.probe_video(path)
-  assert next(media.read_frames(video)).time == 0
+  video = video_reader.probe_video(path)
+  assert next(video_reader.read_frames(video)).time == 0
   heard, _ = onset(path, origin=video.start)
   assert heard == pytest.approx(0.8, abs=0.02)
-  audio = sound.probe_audio(path)
+  audio = audio_reader.probe_audio(path)
   for out in ('b.mp4', 'b.mkv', 'b.avi'):
     _, again = copy(path, tmp_path / out, audio=audio, origin=video.start)
     heard, _ = onset(tmp_path / out, origin=again.start)
@@ -309,11 +321,11 @@ def test_sound_is_copied_or_encoded_in_time(
 ):
   track = tone(tmp_path / source, 2.2, 44_100, channels)
   clip, out = film(tmp_path / 'a.mp4', even(50)), tmp_path / out
-  audio = sound.probe_audio(track)
+  audio = audio_reader.probe_audio(track)
   _, again = copy(clip, out, audio=audio)
   heard, length = onset(out, origin=again.start)
   assert heard == pytest.approx(onset(track)[0], abs=0.02)
-  result = sound.probe_audio(out)
+  result = audio_reader.probe_audio(out)
   assert result.channels == channels
   assert length / result.rate == pytest.approx(2, abs=0.06)  # the video's end
   assert again.start == 0
@@ -331,7 +343,7 @@ def test_odd_rates_and_many_channels_are_encoded(tmp_path):
   clip = film(tmp_path / 'a.mp4', even(25))
   for rate, channels in [(9_000, 1), (192_000, 2), (48_000, 6)]:
     track = tone(tmp_path / 't.wav', 1.5, rate, channels)
-    audio = sound.probe_audio(track)
+    audio = audio_reader.probe_audio(track)
     copy(clip, tmp_path / 'b.mp4', audio=audio, duration=Fraction(1))
     heard, _ = onset(tmp_path / 'b.mp4')
     assert heard == pytest.approx(0.5, abs=0.02)
@@ -340,7 +352,7 @@ def test_odd_rates_and_many_channels_are_encoded(tmp_path):
 @pytest.mark.parametrize('codec', ['pcm_u8', 'pcm_s24le', 'pcm_f64le'])
 def test_every_sample_format_means_the_same(tmp_path, codec):
   path = tone(tmp_path / 'a.wav', 1, codec=codec)
-  blocks = list(sound.read_audio(sound.probe_audio(path)))
+  blocks = list(audio_reader.read_audio(audio_reader.probe_audio(path)))
   assert np.abs(np.concatenate(blocks, 1)).max() == pytest.approx(0.5, abs=0.02)
 
 
@@ -355,7 +367,7 @@ def test_not_a_number_becomes_silence(tmp_path):
   start = data.index(b'data') + 8
   data[start:] = np.full((len(data) - start) // 4, np.nan, '<f4').tobytes()
   path.write_bytes(data)
-  with pytest.raises(media.MediaError, match='no number'):
+  with pytest.raises(video_reader.MediaError, match='no number'):
     onset(path)
 
 
@@ -367,24 +379,27 @@ def test_vertical_pixels_and_tags_reach_the_output(tmp_path):
   assert video.sar == again.sar == Fraction(4, 3)
   assert video.colour == again.colour
   assert video.colour.matrix == 6
-  turned = media.probe_video(path, planes.View(rotate=True))
+  turned = video_reader.probe_video(path, types.View(rotate=True))
   assert turned.sar == Fraction(3, 4)
 
 
 def test_an_interrupted_writer_leaves_nothing(tmp_path):
-  video = media.probe_video(film(tmp_path / 'a.mp4', even(10)))
+  video = video_reader.probe_video(film(tmp_path / 'a.mp4', even(10)))
   out = tmp_path / 'new' / 'b.mp4'
   out.parent.mkdir()
   out.write_bytes(b'older')
   for error in (KeyboardInterrupt, RuntimeError):
-    with pytest.raises(error), encode.Writer(out, video) as writer:
-      for frame in media.read_frames(video):
+    with pytest.raises(error), video_writer.VideoWriter(out, video) as writer:
+      for frame in video_reader.read_frames(video):
         writer.write(frame)
         if frame.index == 5:
           raise error
     assert os.listdir(out.parent) == ['b.mp4']
     assert out.read_bytes() == b'older'
-  with pytest.raises(media.MediaError), encode.Writer(out, video):
+  with (
+    pytest.raises(video_reader.MediaError),
+    video_writer.VideoWriter(out, video),
+  ):
     pass
   assert os.listdir(out.parent) == ['b.mp4']
 
@@ -396,17 +411,17 @@ def one_line(caught):
 
 
 def test_bad_outputs_are_one_line(tmp_path):
-  video = media.probe_video(film(tmp_path / 'a.mp4', even(2)))
+  video = video_reader.probe_video(film(tmp_path / 'a.mp4', even(2)))
   (tmp_path / 'file').write_text('')
   for name in ('b', 'b.txt', 'file/b.mp4', '.mp4'):
-    with pytest.raises(media.MediaError) as caught:
-      encode.Writer(tmp_path / name, video)
+    with pytest.raises(video_reader.MediaError) as caught:
+      video_writer.VideoWriter(tmp_path / name, video)
     one_line(caught)
-  with pytest.raises(media.MediaError, match='crf'):
-    encode.Writer(tmp_path / 'b.mp4', video, crf=99)
+  with pytest.raises(video_reader.MediaError, match='crf'):
+    video_writer.VideoWriter(tmp_path / 'b.mp4', video, crf=99)
   (tmp_path / 'c.mp4').mkdir()
-  with pytest.raises(media.MediaError, match='folder'):
-    encode.Writer(tmp_path / 'c.mp4', video)
+  with pytest.raises(video_reader.MediaError, match='folder'):
+    video_writer.VideoWriter(tmp_path / 'c.mp4', video)
   assert not list(tmp_path.glob('*part'))
 
 
@@ -430,16 +445,16 @@ def test_bad_inputs_are_one_line(tmp_path):
     'session.mp4',
   )
   for name in names:
-    for probe in (media.probe_video, sound.probe_audio):
-      with pytest.raises(media.MediaError) as caught:
+    for probe in (video_reader.probe_video, audio_reader.probe_audio):
+      with pytest.raises(video_reader.MediaError) as caught:
         probe(tmp_path / name)
       assert name in one_line(caught)
-  with pytest.raises(media.MediaError, match='no audio stream'):
-    sound.probe_audio(tmp_path / 'a.mp4')
-  with pytest.raises(media.MediaError, match='no video stream'):
-    media.probe_video(tone(tmp_path / 't.wav', 0.5))
-  with pytest.raises(media.MediaError):
-    sound.probe_audio(tone(tmp_path / 'none.wav', 0))
+  with pytest.raises(video_reader.MediaError, match='no audio stream'):
+    audio_reader.probe_audio(tmp_path / 'a.mp4')
+  with pytest.raises(video_reader.MediaError, match='no video stream'):
+    video_reader.probe_video(tone(tmp_path / 't.wav', 0.5))
+  with pytest.raises(video_reader.MediaError):
+    audio_reader.probe_audio(tone(tmp_path / 'none.wav', 0))
 
 
 def test_damage_costs_frames_not_the_run(tmp_path):
@@ -449,8 +464,8 @@ def test_damage_costs_frames_not_the_run(tmp_path):
   for at in rng.integers(len(data) // 4, len(data), 20):
     data[at] ^= 1 << rng.integers(8)
   path.write_bytes(data[: len(data) * 9 // 10])
-  video = media.probe_video(path)
-  times = [frame.time for frame in media.read_frames(video)]
+  video = video_reader.probe_video(path)
+  times = [frame.time for frame in video_reader.read_frames(video)]
   assert 40 < len(times) < 60
   assert all(a < b for a, b in itertools.pairwise(times))
 
@@ -458,7 +473,7 @@ def test_damage_costs_frames_not_the_run(tmp_path):
 def test_a_rate_that_cannot_be_is_replaced(tmp_path):
   path = tmp_path / 'a.mkv'
   film(path, [Fraction(n, 1000) for n in range(0, 4000, 83)], rate=1000)
-  assert media.probe_video(path).rate == pytest.approx(12, abs=0.1)
+  assert video_reader.probe_video(path).rate == pytest.approx(12, abs=0.1)
 
 
 def test_frames_of_another_size_are_scaled_to_the_first(tmp_path):
@@ -466,8 +481,8 @@ def test_frames_of_another_size_are_scaled_to_the_first(tmp_path):
   later = [Fraction(5 + i, 25) for i in range(5)]
   second = film(tmp_path / 'b.ts', later, size=(160, 120)).read_bytes()
   (tmp_path / 'c.ts').write_bytes(first + second)
-  video = media.probe_video(tmp_path / 'c.ts')
-  shapes = {f.planes[0].shape for f in media.read_frames(video)}
+  video = video_reader.probe_video(tmp_path / 'c.ts')
+  shapes = {f.planes[0].shape for f in video_reader.read_frames(video)}
   assert shapes == {(64, 96)}
 
 
@@ -486,17 +501,17 @@ def test_cover_art_is_no_video(tmp_path):
     file.mux(sounds.encode(None))
   with av.open(str(path)) as file:
     assert len(file.streams.video) == 1  # the cover is there
-  with pytest.raises(media.MediaError, match='only cover art'):
-    media.probe_video(path)
-  audio = sound.probe_audio(path)
+  with pytest.raises(video_reader.MediaError, match='only cover art'):
+    video_reader.probe_video(path)
+  audio = audio_reader.probe_audio(path)
   assert audio.origin == audio.start  # the cover's time 0 does not count
 
 
 def test_real_clips(shared):
   clips = shared / 'media/clips'
-  video = media.probe_video(clips / 'mono_29.97fps.mp4')
-  frames = sum(1 for _ in media.read_frames(video))
+  video = video_reader.probe_video(clips / 'mono_29.97fps.mp4')
+  frames = sum(1 for _ in video_reader.read_frames(video))
   assert (frames, video.rate) == (539, Fraction(30000, 1001))
-  odd = media.probe_video(clips / 'retalking1_22fps.mp4')
+  odd = video_reader.probe_video(clips / 'retalking1_22fps.mp4')
   assert odd.start == Fraction(507, 15360)
   assert math.isclose(odd.rate, 22.13, abs_tol=0.01)

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from data_prep import pack
-from lipsync_jax import cartoons, data, faces, records, resident, shards
+from lipsync_jax import cartoons, data, records, resident, shards
+from lipsync_jax.faces import landmarks
 
 
 def speaking(clip: records.Clip) -> records.Clip:
   """The clip with landmarks whose lips part and close."""
   points = clip.points.copy()
-  points[:, faces.LOWER_LIP, 1] += 3 + 3 * np.sin(np.arange(len(points)))
+  points[:, landmarks.LOWER_LIP, 1] += 3 + 3 * np.sin(np.arange(len(points)))
   return dataclasses.replace(clip, points=points)
 
 
@@ -52,7 +53,9 @@ def test_pictures_and_sound_come_back(ways, split):
     ]
     assert alike[1] > 0.98 and alike[1] == max(alike)
     assert np.abs(one.mel - two.mel)[:, 5:-5].mean() < 0.3
-    lips = [faces.openings(clip.points, clip.crops) for clip in (one, two)]
+    lips = [
+      landmarks.lip_openings(clip.points, clip.crops) for clip in (one, two)
+    ]
     np.testing.assert_allclose(*lips, atol=2e-4)
     assert np.ptp(lips[0]) > 0.01
 

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lipsync_jax import paths
-from lipsync_jax.tracks import Analysis, Person, Track
+from lipsync_jax.faces import trajectory
+from lipsync_jax.faces.identity import Person
+from lipsync_jax.faces.tracks import Analysis, Track
 from tests.helpers.synthetic_face import face
 
 LOOK = np.zeros(620, np.float32)
@@ -29,7 +30,7 @@ def analysis(times, cuts, *tracks):
 
 def follow(times, cuts, frames, points, **options):
   one = track(frames, points)
-  return paths.follow(
+  return trajectory.build_trajectory(
     analysis(times, cuts, one), Person((one,), 1.0), **options
   )
 
@@ -45,7 +46,7 @@ def test_original_smoothing_is_exact(golden):
   assert len(cases) == 6
   for case in cases:
     boxes = np.array(case['inp'])
-    out = paths.smooth_like_wav2lip(boxes)
+    out = trajectory.smooth_like_wav2lip(boxes)
     np.testing.assert_array_equal(out, case['out'])
     np.testing.assert_array_equal(boxes, case['inp'])  # not in place
 
@@ -57,12 +58,12 @@ def test_smoothing_in_place_and_in_blocks_is_the_same(monkeypatch, count):
   values = rng.normal(0, 3, (count, 4)).astype(np.float32).cumsum(0)
   width = np.full(count, 20.0)
   before = values.copy()
-  want = paths.smooth(values, times, width)
+  want = trajectory.smooth_span(values, times, width)
   np.testing.assert_array_equal(values, before)
   for block in (5, 16, 32):  # less than the reach, and more
-    monkeypatch.setattr(paths, 'BLOCK', block)
+    monkeypatch.setattr(trajectory, 'BLOCK', block)
     own = values.copy()
-    assert paths.smooth(own, times, width, out=own) is own
+    assert trajectory.smooth_span(own, times, width, out=own) is own
     np.testing.assert_allclose(own, want, atol=1e-5)
 
 
@@ -74,7 +75,7 @@ def test_smoothing_in_place_and_in_blocks_is_the_same(monkeypatch, count):
 def test_lines_come_back_at_any_frame_rate(steps, speed):
   times = np.cumsum(steps)
   values = np.stack([np.full(len(times), 7.25), 100 + speed * times], 1)
-  out = paths.smooth(values, times, np.full(len(times), 90.0))
+  out = trajectory.smooth_span(values, times, np.full(len(times), 90.0))
   np.testing.assert_array_equal(out[:, 0], values[:, 0])
   np.testing.assert_allclose(out[:, 1], values[:, 1], atol=1e-6)
 
@@ -83,11 +84,11 @@ def test_noise_goes_and_motion_stays():
   rng = np.random.default_rng(0)
   times, width = np.arange(200) / 25, np.full(200, 100.0)
   noise = rng.normal(0, 0.3, (200, 4))
-  calm = paths.smooth(50 + noise, times, width)
+  calm = trajectory.smooth_span(50 + noise, times, width)
   assert calm[10:-10].std() < 0.55 * noise.std()
   # A nod: 12 % of the face's width up and down twice a second.
   nod = 12 * np.sin(2 * np.pi * 2 * times)[:, None]
-  kept = paths.smooth(nod, times, width)
+  kept = trajectory.smooth_span(nod, times, width)
   assert np.abs(kept - nod)[10:-10].max() < 2
   lag = np.argmax(np.correlate(kept[:, 0], nod[:, 0], 'full')) - 199
   assert lag == 0
@@ -96,9 +97,9 @@ def test_noise_goes_and_motion_stays():
 def test_blocks_do_not_show(monkeypatch):
   rng = np.random.default_rng(1)
   times, values = np.arange(300) / 30, rng.normal(0, 2, (300, 2))
-  whole = paths.smooth(values, times, np.full(300, 80.0))
-  monkeypatch.setattr(paths, 'BLOCK', 64)
-  parts = paths.smooth(values, times, np.full(300, 80.0))
+  whole = trajectory.smooth_span(values, times, np.full(300, 80.0))
+  monkeypatch.setattr(trajectory, 'BLOCK', 64)
+  parts = trajectory.smooth_span(values, times, np.full(300, 80.0))
   np.testing.assert_allclose(parts, whole, atol=1e-9)
 
 

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lipsync_jax import planes
+from lipsync_jax.media import types, yuv
 
 Fraction = fractions.Fraction
 
 
-def video(width=64, height=48, matrix=1, range=1, depth=8) -> planes.Video:
-  return planes.Video(
+def video(width=64, height=48, matrix=1, range=1, depth=8) -> types.Video:
+  return types.Video(
     path='',
     width=width,
     height=height,
@@ -21,26 +21,26 @@ def video(width=64, height=48, matrix=1, range=1, depth=8) -> planes.Video:
     duration=Fraction(1),
     start=Fraction(0),
     pix_fmt='yuv420p' if depth == 8 else 'yuv420p10le',
-    colour=planes.Colour(matrix, range, depth=depth),
+    colour=types.Color(matrix, range, depth=depth),
   )
 
 
-def noise(width=64, height=48, depth=8, seed=0) -> planes.Frame:
+def noise(width=64, height=48, depth=8, seed=0) -> types.Frame:
   rng = np.random.default_rng(seed)
   kind = np.uint8 if depth == 8 else np.uint16
   sizes = (height, width), *[(height // 2, width // 2)] * 2
   made = [rng.integers(0, 2**depth, size).astype(kind) for size in sizes]
-  return planes.Frame(0, Fraction(0), tuple(made))
+  return types.Frame(0, Fraction(0), tuple(made))
 
 
-def smooth(width=64, height=48) -> planes.Frame:
+def smooth(width=64, height=48) -> types.Frame:
   """Gradients: chroma interpolation cannot matter."""
   y, x = np.mgrid[:height, :width].astype(np.float32)
   luma = 30 + 180 * x / width
   u, v = 90 + 70 * y / height, 160 - 60 * x / width
   made = luma, u[::2, ::2], v[::2, ::2]
   made = tuple(np.rint(p).astype(np.uint8) for p in made)
-  return planes.Frame(0, Fraction(0), made)
+  return types.Frame(0, Fraction(0), made)
 
 
 # R, G, B from Y', Cb, Cr as printed in BT.601 and BT.709, written out anew.
@@ -64,7 +64,7 @@ def test_rgb_is_the_standards_formula(matrix, range, depth):
     y, u, v = (y - 16) / 219 * 255, (u - 128) / 224 * 255, (v - 128) / 224 * 255
   rv, gu, gv, bu = FACTORS[matrix]
   want = np.stack([y + rv * v, y + gu * u + gv * v, y + bu * u], -1)
-  got = planes.rgb(video(matrix=matrix, range=range, depth=depth), frame)
+  got = yuv.to_rgb(video(matrix=matrix, range=range, depth=depth), frame)
   assert np.abs(got - np.clip(want, 0, 255)).max() <= 1
 
 
@@ -85,14 +85,14 @@ def test_rgb_agrees_with_swscale(matrix, range):
     # Nearest chroma, accurate rounding: the default is 1 to 2 levels dark.
     interpolation=0x10 | 0x40000 | 0x2000 | 0x4000,
   ).to_ndarray()
-  got = planes.rgb(video(matrix=matrix, range=range), frame)
+  got = yuv.to_rgb(video(matrix=matrix, range=range), frame)
   assert np.abs(got.astype(int) - want).max() <= 1
 
 
 def test_untagged_colour_uses_the_assumed_matrix():
-  assert planes.Colour(2, assumed=6).weights == (0.299, 0.114)
-  assert planes.Colour(2, assumed=1).weights == (0.2126, 0.0722)
-  assert not planes.Colour().full
+  assert types.Color(2, assumed=6).weights == (0.299, 0.114)
+  assert types.Color(2, assumed=1).weights == (0.2126, 0.0722)
+  assert not types.Color().full
 
 
 @settings(max_examples=50, deadline=None)
@@ -100,16 +100,16 @@ def test_untagged_colour_uses_the_assumed_matrix():
 def test_rgb_of_a_box_is_a_cut_of_the_whole(x0, y0, width, height):
   frame = noise()
   box = (x0, y0, x0 + abs(width), y0 + abs(height))
-  whole = planes.rgb(video(), frame)
+  whole = yuv.to_rgb(video(), frame)
   want = whole[max(0, y0) : max(0, box[3]), max(0, x0) : max(0, box[2])]
-  got = planes.rgb(video(), frame, box=box)
+  got = yuv.to_rgb(video(), frame, box=box)
   assert np.array_equal(got, want) or got.size == want.size == 0
 
 
 def test_rgb_scales_and_keeps_the_place():
   frame = smooth(640, 480)
-  small = planes.rgb(video(640, 480), frame, size=(64, 48))
-  whole = planes.rgb(video(640, 480), frame).astype(np.float32)
+  small = yuv.to_rgb(video(640, 480), frame, size=(64, 48))
+  whole = yuv.to_rgb(video(640, 480), frame).astype(np.float32)
   mean = whole.reshape(48, 10, 64, 10, 3).mean((1, 3))
   assert small.shape == (48, 64, 3)
   assert np.abs(small - mean).max() <= 2
@@ -129,7 +129,7 @@ def test_paste_leaves_every_other_code_value(x, y, width, height, depth):
   rng = np.random.default_rng(1)
   alpha = rng.random((height, width)) * (rng.random((height, width)) > 0.5)
   patch = rng.random((height, width, 3)) * 255
-  got = planes.paste(video(depth=depth), frame, patch, alpha, (x, y))
+  got = yuv.blend_patch(video(depth=depth), frame, patch, alpha, (x, y))
   canvas = np.zeros((48 + 200, 64 + 200))
   canvas[y + 100 : y + 100 + height, x + 100 : x + 100 + width] = alpha
   touched = canvas[100:148, 100:164] > 0
@@ -150,10 +150,10 @@ def test_pasting_what_was_there_changes_nothing(depth, range):
   patch = rng.uniform(60, 190, (24, 32, 3))
   patch = np.kron(patch, np.ones((2, 2, 1)))
   ones = np.ones((48, 64))
-  frame = planes.paste(this, noise(depth=depth), patch, ones, (0, 0))
-  again = planes.rgb(this, frame).astype(np.float64)
+  frame = yuv.blend_patch(this, noise(depth=depth), patch, ones, (0, 0))
+  again = yuv.to_rgb(this, frame).astype(np.float64)
   assert np.abs(again - patch).max() <= 2
-  back = planes.paste(this, frame, again, ones, (0, 0))
+  back = yuv.blend_patch(this, frame, again, ones, (0, 0))
   unit = 2 ** (depth - 8)  # RGB has 8 bits, so 10 bit values come back coarser
   for old, new in zip(frame.planes, back.planes, strict=True):
     assert np.abs(old.astype(int) - new).max() <= unit
@@ -162,9 +162,9 @@ def test_pasting_what_was_there_changes_nothing(depth, range):
 def test_paste_blends_by_alpha():
   this, frame = video(), smooth()
   patch = np.full((20, 20, 3), 200.0)
-  half = planes.paste(this, frame, patch, np.full((20, 20), 0.5), (11, 7))
-  mean = (planes.rgb(this, frame).astype(float) + 200) / 2
-  got = planes.rgb(this, half)[9:25, 13:29]
+  half = yuv.blend_patch(this, frame, patch, np.full((20, 20), 0.5), (11, 7))
+  mean = (yuv.to_rgb(this, frame).astype(float) + 200) / 2
+  got = yuv.to_rgb(this, half)[9:25, 13:29]
   assert np.abs(got - mean[9:25, 13:29]).max() <= 2
 
 
@@ -176,7 +176,7 @@ def test_display_matrices_turn_as_they_say():
     *[(-1, 0, 0, 1), (1, 0, 0, -1), (0, 1, 1, 0), (0, -1, -1, 0)],
   ]:
     matrix = np.array([a * one, b * one, 0, c * one, d * one, 0, 0, 0, one])
-    got = planes.turned(plane, planes.turn_of(matrix))
+    got = yuv.orient_plane(plane, yuv.parse_display_matrix(matrix))
     # Pixel (x, y) goes to (a x + c y, b x + d y), moved into view.
     y, x = np.mgrid[:2, :3]
     to_x, to_y = a * x + c * y, b * x + d * y

@@ -4,8 +4,10 @@ import cv2
 import numpy as np
 import pytest
 
-from lipsync_jax import compose, faces, quality
-from lipsync_jax.faces import OUTER
+from lipsync_jax import compose, quality
+from lipsync_jax.faces import landmarks
+from lipsync_jax.faces.crop import crop_from_row, extract_crop, face_crops
+from lipsync_jax.faces.landmarks import OUTER_LIPS
 from tests.helpers import synthetic_face
 
 SIZE = 256
@@ -15,7 +17,7 @@ SIZE = 256
 def face():
   """(landmarks in the picture, crop, a picture with fine texture)."""
   points = synthetic_face.face(cx=128, cy=128, width=150, gape=0.1)
-  crop = faces.crop_of(faces.crops(points[None])[0])
+  crop = crop_from_row(face_crops(points[None])[0])
   rng = np.random.default_rng(0)
   rough = rng.integers(60, 200, (64, 64, 3)).astype(np.uint8)
   picture = cv2.resize(rough, (SIZE, SIZE), interpolation=cv2.INTER_CUBIC)
@@ -31,7 +33,10 @@ def talking(count=40, shift=None, scale=1.0):
   gapes = scale * (0.06 + 0.06 * np.sin(np.arange(count)))
   points = np.stack([synthetic_face.face(gape=g) for g in gapes])
   if shift is not None:
-    moving = [*range(OUTER.start, faces.INNER.stop), faces.CHIN]
+    moving = [
+      *range(OUTER_LIPS.start, landmarks.INNER_LIPS.stop),
+      landmarks.CHIN,
+    ]
     points[:, moving] += shift[:, None]
   return points, np.full(count, 100.0)
 
@@ -73,7 +78,7 @@ def test_blurred_mouth_is_less_sharp(face):
     points[None], np.array([[128, 128, 256, 256, 0.0]]), SIZE
   )
   x0, y0, x1, y1 = boxes[0]
-  lips = points[OUTER]
+  lips = points[OUTER_LIPS]
   assert (lips > [x0, y0]).all() and (lips < [x1, y1]).all()
   values = []
   for sigma in (0.0, 1.0, 2.0, 4.0):
@@ -91,7 +96,9 @@ def test_another_mouth_is_further_off_than_the_same():
   true, width = talking()
   noise = np.random.default_rng(0).normal(0, 0.2, true.shape)
   other, _ = talking(scale=2.0)
-  other[:, OUTER, 0] = 300 + 1.4 * (other[:, OUTER, 0] - 300)  # a wider one
+  other[:, OUTER_LIPS, 0] = 300 + 1.4 * (
+    other[:, OUTER_LIPS, 0] - 300
+  )  # a wider one
   near = quality.lips(true + noise, true, width).mean()
   far = quality.lips(other, true, width).mean()
   assert near < 0.5 < 2 * far and far > 4 * near
@@ -131,7 +138,7 @@ def test_missing_landmarks_are_left_out():
 def test_pasted_rectangle_has_a_border_and_a_soft_patch_none(face):
   points, crop, picture = face
   picture = cv2.GaussianBlur(picture, (0, 0), 3)
-  source = faces.take(picture, crop, 96)
+  source = extract_crop(picture, crop, 96)
   made = np.clip(source.astype(float) + 25, 0, 255).astype(np.uint8)
   steps = {}
   hard = compose.whole_box_patch(made, crop, picture.shape[:2])

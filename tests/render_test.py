@@ -9,9 +9,10 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from lipsync_jax import audio, planes, produce, render, sound, voices, weights
+from lipsync_jax import audio, produce, render, voices, weights
 from lipsync_jax.common import threads
-from lipsync_jax.paths import Path
+from lipsync_jax.faces.trajectory import FaceTrajectory
+from lipsync_jax.media import audio_reader, types
 from lipsync_jax.request import Request
 from tests.helpers import synthetic_face
 
@@ -63,11 +64,11 @@ def test_a_speaker_hears_the_windows_of_the_whole_mel():
     )
 
 
-def path_of(count: int) -> Path:
+def path_of(count: int) -> FaceTrajectory:
   points = np.repeat(synthetic_face.face()[None].astype(np.float32), count, 0)
   there, gone = np.ones(count, bool), np.zeros(count, bool)
   crops = np.tile([32.0, 32, 40, 40, 0], (count, 1))
-  return Path(there, gone, crops, points, np.array([[0, count]]))
+  return FaceTrajectory(there, gone, crops, points, np.array([[0, count]]))
 
 
 def speaker(path, mel, starts) -> render.Speaker:
@@ -75,11 +76,11 @@ def speaker(path, mel, starts) -> render.Speaker:
   return render.speaker(path, render.Shelf(mel.T), starts, share)
 
 
-VIDEO = planes.Video(
+VIDEO = types.Video(
   'face.mp4', 64, 64, Fraction(RATE), Fraction(1), Fraction(0), 'yuv420p',
-  planes.Colour(),
+  types.Color(),
 )  # fmt: skip
-SOUND = sound.Audio(
+SOUND = audio_reader.AudioStream(
   'voice.wav', 16000, 1, 'pcm', Fraction(1), Fraction(0), Fraction(0), 0
 )
 
@@ -88,9 +89,9 @@ def scene_of(*speakers) -> render.Scene:
   return render.Scene(VIDEO, [], [], speakers, 96, 4)
 
 
-def blank(index: int) -> planes.Frame:
+def blank(index: int) -> types.Frame:
   parts = [np.zeros((64 // s, 64 // s), np.uint8) for s in (1, 2, 2)]
-  return planes.Frame(index, Fraction(index, RATE), tuple(parts))
+  return types.Frame(index, Fraction(index, RATE), tuple(parts))
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import pathlib
 import subprocess
 import sys
 
-from tests.helpers import golden_weights
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +15,7 @@ import pytest
 
 from lipsync_jax import losses, models, published, steps
 from lipsync_jax import state as states
-from tests.helpers import untrained_weights
+from tests.helpers import golden_weights, untrained_weights
 
 WIDTH = 0.05
 CHEAP = {'xla_backend_optimization_level': 0}
@@ -29,7 +28,9 @@ def golden_variables(shared, network: str) -> dict:
   records = json.loads(
     (shared / 'reference/wav2lip_statedict.json').read_text()
   )
-  tensors = golden_weights.state_dict(records[network], fill.GAIN[network])
+  tensors = golden_weights.state_dict(
+    records[network], golden_weights.GAIN[network]
+  )
   return published.read(network, tensors)
 
 
@@ -45,8 +46,12 @@ def golden_batch() -> dict:
   batch = {
     'face': video(x),
     'target': video(golden_weights.uniform('tr/gt', 0, 1, (4, 3, 5, 96, 96))),
-    'mels': golden_weights.uniform('tr/im', -4, 4, (4, 5, 1, 80, 16))[:, :, 0, ..., None],
-    'mel': golden_weights.uniform('tr/mel', -4, 4, (4, 1, 80, 16))[:, 0, ..., None],
+    'mels': golden_weights.uniform('tr/im', -4, 4, (4, 5, 1, 80, 16))[
+      :, :, 0, ..., None
+    ],
+    'mel': golden_weights.uniform('tr/mel', -4, 4, (4, 1, 80, 16))[
+      :, 0, ..., None
+    ],
   }
   return {name: jnp.asarray(x, jnp.float32) for name, x in batch.items()}
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from paths_test import analysis, track
 
-from lipsync_jax import tracks
-from lipsync_jax.faces import FaceError
+from lipsync_jax.faces import identity, shots, tracks
+from lipsync_jax.faces.landmarks import FaceError
 from tests.helpers.synthetic_face import face
 
 
@@ -19,12 +19,12 @@ def picture(seed, shift=0, light=1.0):
 
 
 def cuts(pictures):
-  signs = [tracks.signature(p) for p in pictures]
+  signs = [shots.frame_signature(p) for p in pictures]
   steps = np.zeros((len(signs), 3))
   for i in range(len(signs)):
     for back in range(1, min(i, 3) + 1):
-      steps[i, back - 1] = tracks.difference(signs[i], signs[i - back])
-  return tracks.find_cuts(steps).tolist()
+      steps[i, back - 1] = shots.signature_distance(signs[i], signs[i - back])
+  return shots.find_cuts(steps).tolist()
 
 
 def test_cuts_are_found_and_motion_is_none():
@@ -68,10 +68,10 @@ def cast():
 
 
 def test_choice(cast):
-  found = tracks.people(cast)
+  found = identity.group_people(cast)
 
   def place(spec):
-    points = tracks.choose(found, spec).tracks[0].points
+    points = identity.choose_person(found, spec).tracks[0].points
     return round(float(points[0, :, 0].mean()), -2)
 
   assert [place(s) for s in ('largest', 'left', 'right')] == [500, 100, 500]
@@ -79,17 +79,17 @@ def test_choice(cast):
   assert place('310,205') == 300 and place('20,200') == 100
   for unknown in ('3', '-1', 'middle', '300,900', 'nan,nan', '1,2,3', ''):
     with pytest.raises(FaceError, match='0: 120x156 px at 500') as error:
-      tracks.choose(found, unknown)
+      identity.choose_person(found, unknown)
     assert '\n' not in str(error.value)
   with pytest.raises(FaceError, match='no face'):
-    tracks.choose([], 'largest')
+    identity.choose_person([], 'largest')
 
 
 def test_persons_are_joined_over_cuts_by_look():
   back = person_at(300, range(60, 90), look=7)
   there = person_at(100, range(30), look=7)
   other = person_at(500, range(30, 60), look=8)
-  found = tracks.people(
+  found = identity.group_people(
     analysis(np.arange(90) / 25, [30, 60], there, other, back)
   )
   assert sorted(len(p.tracks) for p in found) == [1, 2]
@@ -98,27 +98,29 @@ def test_persons_are_joined_over_cuts_by_look():
 
 def test_two_faces_of_one_frame_are_two_persons():
   twins = [person_at(x, range(10), look=3) for x in (100, 400)]
-  assert len(tracks.people(analysis(np.arange(10) / 25, [], *twins))) == 2
+  assert (
+    len(identity.group_people(analysis(np.arange(10) / 25, [], *twins))) == 2
+  )
 
 
 def test_a_track_goes_on_where_it_was_lost():
   first = person_at(100, range(10), look=1)
   again = person_at(105, range(30, 40), look=2)
   times = np.arange(40) / 25
-  assert len(tracks.people(analysis(times, [], first, again))) == 1
-  assert len(tracks.people(analysis(times, [20], first, again))) == 2
+  assert len(identity.group_people(analysis(times, [], first, again))) == 1
+  assert len(identity.group_people(analysis(times, [20], first, again))) == 2
 
 
 def test_prefix(cast):
-  part = tracks.prefix(cast, 1.0)
+  part = tracks.first_frames(cast, 1.0)
   assert len(part.times) == 26 and not len(part.cuts)
   assert [len(t.frames) for t in part.tracks] == [26, 26]
-  assert tracks.prefix(cast, np.inf) is cast
-  assert len(tracks.prefix(cast, -1.0).times) == 1
+  assert tracks.first_frames(cast, np.inf) is cast
+  assert len(tracks.first_frames(cast, -1.0).times) == 1
 
 
 def test_split_keeps_every_frame(cast):
-  pieces = tracks.split(cast.tracks[0], np.array([0, 50, 70]))
+  pieces = tracks.split_at_cuts(cast.tracks[0], np.array([0, 50, 70]))
   assert [len(p.frames) for p in pieces] == [50, 20, 30]
   np.testing.assert_array_equal(
     np.concatenate([p.frames for p in pieces]), range(100)

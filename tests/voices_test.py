@@ -6,9 +6,10 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from lipsync_jax import sound, voices
+from lipsync_jax import voices
 from lipsync_jax.audio import mel as mel_lib
 from lipsync_jax.audio import noise_gate
+from lipsync_jax.media import audio_reader
 from lipsync_jax.voices import Voice
 from tests.helpers import test_clips
 
@@ -20,7 +21,7 @@ def tone(pitch: float, seconds: float, rate: int = 16000, level: float = 0.4):
 
 def voice(path, samples, rate=16000) -> Voice:
   test_clips.write_wav(path, samples, rate)
-  return Voice('left', sound.probe_audio(path), None)
+  return Voice('left', audio_reader.probe_audio(path), None)
 
 
 def spectrum(samples, rate, pitch, start, end) -> float:
@@ -37,9 +38,9 @@ def test_a_mix_holds_every_voice_to_its_end(tmp_path):
   ]
   path = tmp_path / 'mix.flac'
   voices.write_mix(str(path), cast)
-  found = sound.probe_audio(path)
+  found = audio_reader.probe_audio(path)
   assert (found.rate, found.channels, found.codec) == (48000, 2, 'flac')
-  samples = np.concatenate(list(sound.read_audio(found)), 1)
+  samples = np.concatenate(list(audio_reader.read_audio(found)), 1)
   assert abs(samples.shape[1] - 3.3 * 48000) < 50
   np.testing.assert_array_equal(*samples)
   for pitch, start, end, level in (
@@ -56,8 +57,8 @@ def test_a_mix_holds_every_voice_to_its_end(tmp_path):
 def test_too_loud_is_cut_not_wrapped(tmp_path):
   cast = [voice(tmp_path / f'{i}.wav', tone(200, 0.5, level=0.9)) for i in 'ab']
   voices.write_mix(str(tmp_path / 'mix.flac'), cast)
-  found = sound.probe_audio(tmp_path / 'mix.flac')
-  samples = np.concatenate(list(sound.read_audio(found)), 1)[0]
+  found = audio_reader.probe_audio(tmp_path / 'mix.flac')
+  samples = np.concatenate(list(audio_reader.read_audio(found)), 1)[0]
   raw = 1.8 * np.sin(2 * np.pi * 200 * np.arange(samples.size) / 48000)
   assert np.abs(samples - np.clip(raw, -1, 1)).max() < 0.02
 
@@ -83,7 +84,9 @@ def test_listening_holds_the_mel_once(monkeypatch):
   monkeypatch.setattr(mel_lib, 'RESERVED_COLUMNS', 64)
   monkeypatch.setattr(noise_gate, 'BLOCK', 256)
   none = Fraction(0)
-  one = sound.Audio('a.wav', 16000, 1, 'pcm_s16le', none, none, none, 0)
+  one = audio_reader.AudioStream(
+    'a.wav', 16000, 1, 'pcm_s16le', none, none, none, 0
+  )
   tracemalloc.start()
   try:
     mel, length = voices.listen(Voice('left', one, None), None)

@@ -42,7 +42,9 @@ def state_dicts(reference) -> dict[str, dict[str, np.ndarray]]:
   """The golden weights as published tensors, by our names of networks."""
   records = json.loads((reference / 'wav2lip_statedict.json').read_text())
   return {
-    ours: golden_weights.state_dict(records[theirs], fill.GAIN[theirs])
+    ours: golden_weights.state_dict(
+      records[theirs], golden_weights.GAIN[theirs]
+    )
     for ours, theirs in NAMES.items()
   }
 

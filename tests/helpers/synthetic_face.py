@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lipsync_jax import faces
+from lipsync_jax.faces import landmarks
 
 
 def face(cx=300.0, cy=200.0, width=100.0, roll=0.0, gape=0.0):
@@ -13,18 +13,24 @@ def face(cx=300.0, cy=200.0, width=100.0, roll=0.0, gape=0.0):
   """
   x, y = np.zeros(89), np.zeros(89)
   turn = np.linspace(0, 2 * np.pi, 36, endpoint=False)
-  x[faces.OVAL], y[faces.OVAL] = 0.5 * np.sin(turn), -0.65 * np.cos(turn)
+  x[landmarks.OVAL], y[landmarks.OVAL] = (
+    0.5 * np.sin(turn),
+    -0.65 * np.cos(turn),
+  )
   jaw = np.r_[10:27]
   y[jaw] += 0.7 * gape * np.maximum(y[jaw], 0) / 0.65
   lip = np.linspace(0, 2 * np.pi, 20, endpoint=False)
-  for part, wide, high in ((faces.OUTER, 0.2, 0.06), (faces.INNER, 0.15, 0)):
+  for part, wide, high in (
+    (landmarks.OUTER_LIPS, 0.2, 0.06),
+    (landmarks.INNER_LIPS, 0.15, 0),
+  ):
     x[part], y[part] = -wide * np.cos(lip), 0.35 - high * np.sin(lip)
     y[part] += gape * (np.sin(lip) < -1e-9)
-  x[faces.EYES], y[faces.EYES] = [-0.3, -0.1, 0.1, 0.3], -0.1
-  x[faces.IRISES], y[faces.IRISES] = [-0.2, 0.2], -0.1
-  x[faces.WINGS], y[faces.WINGS] = [-0.12, 0.12], 0.15
-  x[faces.CHEEKS], y[faces.CHEEKS] = [-0.3, 0.3], 0.15
-  y[[faces.NOSE, faces.SUBNASALE, faces.BRIDGE]] = 0.12, 0.2, -0.12
+  x[landmarks.EYES], y[landmarks.EYES] = [-0.3, -0.1, 0.1, 0.3], -0.1
+  x[landmarks.IRISES], y[landmarks.IRISES] = [-0.2, 0.2], -0.1
+  x[landmarks.WINGS], y[landmarks.WINGS] = [-0.12, 0.12], 0.15
+  x[landmarks.CHEEKS], y[landmarks.CHEEKS] = [-0.3, 0.3], 0.15
+  y[[landmarks.NOSE, landmarks.SUBNASALE, landmarks.BRIDGE]] = 0.12, 0.2, -0.12
   c, s = np.cos(roll), np.sin(roll)
   turned = np.stack([c * x - s * y, s * x + c * y], -1)
   return turned * width + np.array([cx, cy])

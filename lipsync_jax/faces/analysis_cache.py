@@ -14,11 +14,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from lipsync_jax import faces, tracks
 from lipsync_jax.common import atomic_file, cache
-from lipsync_jax.detector import ASSETS
-from lipsync_jax.faces import FaceError
-from lipsync_jax.tracks import Analysis, Track
+from lipsync_jax.faces import landmarks, tracks
+from lipsync_jax.faces.detector import ASSETS
+from lipsync_jax.faces.landmarks import FaceError
+from lipsync_jax.faces.tracks import Analysis, Track
 
 VERSION = 3  # part of the key: raise it when the results of the pass change
 
@@ -53,17 +53,19 @@ def cached_analysis(
   path = cache.cache_dir('faces') / f'{key}.npz'
   end = np.inf if until is None else float(until)
   try:
-    analysis, reach = load(path)
+    analysis, reach = load_analysis(path)
   except FaceError:
     reach = -np.inf
   if reach < end:
     analysis = compute()
     with contextlib.suppress(OSError):
-      save(path, analysis, end)
-  return tracks.prefix(analysis, end)
+      save_analysis(path, analysis, end)
+  return tracks.first_frames(analysis, end)
 
 
-def save(path: str | os.PathLike, analysis: Analysis, reach: float) -> None:
+def save_analysis(
+  path: str | os.PathLike, analysis: Analysis, reach: float
+) -> None:
   """Write an analysis that covers the video up to `reach` seconds."""
   path, found = pathlib.Path(path), analysis.tracks
 
@@ -80,7 +82,7 @@ def save(path: str | os.PathLike, analysis: Analysis, reach: float) -> None:
     'frames': parts('frames'),
     'boxes': parts('boxes', 4),
     'scores': parts('scores'),
-    'points': parts('points', len(faces.KEPT), 2),
+    'points': parts('points', len(landmarks.LANDMARK_IDS), 2),
     'looks': [np.array([t.look for t in found], np.float32)],
   }
   path.parent.mkdir(parents=True, exist_ok=True)
@@ -110,8 +112,8 @@ def _write_joined(file, parts: list[np.ndarray]) -> None:
     file.write(np.ascontiguousarray(part))
 
 
-def load(path: str | os.PathLike) -> tuple[Analysis, float]:
-  """Read what `save` wrote, and how far it reaches in seconds.
+def load_analysis(path: str | os.PathLike) -> tuple[Analysis, float]:
+  """Read what `save_analysis` wrote, and how far it reaches in seconds.
 
   Raises:
     FaceError: the file is absent, damaged or of another kind.

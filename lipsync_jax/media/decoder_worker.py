@@ -1,4 +1,4 @@
-"""The decoder process: `python -m lipsync_jax.worker`, started by `decoder`.
+"""The decoder process: `python -m lipsync_jax.media.video_reader.decoder_worker`, started by `decoder`.
 
 It reads requests from its standard input and answers on its standard output
 (`wire`), one after the other. All foreign bytes are parsed here, by the very
@@ -17,15 +17,22 @@ from fractions import Fraction
 
 import numpy as np
 
-from lipsync_jax import media, sound, source, wire
+from lipsync_jax.media import (
+  audio_reader,
+  container,
+  decoder_protocol,
+  video_reader,
+)
 
 # Bytes. An 8k video of 10 bits with 16 threads needs about 4 GB.
-MEMORY = 6 * 2**30
-BEAT = 1.0  # s between signs of life while nothing can be delivered
-OVERFULL = 9  # exit status: the memory watcher has ended the process
+MEMORY_LIMIT = 6 * 2**30
+HEARTBEAT_SECONDS = (
+  1.0  # s between signs of life while nothing can be delivered
+)
+MEMORY_EXIT_CODE = 9  # exit status: the memory watcher has ended the process
 
 
-class Line:
+class PipeConnection:
   """Both pipes to the program that has started this process."""
 
   def __init__(self):
@@ -38,12 +45,12 @@ class Line:
     threading.Thread(target=self._listen, daemon=True).start()
 
   def send(self, facts: dict, *blocks) -> None:
-    wire.send(self.out, facts, *blocks)
+    decoder_protocol.send(self.out, facts, *blocks)
     self.sent = time.monotonic()
 
   def beat(self) -> None:
     """Say now and then that the work goes on."""
-    if time.monotonic() - self.sent > BEAT:
+    if time.monotonic() - self.sent > HEARTBEAT_SECONDS:
       self.send({'beat': True})
 
   def _listen(self) -> None:
@@ -51,7 +58,7 @@ class Line:
     try:
       with os.fdopen(0, 'rb', closefd=False) as file:
         while True:
-          facts, _ = wire.receive(file)
+          facts, _ = decoder_protocol.receive(file)
           if 'stop' in facts:
             self.unwanted = facts['stop']
           else:
@@ -60,7 +67,7 @@ class Line:
       os._exit(0)  # whatever the decoder is doing
 
 
-class Notes(logging.Handler):
+class WarningBuffer(logging.Handler):
   """Warnings of the readers, kept for the end of the answer."""
 
   def __init__(self):
@@ -76,34 +83,34 @@ class Notes(logging.Handler):
 
 
 def probe_video(path: str, view) -> Iterator[tuple]:
-  yield ({'result': media.probe_video(path, view)},)
+  yield ({'result': video_reader.probe_video(path, view)},)
 
 
 def probe_audio(path: str) -> Iterator[tuple]:
-  yield ({'result': sound.probe_audio(path)},)
+  yield ({'result': audio_reader.probe_audio(path)},)
 
 
 def read_frames(video, start: int) -> Iterator[tuple]:
-  return _planes(media.read_frames(video, start))
+  return _planes(video_reader.read_frames(video, start))
 
 
 def read_backwards(video, last: int, times: str) -> Iterator[tuple]:
   times = [Fraction(time) for time in times.split()]
-  return _planes(media.read_backwards(video, last, times))
+  return _planes(video_reader.read_backwards(video, last, times))
 
 
 def read_audio(audio, origin) -> Iterator[tuple]:
-  for block in sound.read_audio(audio, origin):
+  for block in audio_reader.read_audio(audio, origin):
     yield {'count': block.shape[1]}, np.ascontiguousarray(block)
 
 
-def template(audio, origin) -> Iterator[tuple]:
-  content = sound.template(audio, origin)
+def stream_template(audio, origin) -> Iterator[tuple]:
+  content = audio_reader.stream_template(audio, origin)
   yield {'copied': content is not None}, content or b''
 
 
-def packets(audio) -> Iterator[tuple]:
-  for packet in sound.packets(audio):
+def read_packets(audio) -> Iterator[tuple]:
+  for packet in audio_reader.read_packets(audio):
     facts = {
       name: getattr(packet, name) for name in ('pts', 'dts', 'duration', 'unit')
     }
@@ -116,21 +123,23 @@ def _planes(frames) -> Iterator[tuple]:
     yield {'index': frame.index, 'time': frame.time}, *blocks
 
 
-ANSWERS = {
+HANDLERS = {
   answer.__name__: answer
   for answer in (
     *(probe_video, probe_audio, read_frames, read_backwards),
-    *(read_audio, template, packets),
+    *(read_audio, stream_template, read_packets),
   )
 }
 
 
-def serve(line: Line, request: dict, notes: Notes) -> None:
+def answer_request(
+  line: PipeConnection, request: dict, notes: WarningBuffer
+) -> None:
   """Answer one request; every answer ends with exactly one last message."""
   serial, end = request['serial'], {}
   try:
     os.chdir(request['folder'])
-    for message in ANSWERS[request['what']](**request['with']):
+    for message in HANDLERS[request['what']](**request['with']):
       if line.unwanted >= serial:
         break
       line.send(*message)
@@ -139,11 +148,13 @@ def serve(line: Line, request: dict, notes: Notes) -> None:
       raise
     end = {'error': f'decoding failed: {error}'}
   except MemoryError:
-    end = {'error': f'decoding needs more than {MEMORY / 2**30:g} GB of memory'}
+    end = {
+      'error': f'decoding needs more than {MEMORY_LIMIT / 2**30:g} GB of memory'
+    }
   except Exception as error:
-    known = isinstance(error, source.MediaError)
+    known = isinstance(error, container.MediaError)
     end = {'error': str(error) if known else f'decoding failed: {error!r}'}
-  line.send({'end': True, 'notes': notes.taken(), 'peak': peak(), **end})
+  line.send({'end': True, 'notes': notes.taken(), 'peak': peak_rss(), **end})
 
 
 def limit_memory() -> None:
@@ -152,22 +163,26 @@ def limit_memory() -> None:
     import resource
 
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    most = MEMORY if hard == resource.RLIM_INFINITY else min(MEMORY, hard)
+    most = (
+      MEMORY_LIMIT
+      if hard == resource.RLIM_INFINITY
+      else min(MEMORY_LIMIT, hard)
+    )
     resource.setrlimit(resource.RLIMIT_AS, (most, hard))
     return
 
   def watch():
-    while peak() <= MEMORY:
+    while peak_rss() <= MEMORY_LIMIT:
       time.sleep(0.1)
-    os._exit(OVERFULL)
+    os._exit(MEMORY_EXIT_CODE)
 
   threading.Thread(target=watch, daemon=True).start()
 
 
-def peak() -> int:
+def peak_rss() -> int:
   """The most memory this process has held, in bytes."""
   if sys.platform == 'win32':
-    return _peak_on_windows()
+    return _peak_rss_windows()
   if sys.platform == 'linux':
     # getrusage would count what the program held when it started this one.
     with open('/proc/self/status', encoding='ascii') as file:
@@ -179,7 +194,7 @@ def peak() -> int:
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def _peak_on_windows() -> int:
+def _peak_rss_windows() -> int:
   """PeakWorkingSetSize of PROCESS_MEMORY_COUNTERS."""
   import ctypes
   from ctypes import wintypes
@@ -204,12 +219,12 @@ def _peak_on_windows() -> int:
 
 def main() -> None:
   """Serve until the program ends or closes its side of the pipe."""
-  line, notes = Line(), Notes()
+  line, notes = PipeConnection(), WarningBuffer()
   limit_memory()
   logging.getLogger('lipsync_jax').addHandler(notes)
-  source.alive = line.beat
+  container.alive = line.beat
   while True:
-    serve(line, line.requests.get(), notes)
+    answer_request(line, line.requests.get(), notes)
 
 
 if __name__ == '__main__':

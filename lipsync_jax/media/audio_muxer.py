@@ -12,27 +12,29 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from lipsync_jax import decoder
-from lipsync_jax.sound import Audio
-from lipsync_jax.source import seconds
+from lipsync_jax.media import decoder
+from lipsync_jax.media.audio_reader import AudioStream
+from lipsync_jax.media.container import to_seconds
 
 Fraction = fractions.Fraction
 
-PRIMING = Fraction(1, 10)  # s; what a codec may need ahead of the first sample
+MAX_PRIMING = Fraction(
+  1, 10
+)  # s; what a codec may need ahead of the first sample
 AAC_RATES = (
   *(7350, 8000, 11025, 12000, 16000, 22050, 24000),
   *(32000, 44100, 48000, 64000, 88200, 96000),
 )
 
 
-def copied(
-  target, audio: Audio, template: bytes, origin: Fraction, edits: bool
+def copy_packets(
+  target, audio: AudioStream, template: bytes, origin: Fraction, edits: bool
 ) -> Iterator[tuple[Fraction, object]]:
   """Add a stream to an open output and yield its packets, unchanged.
 
   Args:
     target: the PyAV container.
-    template: of `decoder.template`.
+    template: of `decoder.stream_template`.
     origin: file time of the sound that becomes time 0.
     edits: the output may begin below 0 and players skip what it covers.
 
@@ -44,10 +46,10 @@ def copied(
   with av.open(io.BytesIO(template), format='nut') as form:
     copy = target.add_stream_from_template(form.streams.audio[0])
   shift = last = None
-  for packet in decoder.packets(audio):
+  for packet in decoder.read_packets(audio):
     unit = packet.unit
     time = packet.pts * unit - origin
-    if time < -(PRIMING if edits else packet.duration * unit / 2):
+    if time < -(MAX_PRIMING if edits else packet.duration * unit / 2):
       continue
     if shift is None:
       # Without edit lists a first stamp below 0 would move the pictures.
@@ -62,13 +64,13 @@ def copied(
     yield out.pts * unit, out
 
 
-def encoded(
-  target, audio: Audio, origin: Fraction, encoder: str
+def encode_packets(
+  target, audio: AudioStream, origin: Fraction, encoder: str
 ) -> Iterator[tuple[Fraction, object]]:
   """Add a stream to an open output and yield the packets of an encoder.
 
   Rate and channels stay what they are where the encoder knows them. Arguments
-  and result are those of `copied`.
+  and result are those of `copy_packets`.
   """
   import av
 
@@ -91,6 +93,6 @@ def encoded(
     frame.time_base = Fraction(1, audio.rate)
     count += samples.shape[1]
     for packet in stream.encode(frame):
-      yield seconds(packet.pts, packet.time_base), packet
+      yield to_seconds(packet.pts, packet.time_base), packet
   for packet in stream.encode(None):
-    yield seconds(packet.pts, packet.time_base), packet
+    yield to_seconds(packet.pts, packet.time_base), packet

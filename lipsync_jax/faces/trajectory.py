@@ -11,17 +11,18 @@ import itertools
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
 
-from lipsync_jax import faces
-from lipsync_jax.tracks import Analysis, Person
+from lipsync_jax.faces import boxes, crop, landmarks
+from lipsync_jax.faces.identity import Person
+from lipsync_jax.faces.tracks import Analysis
 
-GAP = 0.5  # seconds without landmarks that are bridged within a shot
-SIGMA = 0.07  # seconds, of the smoothing kernel
-FAST = 0.02  # seconds, of the kernel that takes over in fast motion
+MAX_GAP = 0.5  # seconds without landmarks that are bridged within a shot
+SMOOTHING_SECONDS = 0.07  # seconds, of the smoothing kernel
+MAX_STEP = 0.02  # seconds, of the kernel that takes over in fast motion
 BLOCK = 2048  # frames smoothed at once, to keep memory flat
 
 
 @dataclasses.dataclass(frozen=True)
-class Path:
+class FaceTrajectory:
   """One person's face, ready to cut and paste; NaN where absent."""
 
   present: Bool[np.ndarray, 'f']
@@ -31,48 +32,48 @@ class Path:
   spans: Int[np.ndarray, 's 2']  # first and end frame of unbroken motion
 
 
-def follow(
+def build_trajectory(
   analysis: Analysis,
   person: Person,
   pads: tuple[float, float, float, float] | None = None,
   smoothing: bool = True,
-) -> Path:
+) -> FaceTrajectory:
   """The chosen person's crops and mask landmarks, frame by frame.
 
   Args:
     analysis: of the whole video, or of its first frames.
     person: who; frames without them are absent from the path.
-    pads: see `faces.crops`.
+    pads: see `crop.face_crops`.
     smoothing: False leaves the measurements as they are (`--nosmooth`).
   """
   count = len(analysis.times)
-  points = np.full((count, len(faces.KEPT), 2), np.nan, np.float32)
+  points = np.full((count, len(landmarks.LANDMARK_IDS), 2), np.nan, np.float32)
   for track in person.tracks:
     points[track.frames] = track.points
   seen = np.isfinite(points[:, 0, 0])
   shots = np.searchsorted(analysis.cuts, np.arange(count), side='right')
-  _bridge(points, seen, shots, analysis.times)
+  _bridge_gaps(points, seen, shots, analysis.times)
   present = np.isfinite(points[:, 0, 0])
   crops = np.full((count, 5), np.nan)
   # The median proportions behind a crop are those of one shot: another shot
   # may see the head from another height.
   for shot in np.unique(shots[present]):
     here = present & (shots == shot)
-    crops[here] = faces.crops(points[here], pads)
-  found = spans(crops, shots)
+    crops[here] = crop.face_crops(points[here], pads)
+  found = continuous_spans(crops, shots)
   if smoothing:
     for start, end in found:
       here = slice(int(start), int(end))
       times, width = analysis.times[here], crops[here, 2].copy()
       # The lean in pixels of the crop's edge, so that it shares their scale.
       unit = np.array([1, 1, 1, 1, float(width.mean()) / 2])
-      crops[here] = smooth(crops[here] * unit, times, width) / unit
+      crops[here] = smooth_span(crops[here] * unit, times, width) / unit
       flat = points[here].reshape(len(times), -1)  # [t n*2]
-      smooth(flat, times, width, out=flat)
-  return Path(present, present & ~seen, crops, points, found)
+      smooth_span(flat, times, width, out=flat)
+  return FaceTrajectory(present, present & ~seen, crops, points, found)
 
 
-def _bridge(
+def _bridge_gaps(
   points: Float32[np.ndarray, 'f n 2'],
   seen: Bool[np.ndarray, 'f'],
   shots: Int[np.ndarray, 'f'],
@@ -81,17 +82,17 @@ def _bridge(
   """Fill short gaps within a shot, in place, by straight lines in time."""
   known = np.flatnonzero(seen)
   for a, b in itertools.pairwise(known):
-    if b - a < 2 or shots[a] != shots[b] or times[b] - times[a] > GAP:
+    if b - a < 2 or shots[a] != shots[b] or times[b] - times[a] > MAX_GAP:
       continue
-    ends = faces.bounds(points[[a, b]].astype(np.float64))
-    if faces.overlaps(ends[:1], ends[1:])[0, 0] < 0.1:
+    ends = boxes.bounding_boxes(points[[a, b]].astype(np.float64))
+    if boxes.iou_matrix(ends[:1], ends[1:])[0, 0] < 0.1:
       continue  # too far apart to know the way between
     share = (times[a + 1 : b] - times[a]) / (times[b] - times[a])
     step = (points[b] - points[a])[None]
     points[a + 1 : b] = points[a] + share[:, None, None] * step
 
 
-def spans(
+def continuous_spans(
   crops: Float[np.ndarray, 'f 5'], shots: Int[np.ndarray, 'f']
 ) -> Int[np.ndarray, 's 2']:
   """Runs of frames whose face moves without a break: [first, end).
@@ -108,7 +109,7 @@ def spans(
   return np.stack([first, end], -1).astype(np.int64)
 
 
-def smooth(
+def smooth_span(
   values: Float[np.ndarray, 't k'],
   times: Float[np.ndarray, 't'],
   width: Float[np.ndarray, 't'],
@@ -134,7 +135,7 @@ def smooth(
   if len(times) < 3:
     out[:] = values
     return out
-  reach = _reach(times)
+  reach = _max_neighbors(times)
   before = values[:0]  # as they were measured, of the frames next before
   for start in range(0, len(times), BLOCK):
     low, end = start - len(before), min(start + BLOCK, len(times))
@@ -147,36 +148,36 @@ def smooth(
 
 
 def _smooth_block(values, times, width):
-  calm = _fit(values, times, SIGMA)
-  quick = _fit(values, times, FAST)
+  calm = _local_linear(values, times, SMOOTHING_SECONDS)
+  quick = _local_linear(values, times, MAX_STEP)
   apart = np.abs(calm - quick).max(-1) / width
   # Noise keeps the two within 0.8 % of the face's width on talking clips.
   share = np.clip((apart - 0.01) / 0.015, 0, 1)[:, None]
   # The change from one fit to the other must not jitter either.
-  share = np.clip(_fit(share, times, SIGMA), 0, 1)
+  share = np.clip(_local_linear(share, times, SMOOTHING_SECONDS), 0, 1)
   return calm + share.astype(values.dtype) * (quick - calm)
 
 
-def _reach(times: Float[np.ndarray, 't']) -> int:
+def _max_neighbors(times: Float[np.ndarray, 't']) -> int:
   """The most frames that lie within three sigma on one side."""
-  ahead = np.searchsorted(times, times + 3 * SIGMA, side='right')
+  ahead = np.searchsorted(times, times + 3 * SMOOTHING_SECONDS, side='right')
   return max(int((ahead - np.arange(len(times))).max()), 1)
 
 
-def _fit(
+def _local_linear(
   values: Float[np.ndarray, 't k'], times: Float[np.ndarray, 't'], sigma: float
 ) -> Float[np.ndarray, 't k']:
   """Local lines through `values`, weights Gaussian in time, read at `times`."""
   count = len(times)
   weights, moments, squares = (np.zeros(count) for _ in range(3))
   level, slope = np.zeros(values.shape), np.zeros(values.shape)
-  reach = min(_reach(times), count - 1)
+  reach = min(_max_neighbors(times), count - 1)
   for offset in range(-reach, reach + 1):
     here = slice(max(0, -offset), min(count, count - offset))
     there = slice(here.start + offset, here.stop + offset)
     away = times[there] - times[here]
     weight = np.exp(-0.5 * (away / sigma) ** 2)
-    weight[np.abs(away) > 3 * SIGMA + 1e-9] = 0
+    weight[np.abs(away) > 3 * SMOOTHING_SECONDS + 1e-9] = 0
     weights[here] += weight
     moments[here] += weight * away
     squares[here] += weight * away**2

@@ -16,24 +16,24 @@ import struct
 import numpy as np
 from jaxtyping import UInt8
 
-from lipsync_jax import planes, sound
+from lipsync_jax.media import audio_reader, types
 
 Fraction = fractions.Fraction
 
 Pipe = io.RawIOBase | io.BufferedIOBase
 
 HEAD = struct.Struct('<IQ')  # bytes of JSON, bytes of the block
-MOST_TEXT = 2**27  # bytes; the times of a day at 60 frames/s are a tenth
-MOST_BYTES = 2**30  # bytes; a picture of source.MAX_PIXELS in 10 bit is a third
+MAX_TEXT = 2**27  # bytes; the times of a day at 60 frames/s are a tenth
+MAX_BYTES = 2**30  # bytes; a picture of source.MAX_PIXELS in 10 bit is a third
 KINDS = {
   kind.__name__: kind
-  for kind in (planes.Video, planes.Colour, planes.View, sound.Audio)
+  for kind in (types.Video, types.Color, types.View, audio_reader.AudioStream)
 }
 
 
 def send(file: Pipe, facts: dict, *blocks) -> None:
   """Write a message; blocks are contiguous arrays or bytes."""
-  text = json.dumps(facts, default=_plain).encode('ascii')
+  text = json.dumps(facts, default=_to_json).encode('ascii')
   blocks = [memoryview(block) for block in blocks]
   file.write(HEAD.pack(len(text), sum(block.nbytes for block in blocks)))
   file.write(text)
@@ -49,17 +49,17 @@ def receive(file: Pipe) -> tuple[dict, UInt8[np.ndarray, 'n']]:
     EOFError: the other side has ended.
     ValueError: what it sent is no message.
   """
-  text_size, size = HEAD.unpack(_block(file, HEAD.size))
-  if text_size > MOST_TEXT or size > MOST_BYTES:
+  text_size, size = HEAD.unpack(_read_exactly(file, HEAD.size))
+  if text_size > MAX_TEXT or size > MAX_BYTES:
     raise ValueError(f'a message of {text_size} + {size} bytes')
-  text = bytes(_block(file, text_size))
-  facts = json.loads(text, object_hook=_restored)
+  text = bytes(_read_exactly(file, text_size))
+  facts = json.loads(text, object_hook=_from_json)
   if not isinstance(facts, dict):
     raise ValueError('a message that is no object')
-  return facts, _block(file, size)
+  return facts, _read_exactly(file, size)
 
 
-def _block(file: Pipe, size: int) -> UInt8[np.ndarray, 'n']:
+def _read_exactly(file: Pipe, size: int) -> UInt8[np.ndarray, 'n']:
   """Read exactly `size` bytes."""
   block = np.empty(size, np.uint8)
   view, done = memoryview(block), 0
@@ -71,7 +71,7 @@ def _block(file: Pipe, size: int) -> UInt8[np.ndarray, 'n']:
   return block
 
 
-def _plain(value):
+def _to_json(value):
   """What JSON has no word for, as an object with one key."""
   if isinstance(value, Fraction):
     return {'Fraction': str(value)}
@@ -82,8 +82,8 @@ def _plain(value):
   return {name: {f.name: getattr(value, f.name) for f in fields}}
 
 
-def _restored(value: dict):
-  """The inverse of `_plain`; other objects stay what they are."""
+def _from_json(value: dict):
+  """The inverse of `_to_json`; other objects stay what they are."""
   if len(value) != 1:
     return value
   name, content = next(iter(value.items()))

@@ -2,7 +2,7 @@
 
 Frames are edited in the source's own planes and never travel through RGB as
 a whole, so that every pixel outside a pasted patch keeps its exact value.
-All functions are pure; `media.py` reads planes and `encode.py` writes them.
+All functions are pure; `video_reader.py` reads planes and `video_writer.py` writes them.
 
 Alphabet: h w rows and columns of a picture or patch, y x rows and columns of
 a plane, c channels (RGB). Planes are 4:2:0: U and V have half the rows and
@@ -15,133 +15,13 @@ import fractions
 import numpy as np
 from jaxtyping import Float, Float32, Integer, UInt8
 
+from lipsync_jax.media import types
+
 Fraction = fractions.Fraction
 Plane = Integer[np.ndarray, '_ _']
 
-# ITU-T H.273 table 4: matrix coefficients -> (kr, kb).
-WEIGHTS = {
-  1: (0.2126, 0.0722),  # BT.709
-  4: (0.30, 0.11),  # FCC
-  5: (0.299, 0.114),  # BT.601, 625 lines
-  6: (0.299, 0.114),  # BT.601, 525 lines
-  7: (0.212, 0.087),  # SMPTE 240M
-  9: (0.2627, 0.0593),  # BT.2020
-  10: (0.2627, 0.0593),  # BT.2020 constant luminance, treated as 9
-}
-UNSPECIFIED = 2
-FULL_RANGE = 2
-SQUARE = Fraction(1)
-TICK = Fraction(1, 90000)  # s, the unit of time of MPEG
 
-
-@dataclasses.dataclass(frozen=True)
-class Colour:
-  """How code values mean colours; the integers are those of ITU-T H.273.
-
-  Attributes:
-    matrix: matrix coefficients as tagged, 2 where the file does not say.
-    range: 0 unknown, 1 limited (16..235), 2 full (0..255).
-    primaries: colour primaries as tagged.
-    transfer: transfer characteristic as tagged.
-    depth: bits of a code value, 8 or 10.
-    assumed: matrix used for arithmetic where `matrix` has no known weights.
-  """
-
-  matrix: int = UNSPECIFIED
-  range: int = 0
-  primaries: int = UNSPECIFIED
-  transfer: int = UNSPECIFIED
-  depth: int = 8
-  assumed: int = 1
-
-  @property
-  def weights(self) -> tuple[float, float]:
-    """Share of red and of blue in luma: (kr, kb)."""
-    return WEIGHTS.get(self.matrix) or WEIGHTS[self.assumed]
-
-  @property
-  def full(self) -> bool:
-    """Whether black is 0 (full range); untagged video is limited range."""
-    return self.range == FULL_RANGE
-
-
-@dataclasses.dataclass(frozen=True)
-class View:
-  """What is done to every decoded frame: resize, then rotate, then crop.
-
-  The order and meaning are Wav2Lip's flags (spec 7.1). Differs from Wav2Lip:
-  sizes and crop corners are rounded down to even pixels, as 4:2:0 needs.
-
-  Attributes:
-    resize_factor: width and height are divided by it.
-    rotate: turn by 90 degrees clockwise.
-    crop: (top, bottom, left, right) pixels; -1 is the full extent.
-  """
-
-  resize_factor: int = 1
-  rotate: bool = False
-  crop: tuple[int, int, int, int] = (0, -1, 0, -1)
-
-
-@dataclasses.dataclass(frozen=True)
-class Video:
-  """A video or photo as `media.read_frames` will deliver it.
-
-  Attributes:
-    path: the file.
-    width: of the delivered frames in pixels, even.
-    height: likewise.
-    rate: nominal frames per second, 1..240; 25 where nothing can be known.
-    duration: seconds by the file's header, 0 if unknown or a photo.
-    start: file time of the first frame in seconds; frames count from here.
-    pix_fmt: 'yuv420p' or 'yuv420p10le'.
-    colour: meaning of the code values.
-    sar: shape of a pixel, width / height.
-    still: only one picture is in the file.
-    tick: the file's unit of time in seconds.
-    view: resize, rotate and crop, already counted in `width` and `height`.
-    stored: size (w, h) to which pictures are scaled before they are turned.
-    turn: (transpose, flip_y, flip_x) that shows the stored picture upright.
-    stream: index of the stream in the file.
-  """
-
-  path: str
-  width: int
-  height: int
-  rate: Fraction
-  duration: Fraction
-  start: Fraction
-  pix_fmt: str
-  colour: Colour
-  sar: Fraction = SQUARE
-  still: bool = False
-  tick: Fraction = TICK
-  view: View = View()
-  stored: tuple[int, int] = (0, 0)
-  turn: tuple[bool, bool, bool] = (False, False, False)
-  stream: int = 0
-
-
-@dataclasses.dataclass
-class Frame:
-  """One picture. Its planes may be read-only views of the decoder's memory.
-
-  Attributes:
-    index: place in presentation order, from 0.
-    time: seconds after the video's first frame.
-    planes: Y [h w], U and V [h/2 w/2], uint8, or uint16 in 10 bit.
-  """
-
-  index: int
-  time: Fraction
-  planes: tuple[
-    Integer[np.ndarray, 'h w'],
-    Integer[np.ndarray, 'h2 w2'],
-    Integer[np.ndarray, 'h2 w2'],
-  ]
-
-
-def to_rgb_matrix(colour: Colour) -> Float[np.ndarray, '3 4']:
+def yuv_to_rgb_matrix(colour: types.Color) -> Float[np.ndarray, '3 4']:
   """Affine map from (Y, U, V, 1) in code values to RGB in 0..255."""
   kr, kb = colour.weights
   kg = 1 - kr - kb
@@ -163,9 +43,9 @@ def to_rgb_matrix(colour: Colour) -> Float[np.ndarray, '3 4']:
   return np.concatenate([linear, -(linear @ zero)[:, None]], axis=1)  # [3 4]
 
 
-def rgb(
-  video: Video,
-  frame: Frame,
+def to_rgb(
+  video: types.Video,
+  frame: types.Frame,
   box: tuple[int, int, int, int] | None = None,
   size: tuple[int, int] | None = None,
 ) -> UInt8[np.ndarray, 'h w 3']:
@@ -180,7 +60,7 @@ def rgb(
 
   height, width = frame.planes[0].shape
   x0, y0, x1, y1 = clip_box(box or (0, 0, width, height), width, height)
-  left, top, right, bottom = _even(x0, y0, x1, y1)
+  left, top, right, bottom = _even_box(x0, y0, x1, y1)
   y, u, v = (
     plane[top // s : bottom // s, left // s : right // s]
     for plane, s in zip(frame.planes, (1, 2, 2), strict=True)
@@ -189,15 +69,15 @@ def rgb(
   if y.size == 0:
     return np.zeros((*(size or (0, 0))[::-1], 3), np.uint8)
   if size is None:
-    # Chroma is repeated, not interpolated: `paste` averages 2 x 2 pixels, and
+    # Chroma is repeated, not interpolated: `blend_patch` averages 2 x 2 pixels, and
     # so a patch that nobody changed comes back to the code values it had.
     u, v = (np.repeat(np.repeat(p, 2, 0), 2, 1) for p in (u, v))
     u, v = (
       p[y0 - top : y1 - top, x0 - left : x1 - left] for p in (u, v)
     )  # [h w]
   else:
-    y, u, v = (_scale(plane, size) for plane in (y, u, v))
-  matrix = to_rgb_matrix(video.colour).astype(np.float32)
+    y, u, v = (_resize_plane(plane, size) for plane in (y, u, v))
+  matrix = yuv_to_rgb_matrix(video.colour).astype(np.float32)
   if y.dtype == np.uint8:
     return cv2.transform(cv2.merge((y, u, v)), matrix)
   image = cv2.merge([p.astype(np.float32) for p in (y, u, v)])
@@ -205,8 +85,8 @@ def rgb(
   return np.clip(np.rint(image), 0, 255).astype(np.uint8)
 
 
-def yuv(
-  video: Video, patch: Float[np.ndarray, 'h w 3']
+def to_yuv(
+  video: types.Video, patch: Float[np.ndarray, 'h w 3']
 ) -> tuple[
   Float32[np.ndarray, 'h w'],
   Float32[np.ndarray, 'h w'],
@@ -215,20 +95,20 @@ def yuv(
   """Convert RGB in 0..255 to unrounded Y, U, V code values of the video."""
   import cv2
 
-  matrix = to_rgb_matrix(video.colour)
+  matrix = yuv_to_rgb_matrix(video.colour)
   inverse = np.linalg.inv(matrix[:, :3])
   inverse = np.concatenate([inverse, -inverse @ matrix[:, 3:]], axis=1)
   image = cv2.transform(patch.astype(np.float32), inverse)
   return cv2.split(image)
 
 
-def paste(
-  video: Video,
-  frame: Frame,
+def blend_patch(
+  video: types.Video,
+  frame: types.Frame,
   patch: Float[np.ndarray, 'h w 3'],
   alpha: Float[np.ndarray, 'h w'],
   corner: tuple[int, int],
-) -> Frame:
+) -> types.Frame:
   """Blend a patch into a copy of a frame, in the frame's own planes.
 
   Code values change only where alpha > 0 (chroma: where any of its 2 x 2
@@ -247,21 +127,23 @@ def paste(
   if x0 >= x1 or y0 >= y1:
     return frame
   part = np.s_[y0 - y : y1 - y, x0 - x : x1 - x]
-  left, top, right, bottom = _even(x0, y0, x1, y1)
+  left, top, right, bottom = _even_box(x0, y0, x1, y1)
   # The rectangle grows to the even grid by pixels that have alpha 0.
   margin = (y0 - top, bottom - y1, x0 - left, right - x1)
-  alpha = _grown(alpha[part].astype(np.float32), margin)
+  alpha = _pad_plane(alpha[part].astype(np.float32), margin)
   planes = []
-  sources = zip(frame.planes, yuv(video, patch[part]), (1, 2, 2), strict=True)
+  sources = zip(
+    frame.planes, to_yuv(video, patch[part]), (1, 2, 2), strict=True
+  )
   for plane, new, step in sources:
     where = np.s_[top // step : bottom // step, left // step : right // step]
     old = plane[where].astype(np.float32)
-    new = _grown(new, margin)
+    new = _pad_plane(new, margin)
     if step == 1:
       change = alpha * (new - old)
     else:
       # Mean over 2 x 2 pixels of alpha * (new - old), old being constant.
-      change = _halve(alpha * new) - _halve(alpha) * old
+      change = _halve_plane(alpha * new) - _halve_plane(alpha) * old
     plane = plane.copy()
     change += old
     np.rint(change, out=change)
@@ -270,14 +152,16 @@ def paste(
   return dataclasses.replace(frame, planes=tuple(planes))
 
 
-def turned(plane: Plane, turn: tuple[bool, bool, bool]) -> Plane:
+def orient_plane(plane: Plane, turn: tuple[bool, bool, bool]) -> Plane:
   """Transpose and mirror a plane: `turn` is (transpose, flip_y, flip_x)."""
   transpose, flip_y, flip_x = turn
   plane = plane.T if transpose else plane
   return plane[:: -1 if flip_y else 1, :: -1 if flip_x else 1]
 
 
-def turn_of(matrix: Integer[np.ndarray, '9']) -> tuple[bool, bool, bool]:
+def parse_display_matrix(
+  matrix: Integer[np.ndarray, '9'],
+) -> tuple[bool, bool, bool]:
   """Read a display matrix (ISO 14496-12, 6.2.2) as transpose and mirrors.
 
   Angles that are no multiple of 90 degrees go to the nearest one that is.
@@ -297,12 +181,12 @@ def clip_box(
   return x0, y0, x1, y1
 
 
-def _even(x0: int, y0: int, x1: int, y1: int) -> tuple[int, int, int, int]:
+def _even_box(x0: int, y0: int, x1: int, y1: int) -> tuple[int, int, int, int]:
   """Grow a box to the grid of chroma samples."""
   return x0 // 2 * 2, y0 // 2 * 2, (x1 + 1) // 2 * 2, (y1 + 1) // 2 * 2
 
 
-def _grown(
+def _pad_plane(
   plane: Float32[np.ndarray, 'y x'], margin: tuple[int, int, int, int]
 ) -> Float32[np.ndarray, '_ _']:
   """Add rows and columns of zeros: (above, below, left, right)."""
@@ -312,7 +196,7 @@ def _grown(
   return np.pad(plane, ((above, below), (left, right)))
 
 
-def _halve(
+def _halve_plane(
   plane: Float32[np.ndarray, 'y x'],
 ) -> Float32[np.ndarray, 'y//2 x//2']:
   """Average 2 x 2 pixels."""
@@ -322,7 +206,7 @@ def _halve(
   return cv2.resize(plane, size, interpolation=cv2.INTER_AREA)
 
 
-def _scale(plane: Plane, size: tuple[int, int]) -> Plane:
+def _resize_plane(plane: Plane, size: tuple[int, int]) -> Plane:
   """Scale a plane to (w, h): average when halving, else interpolate."""
   import cv2
 

@@ -12,34 +12,38 @@ import functools
 import numpy as np
 from jaxtyping import Float
 
-from lipsync_jax import faces, tracks
-from lipsync_jax.tracks import Track
+from lipsync_jax.faces import identity, landmarks, tracks
+from lipsync_jax.faces.tracks import Track
 
 # Likeness to the frame before. Of 27 clips one falls below 0.83, where a head
 # jerks: 0.69. Another's face in composites comes to 0.62 at most.
-CHANGED = 0.65
+CHANGED_BELOW = 0.65
 
 
-def packed(kind: str):
+def numeric_array(kind: str):
   """Makes an empty array of numbers."""
   return functools.partial(array.array, kind)
 
 
 @dataclasses.dataclass(frozen=True)
-class Strand:
+class TrackBuilder:
   """A track while it grows.
 
   What grows with every frame is packed: objects would cost half as
   much memory again.
   """
 
-  frames: array.array = dataclasses.field(default_factory=packed('q'))
-  times: array.array = dataclasses.field(default_factory=packed('d'))
-  boxes: array.array = dataclasses.field(default_factory=packed('d'))  # 4 each
-  scores: array.array = dataclasses.field(default_factory=packed('d'))
-  points: array.array = dataclasses.field(default_factory=packed('f'))  # n x 2
+  frames: array.array = dataclasses.field(default_factory=numeric_array('q'))
+  times: array.array = dataclasses.field(default_factory=numeric_array('d'))
+  boxes: array.array = dataclasses.field(
+    default_factory=numeric_array('d')
+  )  # 4 each
+  scores: array.array = dataclasses.field(default_factory=numeric_array('d'))
+  points: array.array = dataclasses.field(
+    default_factory=numeric_array('f')
+  )  # n x 2
   # Of the appearance since the frame before, 1 - likeness.
-  changes: array.array = dataclasses.field(default_factory=packed('d'))
+  changes: array.array = dataclasses.field(default_factory=numeric_array('d'))
   looks: list = dataclasses.field(default_factory=list)  # (frame, appearance)
   # Searches since YuNet last saw the face.
   doubts: list = dataclasses.field(default_factory=list)
@@ -56,20 +60,22 @@ class Strand:
     return np.array(self.boxes[end - 4 : end])
 
 
-def exchanged(strand: Strand) -> list[int]:
+def identity_switches(strand: TrackBuilder) -> list[int]:
   """Frames in which another's face stands where one was: a change that stands
   alone, unlike those of a turning head, and lasts, unlike a hand's."""
   found = []
   for number, before, after in strand.news:
     at = bisect.bisect_left(strand.frames, number)
     near = strand.changes[max(at - 2, 0) : at] + strand.changes[at + 1 : at + 3]
-    lasts = tracks.likeness(before, after) < CHANGED
+    lasts = identity.appearance_similarity(before, after) < CHANGED_BELOW
     if lasts and strand.changes[at] > 3 * max(near, default=0.0):
       found.append(number)
   return found
 
 
-def shared(strands: list[Strand], news: list[list[int]]) -> list[int]:
+def simultaneous_changes(
+  strands: list[TrackBuilder], news: list[list[int]]
+) -> list[int]:
   """Those in which half of the faces change: cuts too mild for `find_cuts`,
   before one wall perhaps. Fewer is one of several pictures in the frame."""
   return [
@@ -80,18 +86,20 @@ def shared(strands: list[Strand], news: list[list[int]]) -> list[int]:
   ]
 
 
-def pieces(strand: Strand, cuts) -> list[Track]:
+def build_tracks(strand: TrackBuilder, cuts) -> list[Track]:
   """The strand as tracks, one a shot, each with its own appearance."""
   whole = Track(
     np.array(strand.frames, np.int64),
     np.array(strand.boxes, np.float32).reshape(-1, 4),
     np.array(strand.scores, np.float32),
     # Not copied: these are most of what a video leaves.
-    np.frombuffer(strand.points, np.float32).reshape(-1, len(faces.KEPT), 2),
+    np.frombuffer(strand.points, np.float32).reshape(
+      -1, len(landmarks.LANDMARK_IDS), 2
+    ),
     strand.looks[0][1],
   )
   found = []
-  for piece in tracks.split(whole, cuts):
+  for piece in tracks.split_at_cuts(whole, cuts):
     first, last = piece.frames[0], piece.frames[-1]
     own = [v for f, v in strand.looks if first <= f <= last]
     # The median: while the face came from behind something, it looked odd.

@@ -13,28 +13,28 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from jaxtyping import Float32
 
-from lipsync_jax.source import (
+from lipsync_jax.media.container import (
   ATTACHED_PICTURE,
-  LEAP,
+  MAX_GAP_SECONDS,
   STOPPED,
   MediaError,
-  decoded,
-  duration_of,
-  one_line,
+  as_media_error,
+  decode_stream,
   open_media,
-  seconds,
-  shown,
+  printable,
+  stream_duration,
+  to_seconds,
 )
 
 Fraction = fractions.Fraction
 
-NEEDED = 'a file with sound is needed'
-GAP = Fraction(1, 10)  # s; a smaller gap between time stamps is rounding
-SHIFT = Fraction(1, 50)  # s; copied sound may begin late by no more
+NEEDS_SOUND = 'a file with sound is needed'
+MAX_GAP = Fraction(1, 10)  # s; a smaller gap between time stamps is rounding
+MAX_SHIFT = Fraction(1, 50)  # s; copied sound may begin late by no more
 
 
 @dataclasses.dataclass(frozen=True)
-class Audio:
+class AudioStream:
   """An audio stream as `read_audio` will deliver it.
 
   Attributes:
@@ -69,41 +69,45 @@ class Packet:
   unit: Fraction
 
 
-def probe_audio(path: str | os.PathLike) -> Audio:
+def probe_audio(path: str | os.PathLike) -> AudioStream:
   """Look at the sound of a file: its default stream, or the first that plays.
 
   Raises:
     MediaError: not media, or no sound in it.
   """
-  with one_line(path, NEEDED), open_media(path) as container:
+  with as_media_error(path, NEEDS_SOUND), open_media(path) as container:
     streams = [s for s in container.streams.audio if s.codec_context]
     if not streams:
-      raise MediaError(f'{shown(path)}: {NEEDED}: it has no audio stream')
+      raise MediaError(
+        f'{printable(path)}: {NEEDS_SOUND}: it has no audio stream'
+      )
     order = sorted(streams, key=lambda s: not s.disposition.value & 1)
     indices = [stream.index for stream in order]
   for index in indices:
-    with one_line(path, NEEDED), open_media(path) as container:
+    with as_media_error(path, NEEDS_SOUND), open_media(path) as container:
       stream = container.streams[index]
-      frames = decoded(path, container, stream)
+      frames = decode_stream(path, container, stream)
       first = next((f for f in frames if f.samples and f.sample_rate), None)
       if first is None:
         continue
-      start = seconds(first.pts, first.time_base) or Fraction(0)
-      return Audio(
+      start = to_seconds(first.pts, first.time_base) or Fraction(0)
+      return AudioStream(
         path=os.fspath(path),
         rate=first.sample_rate,
         channels=first.layout.nb_channels,
         codec=stream.codec_context.codec.canonical_name,
-        duration=duration_of(container, stream),
+        duration=stream_duration(container, stream),
         start=start,
-        origin=min([start, *_picture_starts(container)]),
+        origin=min([start, *_video_starts(container)]),
         stream=index,
       )
-  raise MediaError(f'{shown(path)}: {NEEDED}: its audio is empty or damaged')
+  raise MediaError(
+    f'{printable(path)}: {NEEDS_SOUND}: its audio is empty or damaged'
+  )
 
 
 def read_audio(
-  audio: Audio, origin: Fraction | None = None
+  audio: AudioStream, origin: Fraction | None = None
 ) -> Iterator[Float32[np.ndarray, 'c n']]:
   """Stream blocks of samples at `audio.rate`; full scale is -1..1.
 
@@ -117,9 +121,11 @@ def read_audio(
   zero = audio.origin if origin is None else origin
   place, done = None, 0  # where the next sample belongs; how many are out
   sane = False
-  longest = (audio.duration + LEAP) * audio.rate  # a longer gap is damage
-  with one_line(audio.path, STOPPED), open_media(audio.path) as file:
-    frames = decoded(audio.path, file, file.streams[audio.stream])
+  longest = (
+    audio.duration + MAX_GAP_SECONDS
+  ) * audio.rate  # a longer gap is damage
+  with as_media_error(audio.path, STOPPED), open_media(audio.path) as file:
+    frames = decode_stream(audio.path, file, file.streams[audio.stream])
     for time, samples in _samples(audio, frames):
       numbers = np.isfinite(samples)
       sane = sane or bool(numbers.any())
@@ -127,7 +133,7 @@ def read_audio(
       stamped = place if time is None else round((time - zero) * audio.rate)
       if place is None:
         place = stamped if stamped and stamped <= longest else 0
-      elif GAP * audio.rate < stamped - place <= longest:
+      elif MAX_GAP * audio.rate < stamped - place <= longest:
         place = stamped
       if place < 0:
         samples, place = samples[:, -place:], min(place + samples.shape[1], 0)
@@ -137,10 +143,12 @@ def read_audio(
         place += samples.shape[1]
         done = place
   if place is not None and not sane:
-    raise MediaError(f'{shown(audio.path)}: {NEEDED}: it holds no number')
+    raise MediaError(
+      f'{printable(audio.path)}: {NEEDS_SOUND}: it holds no number'
+    )
 
 
-def template(audio: Audio, origin: Fraction) -> bytes | None:
+def stream_template(audio: AudioStream, origin: Fraction) -> bytes | None:
   """The form of the stream, if packets can be muxed as they are.
 
   It is a small file of its own (NUT): the header and the first packets, from
@@ -149,10 +157,10 @@ def template(audio: Audio, origin: Fraction) -> bytes | None:
   """
   import av
 
-  if audio.start - origin > SHIFT:
+  if audio.start - origin > MAX_SHIFT:
     return None
   content = io.BytesIO()
-  with one_line(audio.path, STOPPED), open_media(audio.path) as file:
+  with as_media_error(audio.path, STOPPED), open_media(audio.path) as file:
     stream = file.streams[audio.stream]
     # Raw AAC has its header in every packet and none for the container.
     if audio.codec == 'aac' and not stream.codec_context.extradata:
@@ -178,9 +186,9 @@ def template(audio: Audio, origin: Fraction) -> bytes | None:
   return content.getvalue() if fits else None
 
 
-def packets(audio: Audio) -> Iterator[Packet]:
+def read_packets(audio: AudioStream) -> Iterator[Packet]:
   """Stream the packets of the file that have time stamps."""
-  with one_line(audio.path, STOPPED), open_media(audio.path) as file:
+  with as_media_error(audio.path, STOPPED), open_media(audio.path) as file:
     for packet in file.demux(file.streams[audio.stream]):
       if packet.size and packet.pts is not None and packet.dts is not None:
         yield Packet(
@@ -193,14 +201,14 @@ def packets(audio: Audio) -> Iterator[Packet]:
 
 
 def _samples(
-  audio: Audio, frames: Iterable
+  audio: AudioStream, frames: Iterable
 ) -> Iterator[tuple[Fraction | None, Float32[np.ndarray, 'c n']]]:
   """Bring decoded sound to float32 with its file time."""
   import av
 
   resampler = None
   for frame in frames:
-    time = seconds(frame.pts, frame.time_base)
+    time = to_seconds(frame.pts, frame.time_base)
     parts = [frame]
     same = frame.layout.nb_channels == audio.channels
     if not same or frame.sample_rate != audio.rate:
@@ -228,7 +236,9 @@ def _as_float(frame) -> Float32[np.ndarray, 'c n']:
   return samples.astype(np.float32)
 
 
-def _silence(audio: Audio, count: int) -> Iterator[Float32[np.ndarray, 'c n']]:
+def _silence(
+  audio: AudioStream, count: int
+) -> Iterator[Float32[np.ndarray, 'c n']]:
   """Stream `count` samples of silence in blocks of at most a second."""
   while count > 0:
     block = min(count, audio.rate)
@@ -236,10 +246,10 @@ def _silence(audio: Audio, count: int) -> Iterator[Float32[np.ndarray, 'c n']]:
     count -= block
 
 
-def _picture_starts(container) -> list[Fraction]:
+def _video_starts(container) -> list[Fraction]:
   """File times at which moving pictures begin; cover art has no time."""
   times = [
-    seconds(stream.start_time, stream.time_base)
+    to_seconds(stream.start_time, stream.time_base)
     for stream in container.streams.video
     if not stream.disposition.value & ATTACHED_PICTURE
   ]

@@ -1,9 +1,9 @@
 """Pictures in: probe and stream the frames of any video or photo.
 
-This room, `sound.py` and `encode.py` are the only ones that open media; the
+This room, `audio_reader.py` and `video_writer.py` are the only ones that open media; the
 program reaches the first two by way of `decoder.py`, which runs them in
 another process. All is read by time stamps and streamed: nothing here holds
-more than a few frames, except `read_backwards`, which holds `BUDGET` bytes.
+more than a few frames, except `read_backwards`, which holds `FRAME_BUDGET` bytes.
 
 A file counts its time from anywhere; frames count from the first frame of
 the video, which is `Video.start` in file time.
@@ -17,35 +17,28 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from lipsync_jax.planes import (
-  UNSPECIFIED,
-  Colour,
-  Frame,
-  Video,
-  View,
-  turn_of,
-  turned,
-)
-from lipsync_jax.source import (
+from lipsync_jax.media.container import (
   ATTACHED_PICTURE,
   DEPENDENT,
-  LEAP,
+  MAX_GAP_SECONDS,
   MAX_PIXELS,
   STOPPED,
   MediaError,
-  decoded,
-  duration_of,
-  one_line,
+  as_media_error,
+  decode_stream,
   open_media,
-  seconds,
-  shown,
+  printable,
+  stream_duration,
+  to_seconds,
 )
+from lipsync_jax.media.types import UNSPECIFIED, Color, Frame, Video, View
+from lipsync_jax.media.yuv import orient_plane, parse_display_matrix
 
 Fraction = fractions.Fraction
 
-BUDGET = 256 * 2**20  # bytes of frames held by read_backwards
-SCANNED = 240  # packets read for the frame rate: about 8 s of video
-RATES = (1, 240)  # frames/s; a rate outside is a lie of the header
+FRAME_BUDGET = 256 * 2**20  # bytes of frames held by read_backwards
+SCANNED_PACKETS = 240  # packets read for the frame rate: about 8 s of video
+RATE_BOUNDS = (1, 240)  # frames/s; a rate outside is a lie of the header
 STEP_BACK = 1  # s; a smaller step back is a doubled frame, a larger one a cut
 # (transpose, flip_y, flip_x) for 0 to 3 quarter turns counter-clockwise
 ROTATIONS = (
@@ -67,12 +60,14 @@ def probe_video(path: str | os.PathLike, view: View | None = None) -> Video:
   """
   view = view or View()
   wanted = f'a video or photo of at most {MAX_PIXELS // 10**6} Mpixel is needed'
-  with one_line(path, wanted), open_media(path) as container:
+  with as_media_error(path, wanted), open_media(path) as container:
     stream = _picture_stream(path, container)
     stream.codec_context.options = {'max_pixels': str(MAX_PIXELS)}
-    pictures, stamps = _beginning(container, stream)
+    pictures, stamps = _probe_stream(container, stream)
     if not pictures:
-      raise MediaError(f'{shown(path)}: {wanted}: no picture could be decoded')
+      raise MediaError(
+        f'{printable(path)}: {wanted}: no picture could be decoded'
+      )
     return _video(os.fspath(path), view, container, stream, pictures, stamps)
 
 
@@ -86,10 +81,12 @@ def read_frames(video: Video, start: int = 0) -> Iterator[Frame]:
   """
   # Frame threads are 1.4 times as fast as slices (1080p H.264, two cores).
   # They are known to hang beside PyTorch; inference never imports that.
-  with one_line(video.path, STOPPED), open_media(video.path) as file:
+  with as_media_error(video.path, STOPPED), open_media(video.path) as file:
     stream = file.streams[video.stream]
     stream.thread_type = 'AUTO'
-    yield from _numbered(video, decoded(video.path, file, stream), start)
+    yield from _number_frames(
+      video, decode_stream(video.path, file, stream), start
+    )
 
 
 def read_backwards(
@@ -106,14 +103,16 @@ def read_backwards(
   """
   bytes_per_pixel = 1.5 if video.colour.depth == 8 else 3
   frame_size = int(video.stored[0] * video.stored[1] * bytes_per_pixel)
-  chunk = max(1, BUDGET // max(1, frame_size))
+  chunk = max(1, FRAME_BUDGET // max(1, frame_size))
   seekable = True
   for end in range(last + 1, 0, -chunk):
     begin = max(0, end - chunk)
-    frames = _sought(video, begin, end, times) if seekable and begin else None
+    frames = (
+      _seek_frames(video, begin, end, times) if seekable and begin else None
+    )
     if frames is None:
       seekable = False  # from now on every chunk is decoded from the start
-      frames = _counted(video, begin, end)
+      frames = _count_frames(video, begin, end)
     while frames:
       yield frames.pop()
 
@@ -130,12 +129,12 @@ def _picture_stream(path, container):
   if not streams:
     found = 'only cover art' if container.streams.video else 'no video stream'
     raise MediaError(
-      f'{shown(path)}: a video or photo is needed, this file has {found}'
+      f'{printable(path)}: a video or photo is needed, this file has {found}'
     )
   return min(streams, key=lambda s: not s.disposition.value & 1)
 
 
-def _beginning(container, stream):
+def _probe_stream(container, stream):
   """Decode up to two pictures and read the first packets' time stamps."""
   import av
 
@@ -147,7 +146,7 @@ def _beginning(container, stream):
       if len(pictures) < 2:
         with contextlib.suppress(av.error.FFmpegError):
           pictures += packet.decode()
-      elif len(stamps) >= SCANNED:
+      elif len(stamps) >= SCANNED_PACKETS:
         break
   if len(pictures) < 2:
     with contextlib.suppress(av.error.FFmpegError):
@@ -160,24 +159,24 @@ def _video(path, view, container, stream, pictures, stamps) -> Video:
   first, still = pictures[0], len(pictures) == 1
   factor = max(1, view.resize_factor)
   stored = tuple(s // factor // 2 * 2 for s in (first.width, first.height))
-  turn = _turn(first)
+  turn = _orientation(first)
   width, height = stored[::-1] if turn[0] ^ view.rotate else stored
-  left, top, right, bottom = _cropped(view, width, height)
+  left, top, right, bottom = _crop_box(view, width, height)
   if right <= left or bottom <= top:
     raise MediaError(
-      f'{shown(path)}: nothing is left of a {first.width}x{first.height} '
+      f'{printable(path)}: nothing is left of a {first.width}x{first.height} '
       f'picture after resize_factor {view.resize_factor}, crop {view.crop}'
     )
   sar = stream.sample_aspect_ratio or Fraction(1)
   sar = sar if Fraction(1, 20) < sar < 20 else Fraction(1)
-  depth, colour = _colour(first, still, stored[1])
+  depth, colour = _color_of(first, still, stored[1])
   return Video(
     path=path,
     width=right - left,
     height=bottom - top,
-    rate=Fraction(25) if still else _rate(stream, stamps),
-    duration=Fraction(0) if still else duration_of(container, stream),
-    start=seconds(first.pts, first.time_base) or Fraction(0),
+    rate=Fraction(25) if still else _frame_rate(stream, stamps),
+    duration=Fraction(0) if still else stream_duration(container, stream),
+    start=to_seconds(first.pts, first.time_base) or Fraction(0),
     pix_fmt='yuv420p' if depth == 8 else 'yuv420p10le',
     colour=colour,
     sar=1 / sar if turn[0] ^ view.rotate else sar,
@@ -190,7 +189,7 @@ def _video(path, view, container, stream, pictures, stamps) -> Video:
   )
 
 
-def _turn(picture) -> tuple[bool, bool, bool]:
+def _orientation(picture) -> tuple[bool, bool, bool]:
   """Find how to show a picture upright (phones and EXIF)."""
   try:
     matrix = picture.side_data.get('DISPLAYMATRIX')
@@ -199,10 +198,10 @@ def _turn(picture) -> tuple[bool, bool, bool]:
     return ROTATIONS[quarters]
   if matrix is None:
     return ROTATIONS[0]
-  return turn_of(np.frombuffer(bytes(matrix), np.int32)[:9])
+  return parse_display_matrix(np.frombuffer(bytes(matrix), np.int32)[:9])
 
 
-def _cropped(view: View, width: int, height: int) -> tuple[int, int, int, int]:
+def _crop_box(view: View, width: int, height: int) -> tuple[int, int, int, int]:
   """Turn Wav2Lip's crop into an even box (x0, y0, x1, y1)."""
   top, bottom, left, right = view.crop
   right = width if right == -1 else min(right, width)
@@ -222,12 +221,12 @@ def _is_yuv(picture) -> bool:
   return len(form.components) >= 3 and not (form.is_rgb or form.has_palette)
 
 
-def _colour(picture, still: bool, height: int) -> tuple[int, Colour]:
+def _color_of(picture, still: bool, height: int) -> tuple[int, Color]:
   """Find depth and colour of what `_planes` will deliver."""
   bits = max(c.bits for c in picture.format.components)
   depth = 8 if bits <= 8 or still else 10
   if still or not _is_yuv(picture):
-    return depth, Colour(1, 1, 1, 1, depth)
+    return depth, Color(1, 1, 1, 1, depth)
   full = picture.color_range == 2 or picture.format.name.startswith('yuvj')
   # Players take untagged video for BT.601 below 720 lines. The tag stays
   # unspecified in the output, unless its new height would change the guess.
@@ -235,7 +234,7 @@ def _colour(picture, still: bool, height: int) -> tuple[int, Colour]:
   matrix = picture.colorspace
   if matrix == UNSPECIFIED and (height < 720) != (picture.height < 720):
     matrix = assumed
-  return depth, Colour(
+  return depth, Color(
     matrix=matrix,
     range=2 if full else picture.color_range,
     primaries=picture.color_primaries,
@@ -245,43 +244,45 @@ def _colour(picture, still: bool, height: int) -> tuple[int, Colour]:
   )
 
 
-def _rate(stream, stamps: Sequence[int]) -> Fraction:
+def _frame_rate(stream, stamps: Sequence[int]) -> Fraction:
   """Settle the nominal frame rate: the header's, unless the stamps disagree."""
   named, seen = stream.average_rate, None
   if len(stamps) > 1 and stream.time_base:
     seen = (len(stamps) - 1) / ((stamps[-1] - stamps[0]) * stream.time_base)
-  if named and RATES[0] <= named <= RATES[1]:
+  if named and RATE_BOUNDS[0] <= named <= RATE_BOUNDS[1]:
     # A sample table counts all frames; other headers are checked.
-    counted = stream.frames > SCANNED
+    counted = stream.frames > SCANNED_PACKETS
     if counted or seen is None or abs(named / seen - 1) < 0.03:
       return Fraction(named)
-  if seen and RATES[0] <= seen <= RATES[1]:
+  if seen and RATE_BOUNDS[0] <= seen <= RATE_BOUNDS[1]:
     return Fraction(seen).limit_denominator(1001)
   return Fraction(25)
 
 
-def _numbered(video: Video, pictures: Iterable, start: int) -> Iterator[Frame]:
+def _number_frames(
+  video: Video, pictures: Iterable, start: int
+) -> Iterator[Frame]:
   """Give pictures index and time; times strictly increase from 0."""
   planes = _converter(video)
   step, last, shift, index = 1 / video.rate, None, Fraction(0), 0
   for picture in pictures:
-    time = seconds(picture.pts, picture.time_base)
+    time = to_seconds(picture.pts, picture.time_base)
     time = (last or 0) + step if time is None else time - video.start + shift
     if last is None:
       time = Fraction(0)
     elif time <= last and last - time < STEP_BACK:
       continue  # no player shows two pictures at one time
-    elif time <= last or time - last > video.duration + LEAP:
+    elif time <= last or time - last > video.duration + MAX_GAP_SECONDS:
       shift += last + step - time  # time stamps start anew, as in a cut TS
       time = last + step
     if index >= start:
       yield Frame(index, time, planes(picture))
     last, index = time, index + 1
   if last is None:
-    raise MediaError(f'{shown(video.path)}: no picture could be decoded')
+    raise MediaError(f'{printable(video.path)}: no picture could be decoded')
 
 
-def _sought(
+def _seek_frames(
   video: Video, begin: int, end: int, times: Sequence[Fraction]
 ) -> list[Frame] | None:
   """Decode frames begin..end-1 from the key frame before; None if it fails."""
@@ -289,14 +290,14 @@ def _sought(
 
   planes, frames = _converter(video), []
   wanted = {times[i]: i for i in range(begin, end)}
-  with one_line(video.path, STOPPED), open_media(video.path) as file:
+  with as_media_error(video.path, STOPPED), open_media(video.path) as file:
     stream = file.streams[video.stream]
     stream.thread_type = 'AUTO'
     with contextlib.suppress(av.error.FFmpegError):
       unit = stream.time_base
       file.seek(int((times[begin] + video.start) / unit), stream=stream)
-      for picture in decoded(video.path, file, stream):
-        time = seconds(picture.pts, picture.time_base)
+      for picture in decode_stream(video.path, file, stream):
+        time = to_seconds(picture.pts, picture.time_base)
         time = None if time is None else time - video.start
         if time is None or (not frames and time > times[begin]):
           return None
@@ -307,12 +308,12 @@ def _sought(
   return frames if len(frames) == end - begin else None
 
 
-def _counted(video: Video, begin: int, end: int) -> list[Frame]:
+def _count_frames(video: Video, begin: int, end: int) -> list[Frame]:
   """Decode frames begin..end-1 by counting from the start."""
   frames = list(itertools.islice(read_frames(video, begin), end - begin))
   if len(frames) < end - begin:
     raise MediaError(
-      f'{shown(video.path)}: {STOPPED}: frame {end - 1} was there before and '
+      f'{printable(video.path)}: {STOPPED}: frame {end - 1} was there before and '
       'is gone; do not change the file meanwhile'
     )
   return frames
@@ -330,7 +331,7 @@ def _converter(video: Video):
   turns = [video.turn] + [(True, False, True)] * video.view.rotate
   transposed = sum(turn[0] for turn in turns) % 2
   width, height = video.stored
-  box = _cropped(video.view, *video.stored[:: -1 if transposed else 1])
+  box = _crop_box(video.view, *video.stored[:: -1 if transposed else 1])
 
   def planes(picture) -> tuple[np.ndarray, ...]:
     picture = _as_420(video, scaler, picture)
@@ -340,7 +341,7 @@ def _converter(video: Video):
       rows = rows[::-1] if plane.line_size < 0 else rows  # stored bottom up
       rows = rows[: height // step, : width // step]
       for turn in turns:
-        rows = turned(rows, turn)
+        rows = orient_plane(rows, turn)
       left, top, right, bottom = (side // step for side in box)
       rows = rows[top:bottom, left:right]
       if rows.strides[1] != rows.itemsize:

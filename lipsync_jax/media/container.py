@@ -1,6 +1,6 @@
 """A media file opened for reading, whatever is in it.
 
-The rooms above it (`media.py` for pictures, `sound.py`) decode streams of
+The rooms above it (`video_reader.py` for pictures, `audio_reader.py`) decode streams of
 what is opened here; all of them fail with `MediaError` and nothing else.
 """
 
@@ -15,7 +15,9 @@ Fraction = fractions.Fraction
 log = logging.getLogger(__name__)
 
 MAX_PIXELS = 120_000_000  # a larger picture is refused before it is decoded
-LEAP = 60  # s beyond the file's length; a larger step ahead is damage
+MAX_GAP_SECONDS = (
+  60  # s beyond the file's length; a larger step ahead is damage
+)
 ATTACHED_PICTURE, DEPENDENT = 0x400, 0x80000  # AV_DISPOSITION_...
 STOPPED = 'reading stopped'
 
@@ -29,7 +31,7 @@ class MediaError(ValueError):
 
 
 @contextlib.contextmanager
-def one_line(path: str | os.PathLike, what: str) -> Iterator[None]:
+def as_media_error(path: str | os.PathLike, what: str) -> Iterator[None]:
   """Turn any failure within into one line about `path`.
 
   Damaged files make PyAV raise more than its own errors: IndexError,
@@ -41,12 +43,14 @@ def one_line(path: str | os.PathLike, what: str) -> Iterator[None]:
     raise
   except MemoryError as error:
     raise MediaError(
-      f'{shown(path)}: {what}: it needs more memory than there is; make it '
+      f'{printable(path)}: {what}: it needs more memory than there is; make it '
       'smaller first'
     ) from error
   except Exception as error:
     reason = getattr(error, 'strerror', None) or str(error) or repr(error)
-    raise MediaError(f'{shown(path)}: {what}: {shown(reason)}') from error
+    raise MediaError(
+      f'{printable(path)}: {what}: {printable(reason)}'
+    ) from error
 
 
 @contextlib.contextmanager
@@ -59,24 +63,24 @@ def open_media(path: str | os.PathLike) -> Iterator:
   import av
 
   if not os.path.exists(path):
-    raise MediaError(f'{shown(path)}: no such file')
+    raise MediaError(f'{printable(path)}: no such file')
   if not stat.S_ISREG(os.stat(path).st_mode):
-    raise MediaError(f'{shown(path)}: a media file is needed, not a folder')
+    raise MediaError(f'{printable(path)}: a media file is needed, not a folder')
   with open(path, 'rb') as file:
     options = {'max_pixels': str(MAX_PIXELS), 'protocol_whitelist': 'none'}
     with av.open(file, options=options, metadata_errors='ignore') as container:
       yield container
 
 
-def duration_of(container, stream) -> Fraction:
+def stream_duration(container, stream) -> Fraction:
   """Length in seconds by the header, 0 if it does not say."""
-  length = seconds(stream.duration, stream.time_base)
+  length = to_seconds(stream.duration, stream.time_base)
   if length is None and container.duration:
     length = Fraction(container.duration, 1_000_000)
   return max(length or Fraction(0), Fraction(0))
 
 
-def decoded(path, container, stream) -> Iterator:
+def decode_stream(path, container, stream) -> Iterator:
   """Decode a stream; count what is damaged and go on behind it."""
   import av
 
@@ -98,14 +102,14 @@ def decoded(path, container, stream) -> Iterator:
   with contextlib.suppress(av.error.FFmpegError):  # EOF, unless it broke off
     yield from stream.decode(None)
   if damaged:
-    log.warning('%s: %d damaged packets skipped', shown(path), damaged)
+    log.warning('%s: %d damaged packets skipped', printable(path), damaged)
 
 
-def shown(text: str | os.PathLike) -> str:
+def printable(text: str | os.PathLike) -> str:
   """Print a name or reason on one line, without control characters."""
   text = os.fsdecode(text) if not isinstance(text, str) else text
   return ''.join(c if c.isprintable() else '?' for c in ' '.join(text.split()))
 
 
-def seconds(stamp: int | None, unit: Fraction | None) -> Fraction | None:
+def to_seconds(stamp: int | None, unit: Fraction | None) -> Fraction | None:
   return None if stamp is None or not unit else stamp * unit

@@ -22,104 +22,114 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from lipsync_jax import sound, wire, worker
-from lipsync_jax.planes import Frame, Video, View
-from lipsync_jax.source import MediaError, log, shown
+from lipsync_jax.media import audio_reader, decoder_protocol, decoder_worker
+from lipsync_jax.media.container import MediaError, log, printable
+from lipsync_jax.media.types import Frame, Video, View
 
-SILENCE = 60.0  # s without a sign of life, after which the process is killed
-ADIEU = 2.0  # s in which a process must answer that it has stopped reading
-PULSE = 0.25  # s between looks at a process
-PIPE = 2**20  # bytes; what Linux allows everybody
-KEPT = 2  # idle processes: pictures and sound are read side by side
-ROOT = str(pathlib.Path(__file__).resolve().parents[1])
-COMMAND = (sys.executable, '-P', '-m', worker.__name__)
+TIMEOUT_SECONDS = (
+  60.0  # s without a sign of life, after which the process is killed
+)
+EXIT_SECONDS = (
+  2.0  # s in which a process must answer that it has stopped reading
+)
+POLL_SECONDS = 0.25  # s between looks at a process
+PIPE_BYTES = 2**20  # bytes; what Linux allows everybody
+MAX_IDLE = 2  # idle processes: pictures and sound are read side by side
+PACKAGE_PARENT = str(pathlib.Path(__file__).resolve().parents[2])
+COMMAND = (sys.executable, '-P', '-m', decoder_worker.__name__)
 # Threads of NumPy and heaps of many threads take room from the decoders.
-FRUGAL = {'OPENBLAS_NUM_THREADS': '1', 'MALLOC_ARENA_MAX': '2'}
+WORKER_ENVIRONMENT = {'OPENBLAS_NUM_THREADS': '1', 'MALLOC_ARENA_MAX': '2'}
 
-_idle: list['Decoder'] = []
+_idle: list['DecoderProcess'] = []
 peaks: dict[int, int] = {}  # of living processes, the most bytes held
 
 
 def probe_video(path: str | os.PathLike, view: View | None = None) -> Video:
-  """`media.probe_video`, apart."""
+  """`video_reader.probe_video`, apart."""
   path = os.fspath(path)
-  return _result('probe_video', {'path': path, 'view': view})
+  return _single_result('probe_video', {'path': path, 'view': view})
 
 
-def probe_audio(path: str | os.PathLike) -> sound.Audio:
-  """`sound.probe_audio`, apart."""
+def probe_audio(path: str | os.PathLike) -> audio_reader.AudioStream:
+  """`audio_reader.probe_audio`, apart."""
   path = os.fspath(path)
-  return _result('probe_audio', {'path': path})
+  return _single_result('probe_audio', {'path': path})
 
 
 def read_frames(video: Video, start: int = 0) -> Iterator[Frame]:
-  """`media.read_frames`, apart."""
+  """`video_reader.read_frames`, apart."""
   yield from _frames('read_frames', {'video': video, 'start': start})
 
 
 def read_backwards(
   video: Video, last: int, times: Sequence[Fraction]
 ) -> Iterator[Frame]:
-  """`media.read_backwards`, apart."""
+  """`video_reader.read_backwards`, apart."""
   known = ' '.join(str(time) for time in times[: last + 1])
   details = {'video': video, 'last': last, 'times': known}
   yield from _frames('read_backwards', details)
 
 
 def read_audio(
-  audio: sound.Audio, origin: Fraction | None = None
+  audio: audio_reader.AudioStream, origin: Fraction | None = None
 ) -> Iterator[Float32[np.ndarray, 'c n']]:
-  """`sound.read_audio`, apart."""
+  """`audio_reader.read_audio`, apart."""
   details = {'audio': audio, 'origin': origin}
-  for _, body in answers(audio.path, 'read_audio', details):
+  for _, body in request_answers(audio.path, 'read_audio', details):
     yield body.view(np.float32).reshape(audio.channels, -1)  # [c n]
 
 
-def template(audio: sound.Audio, origin: Fraction) -> bytes | None:
-  """`sound.template`, apart."""
+def stream_template(
+  audio: audio_reader.AudioStream, origin: Fraction
+) -> bytes | None:
+  """`audio_reader.stream_template`, apart."""
   details = {'audio': audio, 'origin': origin}
-  facts, body = next(answers(audio.path, 'template', details))
+  facts, body = next(request_answers(audio.path, 'stream_template', details))
   return bytes(body) if facts['copied'] else None
 
 
-def packets(audio: sound.Audio) -> Iterator[sound.Packet]:
-  """`sound.packets`, apart."""
-  for facts, body in answers(audio.path, 'packets', {'audio': audio}):
-    yield sound.Packet(bytes(body), **facts)
+def read_packets(
+  audio: audio_reader.AudioStream,
+) -> Iterator[audio_reader.Packet]:
+  """`audio_reader.read_packets`, apart."""
+  for facts, body in request_answers(
+    audio.path, 'read_packets', {'audio': audio}
+  ):
+    yield audio_reader.Packet(bytes(body), **facts)
 
 
-def answers(
+def request_answers(
   path: str, what: str, details: dict
 ) -> Iterator[tuple[dict, UInt8[np.ndarray, 'n']]]:
-  """Ask a decoder process for one of `worker.ANSWERS` about a file.
+  """Ask a decoder process for one of `decoder_worker.HANDLERS` about a file.
 
   Raises:
     MediaError: the reader's own, or what happened to the process.
   """
-  process = _hired()
+  process = _acquire_decoder()
   try:
     yield from process.answers(path, what, details)
   finally:
-    if process.stop() and len(_idle) < KEPT:
+    if process.stop() and len(_idle) < MAX_IDLE:
       _idle.append(process)
     else:
       process.close()
 
 
-def prepare() -> None:
+def start_idle_worker() -> None:
   """Start a process that will be needed soon; starting takes half a second."""
   if not _idle:
-    _idle.append(_hired())
+    _idle.append(_acquire_decoder())
 
 
-def dismiss() -> None:
+def close_idle_workers() -> None:
   """End the idle processes."""
   while _idle:
     _idle.pop().close()
 
 
-class Decoder:
-  """A decoder process and the pipes to it; `answers` are read one by one."""
+class DecoderProcess:
+  """A decoder process and the pipes to it; `request_answers` are read one by one."""
 
   def __init__(self):
     options = {}
@@ -129,14 +139,16 @@ class Decoder:
       )
     else:
       options['start_new_session'] = True  # Ctrl-C is for the program
-    path = os.pathsep.join(filter(None, [ROOT, os.environ.get('PYTHONPATH')]))
+    path = os.pathsep.join(
+      filter(None, [PACKAGE_PARENT, os.environ.get('PYTHONPATH')])
+    )
     try:
       self.process = subprocess.Popen(  # noqa: S603  (no word of the user's)
         COMMAND,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        env={**os.environ, **FRUGAL, 'PYTHONPATH': path},
+        env={**os.environ, **WORKER_ENVIRONMENT, 'PYTHONPATH': path},
         bufsize=0,
         **options,
       )
@@ -144,11 +156,11 @@ class Decoder:
       raise MediaError(
         f'the decoder process could not be started: {error}'
       ) from error
-    _widen(self.process.stdout)
+    _enlarge_pipe(self.process.stdout)
     self.owner, self.serial = os.getpid(), 0
     self.busy = self.torn = self.silent = False
     self.waiting: float | None = None  # since when for an answer
-    self.patience = SILENCE
+    self.patience = TIMEOUT_SECONDS
     threading.Thread(target=self._watch, daemon=True).start()
 
   def answers(
@@ -158,7 +170,7 @@ class Decoder:
     self.serial += 1
     request = {'serial': self.serial, 'what': what, 'with': details}
     request['folder'] = os.getcwd()
-    self.busy, self.patience = True, SILENCE
+    self.busy, self.patience = True, TIMEOUT_SECONDS
     try:
       self._send(request)
       while True:
@@ -169,7 +181,7 @@ class Decoder:
           yield facts, body
     except (OSError, EOFError, ValueError) as error:
       self.torn = True
-      raise MediaError(f'{shown(path)}: {self._death(error)}') from None
+      raise MediaError(f'{printable(path)}: {self._death(error)}') from None
     self.busy = False
     peaks[self.process.pid] = facts['peak']
     for note in facts['notes']:
@@ -180,7 +192,7 @@ class Decoder:
   def stop(self) -> bool:
     """Call the rest of an answer off; whether it can serve again."""
     if self.busy and not self.torn:
-      self.patience = ADIEU
+      self.patience = EXIT_SECONDS
       with contextlib.suppress(OSError, EOFError, ValueError):
         self._send({'stop': self.serial})
         facts: dict = {}
@@ -200,12 +212,12 @@ class Decoder:
     self.process.wait()
 
   def _send(self, facts: dict) -> None:
-    wire.send(self.process.stdin, facts)
+    decoder_protocol.send(self.process.stdin, facts)
 
   def _receive(self) -> tuple[dict, UInt8[np.ndarray, 'n']]:
     """Read one message; if that is interrupted, the next cannot be found."""
     self.torn, self.waiting = True, time.monotonic()
-    message = wire.receive(self.process.stdout)
+    message = decoder_protocol.receive(self.process.stdout)
     self.torn, self.waiting = False, None
     return message
 
@@ -213,28 +225,30 @@ class Decoder:
     """Kill the process when it keeps silent for too long."""
     before, pulses = None, 0
     while self.process.poll() is None:
-      time.sleep(PULSE)
+      time.sleep(POLL_SECONDS)
       # Counted, not measured: a program that was stopped for a while (Ctrl-Z)
       # must not take its own sleep for the decoder's.
       since = self.waiting
       pulses = pulses + 1 if since is not None and since == before else 0
       before = since
-      if pulses * PULSE > self.patience:
+      if pulses * POLL_SECONDS > self.patience:
         self.silent = True
         self.process.kill()
 
   def _death(self, error: Exception) -> str:
     """Say what happened to the process."""
     if self.silent:
-      how = f'gave no sign of life for {SILENCE:g} s'
+      how = f'gave no sign of life for {TIMEOUT_SECONDS:g} s'
     elif not isinstance(error, EOFError | OSError):
-      how = f'answered nonsense ({shown(str(error))})'
+      how = f'answered nonsense ({printable(str(error))})'
     else:
       with contextlib.suppress(subprocess.TimeoutExpired):
-        self.process.wait(ADIEU)
+        self.process.wait(EXIT_SECONDS)
       status = self.process.returncode
-      if status == worker.OVERFULL:
-        how = f'took more than {worker.MEMORY / 2**30:g} GB of memory'
+      if status == decoder_worker.MEMORY_EXIT_CODE:
+        how = (
+          f'took more than {decoder_worker.MEMORY_LIMIT / 2**30:g} GB of memory'
+        )
       elif status is not None and status < 0:
         name = signal.Signals(-status).name if -status < 32 else -status
         how = f'was ended by {name}'
@@ -243,16 +257,16 @@ class Decoder:
     return f'its decoder {how}; the file is damaged, convert or replace it'
 
 
-def _widen(pipe) -> None:
+def _enlarge_pipe(pipe) -> None:
   """Let a pipe hold most of a frame, where it can; fewer changes of turn."""
   if sys.platform == 'linux':
     import fcntl
 
     with contextlib.suppress(OSError):
-      fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE)
+      fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
 
-def _hired() -> Decoder:
+def _acquire_decoder() -> DecoderProcess:
   """An idle process, or a new one."""
   while True:
     try:
@@ -262,14 +276,16 @@ def _hired() -> Decoder:
     # A fork has the list too, but must leave its parent's processes alone.
     if process.owner == os.getpid() and process.process.poll() is None:
       return process
-  atexit.unregister(dismiss)
-  atexit.register(dismiss)
-  return Decoder()
+  atexit.unregister(close_idle_workers)
+  atexit.register(close_idle_workers)
+  return DecoderProcess()
 
 
-def _result(what: str, details: dict):
+def _single_result(what: str, details: dict):
   """The result of a request that has one."""
-  with contextlib.closing(answers(details['path'], what, details)) as messages:
+  with contextlib.closing(
+    request_answers(details['path'], what, details)
+  ) as messages:
     result = next(messages)[0]['result']
     for _ in messages:  # the last message brings warnings
       pass
@@ -281,7 +297,9 @@ def _frames(what: str, details: dict) -> Iterator[Frame]:
   video = details['video']
   shapes = [(video.height // s, video.width // s) for s in (1, 2, 2)]
   kind = np.uint8 if video.colour.depth == 8 else np.uint16
-  with contextlib.closing(answers(video.path, what, details)) as messages:
+  with contextlib.closing(
+    request_answers(video.path, what, details)
+  ) as messages:
     for facts, body in messages:
       body.flags.writeable = False
       planes, done = [], 0

@@ -13,17 +13,23 @@ import pathlib
 
 import numpy as np
 
-from lipsync_jax import decoder, sound, soundtrack
 from lipsync_jax.common import atomic_file
-from lipsync_jax.planes import Frame, Video
-from lipsync_jax.source import MediaError, one_line, shown
+from lipsync_jax.media import audio_muxer, audio_reader, decoder
+from lipsync_jax.media.container import MediaError, as_media_error, printable
+from lipsync_jax.media.types import Frame, Video
 
 Fraction = fractions.Fraction
 
-WRITING = 'writing stopped'
-FINEST = 1_000_000  # ticks/s; beyond it, a time base of 1/90000 s is used
-HUGE = 2**24  # pixels; x264 then holds few frames, they are 24 MB and more
-COARSE = Fraction(1, 2000)  # s; time stamps as rough as this are put on a grid
+WRITING_STOPPED = 'writing stopped'
+MAX_TIME_BASE = (
+  1_000_000  # ticks/s; beyond it, a time base of 1/90000 s is used
+)
+HUGE_PIXELS = (
+  2**24
+)  # pixels; x264 then holds few frames, they are 24 MB and more
+COARSE_TICK = Fraction(
+  1, 2000
+)  # s; time stamps as rough as this are put on a grid
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +68,7 @@ FORMATS = {
 }
 
 
-class Writer:
+class VideoWriter:
   """An output file being written; use it in a `with` statement.
 
   On leaving the block the file is completed and takes its name; after an
@@ -75,7 +81,7 @@ class Writer:
     outfile: str | os.PathLike,
     video: Video,
     rate: Fraction | None = None,
-    audio: sound.Audio | None = None,
+    audio: audio_reader.AudioStream | None = None,
     *,
     origin: Fraction | None = None,
     crf: int = 16,
@@ -108,16 +114,16 @@ class Writer:
       raise MediaError(f'crf is a quality from 0 to 51, got {crf}; try 16')
     if video.colour.depth > 8 and self.kind.video == 'mpeg4':
       raise MediaError(
-        f'{shown(outfile)}: .avi holds 8 bits, this video has 10; use .mkv'
+        f'{printable(outfile)}: .avi holds 8 bits, this video has 10; use .mkv'
       )
-    self.video, self.rate = video, _exact(rate or video.rate, self.kind)
+    self.video, self.rate = video, _exact_rate(rate or video.rate, self.kind)
     self.unit = _time_base(video, self.rate, self.kind)
     self.duration = duration
     self.pending, self.last, self.end = None, -1, None
     self.file = self.sound = None
-    self.claim = _claimed(self.outfile)
+    self.claim = _create_part(self.outfile)
     try:
-      with one_line(outfile, WRITING):
+      with as_media_error(outfile, WRITING_STOPPED):
         self._open(like, crf, preset)
         self._open_sound(audio, origin)
     except BaseException:
@@ -130,7 +136,7 @@ class Writer:
     if self.pending is not None:
       if time <= self.pending[1]:
         raise MediaError(
-          f'{shown(self.outfile)}: frames must follow each other in time, '
+          f'{printable(self.outfile)}: frames must follow each other in time, '
           f'got {float(time):.6f} s after {float(self.pending[1]):.6f} s'
         )
       self._encode(*self.pending, end=time)
@@ -140,7 +146,10 @@ class Writer:
     """Copy the pictures of a file of a Writer, to be shown from `start`."""
     import av
 
-    with one_line(path, WRITING), av.open(os.fspath(path)) as file:
+    with (
+      as_media_error(path, WRITING_STOPPED),
+      av.open(os.fspath(path)) as file,
+    ):
       stream = file.streams.video[0]
       for packet in file.demux(stream):
         if packet.dts is None:
@@ -161,9 +170,9 @@ class Writer:
   def close(self) -> None:
     """Complete the file and give it its name."""
     if self.pending is None and self.end is None:
-      raise MediaError(f'{shown(self.outfile)}: no frame was written')
+      raise MediaError(f'{printable(self.outfile)}: no frame was written')
     end = self._finish() if self.end is None else self.end
-    with one_line(self.outfile, WRITING):
+    with as_media_error(self.outfile, WRITING_STOPPED):
       self._pump(end if self.duration is None else self.duration)
       if self.sound is not None:
         self.sound.close()
@@ -187,7 +196,7 @@ class Writer:
     if self.duration is not None and 0 < self.duration - time < 2 / self.rate:
       end = self.duration
     self._encode(*self.pending, end=end)
-    with one_line(self.outfile, WRITING):
+    with as_media_error(self.outfile, WRITING_STOPPED):
       self._mux(self.stream.encode(None))
     return end
 
@@ -199,7 +208,7 @@ class Writer:
       f'file:{self.claim.part.absolute()}',
       'w',
       format=self.kind.muxer,
-      container_options=_container(self.kind),
+      container_options=_muxer_options(self.kind),
     )
     if like is not None:
       with av.open(os.fspath(like)) as file:
@@ -209,7 +218,7 @@ class Writer:
     self.stream = self.file.add_stream(
       self.kind.video,
       rate=self.rate,
-      options=_quality(self.kind.video, crf, preset, self.video),
+      options=_encoder_options(self.kind.video, crf, preset, self.video),
     )
     context, colour = self.stream.codec_context, self.video.colour
     context.width, context.height = self.video.width, self.video.height
@@ -229,13 +238,15 @@ class Writer:
       zero = audio.origin if origin is None else origin
       form = None
       if audio.codec in self.kind.copied:
-        form = decoder.template(audio, zero)
+        form = decoder.stream_template(audio, zero)
       if form is not None:
-        self.sound = soundtrack.copied(
+        self.sound = audio_muxer.copy_packets(
           self.file, audio, form, zero, self.kind.edits
         )
       else:
-        self.sound = soundtrack.encoded(self.file, audio, zero, self.kind.audio)
+        self.sound = audio_muxer.encode_packets(
+          self.file, audio, zero, self.kind.audio
+        )
       self.waiting = next(self.sound, None)
 
   def _encode(self, frame: Frame, time: Fraction, end: Fraction) -> None:
@@ -244,8 +255,8 @@ class Writer:
     if stamp <= self.last:  # AVI holds one picture for each 1 / rate
       return
     self.last = stamp
-    with one_line(self.outfile, WRITING):
-      picture = _picture(self.video, frame)
+    with as_media_error(self.outfile, WRITING_STOPPED):
+      picture = _to_av_frame(self.video, frame)
       picture.pts, picture.time_base = stamp, self.unit
       picture.duration = max(1, self._stamp(end) - stamp)
       self._mux(self.stream.encode(picture))
@@ -253,7 +264,7 @@ class Writer:
 
   def _stamp(self, time: Fraction) -> int:
     """Turn seconds into ticks of the encoder."""
-    if self.video.tick >= COARSE:
+    if self.video.tick >= COARSE_TICK:
       # Matroska counts in milliseconds: undo its rounding at constant rate.
       grid = round(time * self.rate) / self.rate
       time = grid if abs(grid - time) <= self.video.tick else time
@@ -293,17 +304,19 @@ def format_of(outfile: pathlib.Path) -> Format:
   if kind is None or kind.video not in av.codecs_available:
     usable = [s for s, k in FORMATS.items() if k.video in av.codecs_available]
     raise MediaError(
-      f'{shown(outfile)}: the output needs one of the suffixes '
+      f'{printable(outfile)}: the output needs one of the suffixes '
       f'{" ".join(usable)}, got {outfile.suffix or "none"!r}'
     )
   return kind
 
 
-def _claimed(outfile: pathlib.Path) -> atomic_file.AtomicFile:
+def _create_part(outfile: pathlib.Path) -> atomic_file.AtomicFile:
   """Create the file that is written, beside the output."""
   if outfile.is_dir():
-    raise MediaError(f'{shown(outfile)}: the output is a folder, name a file')
-  with one_line(outfile, 'the output cannot be written'):
+    raise MediaError(
+      f'{printable(outfile)}: the output is a folder, name a file'
+    )
+  with as_media_error(outfile, 'the output cannot be written'):
     outfile.parent.mkdir(parents=True, exist_ok=True)
     return atomic_file.AtomicFile(outfile)
 
@@ -313,31 +326,31 @@ def _time_base(video: Video, rate: Fraction, kind: Format) -> Fraction:
   if kind.muxer == 'avi':
     return 1 / rate
   ticks = math.lcm(rate.numerator, video.tick.denominator)
-  return Fraction(1, ticks if ticks <= FINEST else 90_000)
+  return Fraction(1, ticks if ticks <= MAX_TIME_BASE else 90_000)
 
 
-def _exact(rate: Fraction, kind: Format) -> Fraction:
+def _exact_rate(rate: Fraction, kind: Format) -> Fraction:
   """Bring a frame rate into what the encoder can state."""
-  most = 65_535 if kind.video == 'mpeg4' else FINEST
+  most = 65_535 if kind.video == 'mpeg4' else MAX_TIME_BASE
   if rate.numerator <= most:
     return rate
   return rate.limit_denominator(most // math.ceil(rate))
 
 
-def _container(kind: Format) -> dict[str, str]:
+def _muxer_options(kind: Format) -> dict[str, str]:
   """Options of a muxer: no random names inside, the index in front."""
   index = {'movflags': '+faststart'} if kind.edits else {}
   return {'fflags': '+bitexact', **index}
 
 
-def _quality(
+def _encoder_options(
   encoder: str, crf: int, preset: str, video: Video
 ) -> dict[str, str]:
   """Options of an encoder for the quality that x264 calls `crf`."""
   if encoder == 'libx264':
     # At 10 bits crf 0 is not yet lossless, quantiser 0 is.
     options = {'crf' if crf else 'qp': str(crf), 'preset': preset}
-    if video.width * video.height > HUGE:
+    if video.width * video.height > HUGE_PIXELS:
       # A third of the time: 0.4 s instead of 1.3 for 7680x7680 on two cores.
       options |= {'preset': 'ultrafast', 'rc-lookahead': '1', 'bframes': '0'}
     return options
@@ -349,7 +362,7 @@ def _quality(
   return {'crf': str(crf), 'b': '0', **speed}
 
 
-def _picture(video: Video, frame: Frame):
+def _to_av_frame(video: Video, frame: Frame):
   """Copy planes into a picture for the encoder."""
   import av
 

@@ -20,9 +20,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from lipsync_jax.faces import FaceError
+from lipsync_jax.faces.landmarks import FaceError
 
-READ = 256  # pixels, side of the crop as the landmarker gets it
+LANDMARKER_SIZE = 256  # pixels, side of the crop as the landmarker gets it
 
 ASSETS = {
   'face_landmarker.task': (
@@ -36,7 +36,7 @@ ASSETS = {
 
 def asset(name: str) -> bytes:
   """The bytes of a model file of the package, checked by sha256."""
-  path = pathlib.Path(__file__).parent / 'assets' / name
+  path = pathlib.Path(__file__).parents[1] / 'assets' / name
   try:
     content = path.read_bytes()
   except OSError as error:
@@ -54,7 +54,7 @@ def asset(name: str) -> bytes:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def _silence_native_logs() -> Iterator[None]:
   """Keep the libraries' native chatter off stderr while they start."""
   sys.stderr.flush()
   try:
@@ -71,7 +71,7 @@ def _quiet() -> Iterator[None]:
     os.close(nowhere)
 
 
-def _vision():
+def _import_mediapipe_vision():
   """MediaPipe's vision tasks, imported without TensorFlow.
 
   MediaPipe imports TensorFlow where it is installed, 20 seconds and much
@@ -91,7 +91,7 @@ def _vision():
   return mediapipe, BaseOptions, vision
 
 
-class Detector:
+class FaceDetector:
   """Owns YuNet and one landmarker per worker thread; use it in `with`."""
 
   def __init__(self, workers: int = 2):
@@ -100,8 +100,10 @@ class Detector:
     # In a thread of its own: where PortAudio is missing a module of MediaPipe
     # keeps the exception, and with it each frame that stood under the import
     # and all that they hold, which here would be the analysis of a video.
-    with _quiet(), ThreadPoolExecutor(1) as alone:
-      self._mediapipe, options, vision = alone.submit(_vision).result()
+    with _silence_native_logs(), ThreadPoolExecutor(1) as alone:
+      self._mediapipe, options, vision = alone.submit(
+        _import_mediapipe_vision
+      ).result()
       self._options = vision.FaceLandmarkerOptions(
         base_options=options(model_asset_buffer=asset('face_landmarker.task')),
         num_faces=1,
@@ -164,12 +166,12 @@ class Detector:
     import cv2
 
     h, w = crop.shape[:2]
-    scale = READ / max(h, w)
+    scale = LANDMARKER_SIZE / max(h, w)
     small = (max(round(w * scale), 1), max(round(h * scale), 1))
     way = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     square = cv2.copyMakeBorder(
       cv2.resize(crop, small, interpolation=way),
-      *(0, READ - small[1], 0, READ - small[0]),
+      *(0, LANDMARKER_SIZE - small[1], 0, LANDMARKER_SIZE - small[0]),
       cv2.BORDER_REPLICATE,
     )
     image = self._mediapipe.Image(
@@ -178,8 +180,11 @@ class Detector:
     found = self._landmarker().detect(image).face_landmarks
     if not found:
       return None
-    points = np.array([(p.x, p.y, p.z) for p in found[0]], np.float32) * READ
-    unit = np.array([w / small[0], h / small[1], max(h, w) / READ])
+    points = (
+      np.array([(p.x, p.y, p.z) for p in found[0]], np.float32)
+      * LANDMARKER_SIZE
+    )
+    unit = np.array([w / small[0], h / small[1], max(h, w) / LANDMARKER_SIZE])
     points = points * unit + np.array([*corner, 0])
     return points.astype(np.float32)
 
@@ -192,10 +197,10 @@ class Detector:
   def _landmarker(self):
     """This thread's own landmarker: one handle serves one call at a time."""
     if not hasattr(self._own, 'landmarker'):
-      with self._lock, _quiet():
+      with self._lock, _silence_native_logs():
         self._own.landmarker = self._create(self._options)
         self._opened.append(self._own.landmarker)
-        blank = np.zeros((READ, READ, 3), np.uint8)
+        blank = np.zeros((LANDMARKER_SIZE, LANDMARKER_SIZE, 3), np.uint8)
         self._own.landmarker.detect(
           self._mediapipe.Image(
             image_format=self._mediapipe.ImageFormat.SRGB, data=blank

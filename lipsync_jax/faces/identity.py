@@ -1,0 +1,177 @@
+"""TODO."""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Float, Float32, UInt8
+
+from lipsync_jax.faces import boxes, tracks
+from lipsync_jax.faces.landmarks import FaceError
+from lipsync_jax.faces.tracks import Track
+
+
+@dataclasses.dataclass(frozen=True)
+class Person:
+  """The tracks of one person, in time order, and how much is seen of them."""
+
+  tracks: tuple[Track, ...]
+  area: float  # pixels of the face summed over frames
+
+
+def appearance(rgb: UInt8[np.ndarray, '96 96 3']) -> Float32[np.ndarray, 'd']:
+  """A light description of a head, cut at 1.5 times the crop.
+
+  Directions of edges on an 8 x 8 grid (512 values, unit length) and colours
+  of the face on a 6 x 6 grid. See `appearance_similarity`.
+  """
+  import cv2
+
+  ycc = cv2.cvtColor(rgb, cv2.COLOR_RGB2YCrCb).astype(np.float32)
+  light = cv2.resize(ycc[..., 0], (32, 32), interpolation=cv2.INTER_AREA)
+  gx = cv2.Sobel(light, cv2.CV_32F, 1, 0)
+  gy = cv2.Sobel(light, cv2.CV_32F, 0, 1)
+  angle = (np.arctan2(gy, gx) % np.pi) / np.pi * 8
+  apart = np.abs(angle[..., None] - np.arange(8))  # [32 32 8]
+  share = np.maximum(0, 1 - np.minimum(apart, 8 - apart))
+  edges = np.hypot(gx, gy)[..., None] * share
+  edges = edges.reshape(8, 4, 8, 4, 8).mean((1, 3))  # [8 8 8]
+  # 20 levels: a cell of flat skin must not shout.
+  edges /= np.linalg.norm(edges, axis=-1, keepdims=True) + 20
+  edges /= np.linalg.norm(edges) + 1e-6
+  grid = cv2.resize(ycc[16:80, 16:80], (6, 6), interpolation=cv2.INTER_AREA)
+  colour = (grid - [grid[..., 0].mean(), 128, 128]) / [120, 30, 30]
+  both = np.concatenate([edges.ravel(), colour.ravel()])  # [512+108]
+  return both.astype(np.float32)
+
+
+def appearance_similarity(
+  a: Float32[np.ndarray, 'd'], b: Float32[np.ndarray, 'd']
+) -> float:
+  """How alike two looks are, at most 1.
+
+  Over 230 single pictures of some 60 persons, 80 % of the pairs of one
+  person reach 0.70, and 1 % of the pairs of two persons.
+  """
+  edges = a[:512] @ b[:512]
+  edges /= np.linalg.norm(a[:512]) * np.linalg.norm(b[:512]) + 1e-6
+  return float(edges - 3 * ((a[512:] - b[512:]) ** 2).mean())
+
+
+def group_people(analysis: tracks.Analysis, alike: float = 0.7) -> list[Person]:
+  """Join tracks into persons, most visible first.
+
+  Two tracks are one person when they never share a frame and either follow
+  each other within two seconds of one shot at one place, or look alike.
+  Limits: relatives in like light may be joined, and a person seen from the
+  front and then from the side may count as two.
+  """
+  order = sorted(analysis.tracks, key=lambda track: -_total_area(track))
+  groups: list[list[tracks.Track]] = []
+  for track in order:
+    scores = [_same_person_score(analysis, group, track) for group in groups]
+    best = int(np.argmax(scores)) if scores else -1
+    if best >= 0 and scores[best] >= alike:
+      groups[best].append(track)
+    else:
+      groups.append([track])
+  found = [
+    Person(
+      tuple(sorted(group, key=lambda track: int(track.frames[0]))),
+      float(sum(_total_area(track) for track in group)),
+    )
+    for group in groups
+  ]
+  return sorted(found, key=lambda person: -person.area)
+
+
+def _total_area(track: tracks.Track) -> float:
+  return float(np.prod(track.boxes[:, 2:] - track.boxes[:, :2], -1).sum())
+
+
+def _same_person_score(
+  analysis: tracks.Analysis, group: list[tracks.Track], track: tracks.Track
+) -> float:
+  """How surely a track belongs to a group: 0 to 1, 1 for a continuation."""
+  best = 0.0
+  for other in group:
+    if np.intersect1d(other.frames, track.frames).size:
+      return 0.0
+    first, second = sorted((other, track), key=lambda v: int(v.frames[0]))
+    end, start = int(first.frames[-1]), int(second.frames[0])
+    same_shot = not ((analysis.cuts > end) & (analysis.cuts <= start)).any()
+    # The very next frame goes on in the same track, unless the face became
+    # another's.
+    near = start > end + 1 and analysis.times[start] - analysis.times[end] < 2
+    if same_shot and near:
+      place = boxes.iou_matrix(first.boxes[-1:], second.boxes[:1])[0, 0]
+      if place > 0.4:
+        return 1.0
+    best = max(best, appearance_similarity(other.look, track.look))
+  return best
+
+
+def choose_person(found: list[Person], spec: str) -> Person:
+  """The one person to dub, for the whole video.
+
+  Args:
+    found: the result of `group_people`.
+    spec: 'largest' (over all its frames); 'left' or 'right' (by median place,
+      among those at least a tenth as visible as the largest); a number
+      (0 is the largest); or 'x,y', pixels in the first frame that shows them.
+
+  Raises:
+    FaceError: nobody fits; the message lists who is there.
+  """
+  if not found:
+    raise FaceError(
+      'found no face in the video; a face must be upright and at least '
+      'some 20 pixels wide, or be given with --box top bottom left right'
+    )
+  spec = str(spec).strip().lower()
+  if spec == 'largest':
+    return found[0]
+  if spec in ('left', 'right'):
+    ready = [p for p in found if p.area >= 0.1 * found[0].area]
+    pick = min if spec == 'left' else max
+    return pick(ready, key=lambda p: _median_center(p)[0])
+  if spec.isdecimal() and int(spec) < len(found):
+    return found[int(spec)]
+  parts = spec.split(',')
+  if len(parts) == 2:
+    try:
+      point = np.array([float(v) for v in parts])
+    except ValueError:
+      point = np.array([np.nan, np.nan])
+    away = [_distance_to_point(p, point) for p in found]
+    if np.isfinite(away).all() and min(away) <= 1:
+      return found[int(np.argmin(away))]
+  raise FaceError(
+    f'--person {spec!r} is nobody here; give largest, left, right, a number '
+    f'or x,y. In this video: {describe_people(found)}'
+  )
+
+
+def describe_people(found: list[Person], most: int = 8) -> str:
+  """Who is there, in one line: number, size, place and frames."""
+  words = []
+  for i, person in enumerate(found[:most]):
+    boxes = np.concatenate([track.boxes for track in person.tracks])
+    w, h = np.median(boxes[:, 2:] - boxes[:, :2], 0)
+    x, y = _median_center(person)
+    words.append(
+      f'{i}: {w:.0f}x{h:.0f} px at {x:.0f},{y:.0f} in {len(boxes)} frames'
+    )
+  more = [f'and {len(found) - most} more'] * (len(found) > most)
+  return '; '.join(words + more)
+
+
+def _median_center(person: Person) -> Float[np.ndarray, '2']:
+  boxes = np.concatenate([track.boxes for track in person.tracks])
+  return np.median((boxes[:, :2] + boxes[:, 2:]) / 2, 0)
+
+
+def _distance_to_point(person: Person, point: Float[np.ndarray, '2']) -> float:
+  """From a point to the person's first box, in box widths; 0 inside."""
+  box = person.tracks[0].boxes[0].astype(np.float64)
+  gap = np.maximum(np.maximum(box[:2] - point, point - box[2:]), 0)
+  return float(np.hypot(*gap) / max(box[2] - box[0], 1e-6))

@@ -1,0 +1,67 @@
+"""TODO."""
+
+import numpy as np
+from jaxtyping import Float, Float32, Int, UInt8
+
+
+def frame_signature(
+  rgb: UInt8[np.ndarray, 'h w 3'],
+) -> tuple[Float32[np.ndarray, '18 32'], Float32[np.ndarray, '3 64']]:
+  """What two frames of one shot share: blurred structure and colours."""
+  import cv2
+
+  small = cv2.resize(rgb, (64, 36), interpolation=cv2.INTER_AREA)
+  # Blurred over 10 levels: a flat wall a little lighter is the same wall.
+  counts = [np.bincount(c.ravel() >> 2, minlength=64) for c in small.T]
+  colours = np.array(counts, np.float32) / small[..., 0].size
+  colours = cv2.GaussianBlur(
+    colours, (0, 0), sigmaX=2.5, sigmaY=1e-3, borderType=cv2.BORDER_REFLECT
+  )
+  grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float32)
+  grey = cv2.resize(grey, (32, 18), interpolation=cv2.INTER_AREA)
+  grey = cv2.GaussianBlur(grey, (0, 0), 1.0)
+  # Without mean and gain: a fade or a flash of light is no other structure.
+  return (grey - grey.mean()) / (grey.std() + 4), colours
+
+
+def signature_distance(a, b) -> float:
+  """How unlike two signatures are, 0 to about 1.
+
+  The geometric mean of structure and colour: a pan changes the first only,
+  a change of light the second. In 31 clips neighbours reach 0.041, while
+  frames of different clips begin at 0.13 (2 % of them below 0.32).
+  """
+  energy = np.sqrt((a[0] ** 2).mean() * (b[0] ** 2).mean()) + 1e-3
+  structure = max(1 - float((a[0] * b[0]).mean() / energy), 0.0)
+  colour = max(1 - float(np.minimum(a[1], b[1]).sum() / 3), 0.0)
+  return float(np.sqrt(structure * colour))
+
+
+def may_be_cut(step: float) -> bool:
+  """Whether a difference to the frame before may be a cut."""
+  return step > 0.08
+
+
+def find_cuts(steps: Float[np.ndarray, 'f 3']) -> Int[np.ndarray, 'c']:
+  """First frames of new shots.
+
+  Args:
+    steps: difference of frame f to the frames f-1, f-2 and f-3; 0 where
+      there is no such frame.
+
+  A cut is a large step, or a middling one that stands alone. It is no cut
+  when the picture is back after one or two frames: that was a flash.
+  """
+  one, two, three = steps.T
+  padded = np.pad(one, 2)
+  around = np.max([padded[:-4], padded[1:-3], padded[3:-1], padded[4:]], 0)
+  jump = (one > 0.15) | ((one > 0.08) & (one > 3 * around))
+  cuts = []
+  for f in np.flatnonzero(jump):
+    # Back where it was: seen on the way into a flash, and on the way out.
+    same = [*two[f + 1 : f + 2], *three[f + 2 : f + 3]]
+    same += [two[f]] if f >= 2 else []
+    same += [three[f]] if f >= 3 else []
+    if min(same, default=1.0) >= min(0.06, one[f] / 3):
+      cuts.append(f)
+  return np.array(cuts, np.int64)
