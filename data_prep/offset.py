@@ -108,10 +108,11 @@ class Expert:
   def __init__(self, path: str):
     import jax
 
-    from lipsync_jax import models, weights
+    from lipsync_jax import models
+    from lipsync_jax.weights import convert
 
-    found = weights.read(path, 'syncnet')
-    net = models.build('syncnet', found.size, found.width)
+    found = convert.load_any(path, 'syncnet')
+    net = models.build_model('syncnet', found.size, found.width)
     self.size, self.sha256 = found.size, found.sha256
     run = jax.jit(lambda v, mel, x: net.apply(v, mel, x, train=False))
     self._variables = jax.device_put(found.variables)

@@ -13,10 +13,11 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import Float
 
-from lipsync_jax import audio, compose, takes, weights
+from lipsync_jax import audio, compose, takes
 from lipsync_jax.audio import log_mel, noise_gate
 from lipsync_jax.faces.crop import crop_from_row
 from lipsync_jax.takes import Take
+from lipsync_jax.weights import convert
 
 BATCH = 16
 
@@ -36,10 +37,10 @@ class Dubber:
 
 def load(path: str | os.PathLike, dtype: str = 'auto') -> Dubber:
   """Read and compile a generator, ours or published."""
-  from lipsync_jax.models import engine
+  from lipsync_jax.models import runtime
 
-  net = weights.read(path, 'generator')
-  predict, name = engine.predictor(
+  net = convert.load_any(path, 'generator')
+  predict, name = runtime.build_predictor(
     net.variables, net.size, net.width, dtype=dtype, batch=BATCH
   )
   return Dubber(

@@ -32,12 +32,12 @@ from lipsync_jax import (
   report,
   ridge,
   takes,
-  weights,
 )
 from lipsync_jax.appraisal import Tools
 from lipsync_jax.common import cache
 from lipsync_jax.entrants import Entrant, Scene
 from lipsync_jax.faces import detector
+from lipsync_jax.weights import convert
 
 VERSION = 2  # of results kept: raise it when a measure changes
 
@@ -128,7 +128,9 @@ def evaluate(args: argparse.Namespace) -> dict:
         f'--rival {row.name}: one file fits one case, found {len(todo)}; give '
         'a folder, or one pair and --protocol cross'
       )
-  ours = entrants.checkpoints(args.checkpoint or [str(weights.DEFAULT)])
+  ours = entrants.checkpoints(
+    args.checkpoint or [str(convert.DEFAULT_GENERATOR)]
+  )
   rows = [*entrants.controls(), *ours, *rivals]
   out = pathlib.Path(args.out)
   out.mkdir(parents=True, exist_ok=True)
@@ -180,7 +182,7 @@ def equipment(args, finder) -> tuple[Tools, dict[str, str]]:
   marks = {'ridge': tools.ridge.source}
   marks['judge'] = f'{tools.judge.source}, {tools.judge.sha256}'
   if args.syncnet_v2:
-    found = weights.read(args.syncnet_v2, 'syncnet_v2')
+    found = convert.load_any(args.syncnet_v2, 'syncnet_v2')
     run_v2 = lse.predictor(found.variables)
     tools = dataclasses.replace(tools, syncnet_v2=run_v2)
     marks['SyncNet v2'] = found.source

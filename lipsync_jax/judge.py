@@ -15,9 +15,10 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import Float
 
-from lipsync_jax import audio, lse, takes, weights, windows
+from lipsync_jax import audio, lse, takes, windows
 from lipsync_jax.audio import log_mel
 from lipsync_jax.takes import Take
+from lipsync_jax.weights import convert
 
 FRAMES = windows.FRAMES
 SHIPPED = pathlib.Path(__file__).parent / 'assets' / 'judge.safetensors'
@@ -40,8 +41,8 @@ def load(path: str | os.PathLike) -> Judge:
 
   from lipsync_jax import models
 
-  found = weights.read(path, 'syncnet')
-  net = models.build('syncnet', found.size, found.width)
+  found = convert.load_any(path, 'syncnet')
+  net = models.build_model('syncnet', found.size, found.width)
   run = jax.jit(lambda v, mel, x: net.apply(v, mel, x, train=False))
   held = jax.device_put(found.variables)
   return Judge(

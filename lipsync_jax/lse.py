@@ -116,7 +116,7 @@ def predictor(variables: dict) -> Callable:
 
   from lipsync_jax import models
 
-  net = models.build('syncnet_v2')
+  net = models.build_model('syncnet_v2')
   run = jax.jit(lambda v, mfcc, x: net.apply(v, mfcc, x))
   held = jax.device_put(variables)
   return lambda mfcc, frames: run(held, mfcc, frames)

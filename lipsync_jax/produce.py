@@ -15,21 +15,13 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import Int
 
-from lipsync_jax import (
-  audio,
-  coverage,
-  reels,
-  render,
-  search,
-  timeline,
-  voices,
-  weights,
-)
+from lipsync_jax import audio, coverage, reels, render, search, timeline, voices
 from lipsync_jax.common import cache, memory, threads
 from lipsync_jax.media import decoder, types, video_writer
 from lipsync_jax.media.container import MediaError, printable
-from lipsync_jax.models import engine
+from lipsync_jax.models import runtime
 from lipsync_jax.request import Request
+from lipsync_jax.weights import convert
 
 BATCH = {'cpu': 16, 'gpu': 128, 'tpu': 128}  # faces at a time
 
@@ -125,16 +117,16 @@ def listen(
   return mels, max(lengths)
 
 
-def generator_of(wanted: Request) -> weights.Weights:
+def generator_of(wanted: Request) -> convert.Weights:
   """The weights asked for, or else, said in one line, those of the package."""
   if wanted.checkpoint_path is not None:
-    return weights.read(wanted.checkpoint_path, 'generator')
-  if not weights.DEFAULT.is_file():
-    raise weights.WeightsError(
+    return convert.load_any(wanted.checkpoint_path, 'generator')
+  if not convert.DEFAULT_GENERATOR.is_file():
+    raise convert.WeightsError(
       '--checkpoint_path is needed: no weights come with this copy; give '
       'wav2lip.pth, wav2lip_hq.pdparams or a .safetensors file of your own'
     )
-  net = weights.read(weights.DEFAULT, 'generator')
+  net = convert.load_any(convert.DEFAULT_GENERATOR, 'generator')
   if not wanted.quiet:
     print(f'note: no --checkpoint_path, using {net.source}', file=sys.stderr)
   return net
@@ -152,7 +144,7 @@ def video_of(wanted: Request) -> types.Video:
 
 def schedule(
   wanted: Request,
-  net: weights.Weights,
+  net: convert.Weights,
   video: types.Video,
   times: Sequence[Fraction],
   mels: list[render.Shelf],
@@ -196,7 +188,7 @@ def ending(
   return duration if abs(end - duration) <= 1 / rate else end
 
 
-def stage(wanted: Request, net: weights.Weights, video, times, shows, speakers):
+def stage(wanted: Request, net: convert.Weights, video, times, shows, speakers):
   """The scene, the network compiled for it, and the engine's name."""
   import jax
 
@@ -217,7 +209,7 @@ def stage(wanted: Request, net: weights.Weights, video, times, shows, speakers):
     whole_box=wanted.compat,
     detail=not wanted.no_detail,
   )
-  predict, name = engine.predictor(
+  predict, name = runtime.build_predictor(
     net.variables, net.size, net.width, dtype=wanted.dtype, batch=batch
   )
   return scene, predict, name

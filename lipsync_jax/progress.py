@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import jax
 
-from lipsync_jax import flops, metrics
+from lipsync_jax import metrics
+from lipsync_jax.models import flops
 
 
 class NotFinite(ValueError):
@@ -44,7 +45,7 @@ class Log:
     import tqdm
 
     self._writer, self._every, self._rate = writer, every, rate
-    self._faces, self._cost, self._peak = faces, cost, flops.peak()
+    self._faces, self._cost, self._peak = faces, cost, flops.peak_flops()
     self._previous = None
     self._sums, self._count, self._waited = {}, 0, 0.0
     self._began = None

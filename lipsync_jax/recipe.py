@@ -12,19 +12,11 @@ from typing import Any
 
 import jax
 
-from lipsync_jax import (
-  augment,
-  flops,
-  losses,
-  models,
-  processes,
-  steps,
-  stored,
-  weights,
-  windows,
-)
+from lipsync_jax import augment, losses, models, processes, steps, windows
 from lipsync_jax import state as states
+from lipsync_jax.models import flops
 from lipsync_jax.state import State
+from lipsync_jax.weights import convert, safetensors_file
 
 STAGES = ('syncnet', 'generator', 'hq')
 
@@ -111,7 +103,7 @@ def _drawn(config) -> str:
 
 def _build(config, network: str):
   net = config.net
-  return models.build(network, net.size, net.width, net.dtype)
+  return models.build_model(network, net.size, net.width, net.dtype)
 
 
 def expert_recipe(config, optimiser, common: dict) -> Recipe:
@@ -147,7 +139,8 @@ def expert_recipe(config, optimiser, common: dict) -> Recipe:
     measure=measure,
     show=None,
     frozen={},
-    flops=heard * flops.window('syncnet', config.net.size, config.net.width),
+    flops=heard
+    * flops.train_window_flops('syncnet', config.net.size, config.net.width),
     **common,
   )
 
@@ -187,7 +180,7 @@ def generator_recipe(config, optimiser, common: dict) -> Recipe:
     measure=functools.partial(steps.measure_generator, networks=networks),
     show=functools.partial(show, networks=networks),
     frozen=frozen,
-    flops=flops.window(
+    flops=flops.train_window_flops(
       config.stage,
       config.net.size,
       config.net.width,
@@ -211,13 +204,13 @@ def read_expert(config):
       'expected the weights of an expert, found none: train one with '
       '--config=configs/syncnet.py and set --config.expert=FILE'
     )
-  found = weights.read(config.expert, 'syncnet')
+  found = convert.load_any(config.expert, 'syncnet')
   if found.size != config.net.size:
     raise RecipeError(
       f'{config.expert}: expected an expert of {config.net.size} pixels, '
       f'found {found.size}; set --config.net.size or choose another'
     )
-  net = models.build('syncnet', found.size, found.width, config.net.dtype)
+  net = models.build_model('syncnet', found.size, found.width, config.net.dtype)
   return net, found.variables
 
 
@@ -229,16 +222,18 @@ def export(path, found: Recipe, state: State, config, meta: dict) -> None:
   variables = processes.whole(states.variables(state, found.network))
   if not processes.first():
     return
-  stored.save(
+  safetensors_file.save(
     path,
-    stored.Weights(
+    safetensors_file.Weights(
       found.network,
       config.net.size,
       config.net.width,
       jax.device_get(variables),
       source=f'trained by lipsync_jax, stage {config.stage}',
       # Only the generator's window starts before its frame.
-      mel_lead=stored.LEAD if found.network == 'generator' else Fraction(0),
+      mel_lead=safetensors_file.LEAD
+      if found.network == 'generator'
+      else Fraction(0),
       meta=meta,
     ),
   )

@@ -103,7 +103,7 @@ def init(
   """
   params, stats = {}, {}
   for i, (name, net) in enumerate(sorted(networks.items())):
-    variables = models.first(name, net, jax.random.fold_in(key, i))
+    variables = models.init_variables(name, net, jax.random.fold_in(key, i))
     params[name] = variables['params']
     stats[name] = variables.get('batch_stats', {})
   if 'temperature' in optimisers:

@@ -20,13 +20,13 @@ from lipsync_jax import (
   processes,
   settings,
   validation,
-  weights,
 )
 from lipsync_jax import feed as feeds
 from lipsync_jax import recipe as recipes
 from lipsync_jax import state as states
 from lipsync_jax.checkpoint import Checkpoints
 from lipsync_jax.progress import Log
+from lipsync_jax.weights import convert
 
 
 class TrainingError(ValueError):
@@ -154,7 +154,7 @@ def begin(config, recipe, mesh, feed, store, iterator):
 def transplant(config, recipe, state, where):
   """The state with first weights from the file `config.init`."""
   name = recipe.network
-  given = weights.read(config.init, name)
+  given = convert.load_any(config.init, name)
   if (given.size, given.width) != (config.net.size, config.net.width):
     raise TrainingError(
       f'{config.init}: expected {config.net.size} pixels and width '
@@ -169,7 +169,7 @@ def hearing(config, state, where):
 
   The towers differ by one residual layer at 256 channels, which is left out.
   """
-  given = weights.read(config.ears, 'syncnet')
+  given = convert.load_any(config.ears, 'syncnet')
   if given.width != config.net.width:
     raise TrainingError(
       f'{config.ears}: expected an expert of width {config.net.width:g}, found '

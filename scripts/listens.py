@@ -14,7 +14,8 @@ import sys
 import jax
 import numpy as np
 
-from lipsync_jax import data, losses, models, records, weights
+from lipsync_jax import data, losses, models, records
+from lipsync_jax.weights import convert
 
 BATCH, BATCHES = 24, 8
 
@@ -38,8 +39,8 @@ def main(argv: list[str]) -> int:
     print(__doc__.strip(), file=sys.stderr)
     return 2
   path, shards, split, speaker = (*argv, *('val', '')[len(argv) - 2 :])
-  net = weights.read(path, 'generator')
-  module = models.build('generator', net.size, net.width)
+  net = convert.load_any(path, 'generator')
+  module = models.build_model('generator', net.size, net.width)
   apply = functools.partial(
     jax.jit(functools.partial(module.apply, train=False)), net.variables
   )

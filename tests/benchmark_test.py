@@ -9,16 +9,16 @@ import types
 import numpy as np
 import pytest
 
-from lipsync_jax import cartoons, flops
+from lipsync_jax import cartoons
 from lipsync_jax.benchmark import generators, reading, rounds, training, whole
-from lipsync_jax.models import engine
+from lipsync_jax.models import flops, runtime
 
 command = importlib.import_module('lipsync_jax.benchmark.__main__')
 
 
 def test_published_size():
   """3.97 GMAC a face (spec 2), two operations each."""
-  assert flops.face(96, 1.0) == 2 * 3_966_984_192
+  assert flops.generator_flops(96, 1.0) == 2 * 3_966_984_192
 
 
 @pytest.mark.parametrize('low', [False, True])
@@ -26,7 +26,7 @@ def test_twin_is_the_same_network(low):
   pytest.importorskip('torch', reason='needs PyTorch: pip install -e .[torch]')
   variables = generators.random_variables(96, 0.25)
   mel, face = generators.random_inputs(96, 2)
-  want, _ = engine.predictor(variables, 96, 0.25, 'float32', 2, 'xla')
+  want, _ = runtime.build_predictor(variables, 96, 0.25, 'float32', 2, 'xla')
   got = generators.torch_twin(variables, 96, 0.25, low)(mel, face).numpy()
   error = np.abs(got.astype(int) - np.asarray(want(mel, face)))
   assert error.max() <= (12 if low else 1)
@@ -64,7 +64,7 @@ def test_table_of_the_generator(monkeypatch, capsys):
   assert command.main(line.split()) == 0
   out = capsys.readouterr().out
   assert '| XLA f32 ' in out and '| XLA bf16 ' in out and 'batch 2' in out
-  assert ('| OpenVINO bf16 ' in out) == engine.has_openvino()
+  assert ('| OpenVINO bf16 ' in out) == runtime.has_openvino()
   assert '0.2853' in out
   rows = [line for line in out.splitlines() if line.startswith('|')]
   assert len({len(row) for row in rows}) == 1, 'columns do not line up'
@@ -103,13 +103,13 @@ def test_bad_input_is_one_line(capsys):
 
 def test_flops_of_the_steps():
   """Tables of spec 2 and 3: 3.97, 1.21 and 1.26 GMAC forward."""
-  expert = flops.window('syncnet', 96, 1.0)
+  expert = flops.train_window_flops('syncnet', 96, 1.0)
   assert expert == pytest.approx(3 * 2 * 1.21e9, rel=0.01)
-  alone = flops.window('generator', 96, 1.0)
-  assert alone == 3 * 5 * flops.face(96, 1.0)
-  plain = flops.window('generator', 96, 1.0, expert=0.5)
+  alone = flops.train_window_flops('generator', 96, 1.0)
+  assert alone == 3 * 5 * flops.generator_flops(96, 1.0)
+  plain = flops.train_window_flops('generator', 96, 1.0, expert=0.5)
   assert 0 < plain - alone < 0.4 * expert
-  critic = flops.window('hq', 96, 1.0) - alone
+  critic = flops.train_window_flops('hq', 96, 1.0) - alone
   assert critic == pytest.approx(8 * 5 * 2 * 1.26e9, rel=0.01)
 
 
@@ -125,7 +125,7 @@ def test_table_of_training(monkeypatch, capsys):
     'ours': stand_in(0.01),
   }
   monkeypatch.setattr(training, 'rivals', lambda *_: found)
-  monkeypatch.setattr(flops, 'peak', lambda: 989e12)
+  monkeypatch.setattr(flops, 'peak_flops', lambda: 989e12)
   line = 'train --width 0.25 --batch 3 --steps 3 --stages syncnet hq'
   assert command.main(line.split()) == 0
   out = capsys.readouterr().out
@@ -147,7 +147,7 @@ def test_a_chip_is_found_by_its_name(monkeypatch):
   ):
     device = types.SimpleNamespace(device_kind=kind)
     monkeypatch.setattr(flops.jax, 'devices', lambda d=device: [d])
-    assert flops.peak() == peak
+    assert flops.peak_flops() == peak
 
 
 def test_table_of_data(tmp_path, monkeypatch, capsys):

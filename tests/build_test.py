@@ -402,18 +402,21 @@ def expert_file(tmp_path_factory):
   """A SyncNet of random weights: it knows nothing of offsets."""
   import jax
 
-  from lipsync_jax import models, weights
+  from lipsync_jax import models
+  from lipsync_jax.weights import convert
 
-  net = models.build('syncnet', 96, 0.125)
+  net = models.build_model('syncnet', 96, 0.125)
   init = functools.partial(net.init, train=False)
-  shapes = jax.eval_shape(init, jax.random.key(0), *models.inputs('syncnet'))
+  shapes = jax.eval_shape(
+    init, jax.random.key(0), *models.dummy_inputs('syncnet')
+  )
   rng = np.random.default_rng(0)
   tensors = jax.tree.map(
     lambda x: np.abs(rng.normal(0.02, 0.1, x.shape)).astype(np.float32), shapes
   )
   path = tmp_path_factory.mktemp('expert') / 'w.safetensors'
-  weights.save(
-    path, weights.Weights('syncnet', 96, 0.125, dict(tensors), 'test')
+  convert.save(
+    path, convert.Weights('syncnet', 96, 0.125, dict(tensors), 'test')
   )
   return str(path)
 

@@ -16,8 +16,9 @@ import cv2
 import numpy as np
 import pytest
 
-from lipsync_jax import audio, produce, sync, weights
+from lipsync_jax import audio, produce, sync
 from lipsync_jax.faces import detector, track_builder
+from lipsync_jax.weights import convert
 from tests.helpers import test_clips
 
 LONG = float(os.environ.get('LIPSYNC_JAX_COMPOSITES', '1'))
@@ -155,7 +156,7 @@ def rough(monkeypatch):
 
     return predict, 'stand-in'
 
-  net = weights.Weights(
+  net = convert.Weights(
     'generator',
     96,
     1.0,

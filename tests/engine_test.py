@@ -11,13 +11,19 @@ import pytest
 
 from lipsync_jax import models
 from lipsync_jax.benchmark import generators
-from lipsync_jax.models import blocks, engine, folded, generator, openvino
+from lipsync_jax.models import (
+  generator,
+  layers,
+  runtime,
+  runtime_openvino,
+  runtime_xla,
+)
 
 WIDTH, BATCH = 0.25, 2
 
 
 def needs_openvino():
-  if not engine.has_openvino():
+  if not runtime.has_openvino():
     pytest.skip('needs OpenVINO: pip install -e .[openvino]')
 
 
@@ -27,7 +33,7 @@ def case(request):
   size = request.param
   variables = generators.random_variables(size, WIDTH)
   mel, face = generators.random_inputs(size, BATCH)
-  module = models.build('generator', size, WIDTH)
+  module = models.build_model('generator', size, WIDTH)
   pixels = face.astype(np.float32) / 255
   masked = pixels.copy()
   masked[:, size // 2 :] = 0
@@ -42,7 +48,7 @@ def case(request):
 def off(case, dtype, backend):
   """Name of an engine and its errors in levels of 255."""
   size, variables, mel, face, levels = case
-  predict, name = engine.predictor(
+  predict, name = runtime.build_predictor(
     variables, size, WIDTH, dtype, BATCH, backend
   )
   for _ in range(2):  # a second call must not depend on the first
@@ -71,28 +77,31 @@ def test_openvino_bfloat16(case):
   needs_openvino()
   name, error = off(case, 'bfloat16', 'openvino')
   assert name == 'OpenVINO bf16' and error.max() < 12 and error.mean() < 1
-  if engine.multiplies_bfloat16():
+  if runtime.has_native_bfloat16():
     assert error.mean() > 0.26, 'this ran in float32'
 
 
 @pytest.mark.parametrize(
   'form, layer',
   [
-    (folded.doubled, blocks.Layer('up', 6, 4, stride=(2, 2), up=True)),
-    (folded.same, blocks.Layer('plain', 6, 4)),
+    (
+      runtime_xla.conv_transpose_bf16,
+      layers.ConvSpec('up', 6, 4, stride=(2, 2), up=True),
+    ),
+    (runtime_xla.conv3x3_bf16, layers.ConvSpec('plain', 6, 4)),
   ],
 )
 def test_products_equal_convolution(form, layer):
   keys = jax.random.split(jax.random.key(0))
   x = jax.random.normal(keys[0], (2, 5, 7, 6))
   kernel = jax.random.normal(keys[1], (3, 3, 6, 4))
-  want = blocks.convolve(layer, kernel, x)
+  want = layers.apply_conv(layer, kernel, x)
   np.testing.assert_allclose(form(kernel, x), want, atol=1e-5)
 
 
 def test_mixed_is_used_where_it_wins():
-  rows = folded.rows(96, 1.0)
-  chosen = [row.name for row in rows if folded.multiplied(row)]
+  rows = runtime_xla.generator_rows(96, 1.0)
+  chosen = [row.name for row in rows if runtime_xla.prefers_bf16_product(row)]
   assert 'face_decoder_blocks_6_0' in chosen
   assert 'face_decoder_blocks_4_2' in chosen
   assert 'face_decoder_blocks_6_1' not in chosen  # 64 channels at 96 pixels
@@ -101,15 +110,17 @@ def test_mixed_is_used_where_it_wins():
 
 def test_residual_is_folded_into_the_kernel():
   variables = generators.random_variables(96, WIDTH)
-  layer = next(row for row in folded.rows(96, WIDTH) if row.residual)
-  kernel, bias = folded.fold(variables, 96, WIDTH)[layer.name]
+  layer = next(
+    row for row in runtime_xla.generator_rows(96, WIDTH) if row.residual
+  )
+  kernel, bias = runtime_xla.fold_batch_norm(variables, 96, WIDTH)[layer.name]
   x = jax.random.normal(jax.random.key(1), (1, 6, 6, layer.cin))
-  bound = blocks.Block(layer, jnp.dtype('float32'))
+  bound = layers.ConvBlock(layer, jnp.dtype('float32'))
   tree = {part: variables[part][layer.name] for part in variables}
   tree = jax.tree.map(jnp.asarray, tree)
   want = bound.apply(tree, x, train=False)
   got = jax.nn.relu(
-    blocks.convolve(layer, jnp.asarray(kernel), x) + bias.reshape(1, 1, 1, -1)
+    layers.apply_conv(layer, jnp.asarray(kernel), x) + bias.reshape(1, 1, 1, -1)
   )
   np.testing.assert_allclose(got, want, atol=2e-5)
 
@@ -117,29 +128,29 @@ def test_residual_is_folded_into_the_kernel():
 def test_choice(monkeypatch):
   def pretend(platform, installed, low):
     monkeypatch.setattr(jax, 'default_backend', lambda: platform)
-    monkeypatch.setattr(engine, 'has_openvino', lambda: installed)
-    monkeypatch.setattr(engine, 'multiplies_bfloat16', lambda: low)
+    monkeypatch.setattr(runtime, 'has_openvino', lambda: installed)
+    monkeypatch.setattr(runtime, 'has_native_bfloat16', lambda: low)
 
   pretend('cpu', True, True)
-  assert engine.chosen() == ('bfloat16', 'openvino')
-  assert engine.chosen('float32') == ('float32', 'openvino')
+  assert runtime.resolve_backend() == ('bfloat16', 'openvino')
+  assert runtime.resolve_backend('float32') == ('float32', 'openvino')
   pretend('cpu', True, False)
-  assert engine.chosen() == ('float32', 'openvino')
+  assert runtime.resolve_backend() == ('float32', 'openvino')
   pretend('cpu', False, False)
-  assert engine.chosen() == ('float32', 'xla')
+  assert runtime.resolve_backend() == ('float32', 'xla')
   pretend('gpu', True, False)
-  assert engine.chosen() == ('bfloat16', 'xla')
-  assert engine.chosen(backend='openvino') == ('float32', 'openvino')
+  assert runtime.resolve_backend() == ('bfloat16', 'xla')
+  assert runtime.resolve_backend(backend='openvino') == ('float32', 'openvino')
 
 
 def test_errors_are_one_line(monkeypatch):
   for wrong in ({'dtype': 'float16'}, {'backend': 'tensorrt'}):
     with pytest.raises(ValueError, match='expected one of') as error:
-      engine.chosen(**wrong)
+      runtime.resolve_backend(**wrong)
     assert '\n' not in str(error.value)
-  monkeypatch.setattr(engine, 'has_openvino', lambda: False)
+  monkeypatch.setattr(runtime, 'has_openvino', lambda: False)
   with pytest.raises(ValueError, match='pip install'):
-    engine.chosen(backend='openvino')
+    runtime.resolve_backend(backend='openvino')
 
 
 def test_graph_has_every_layer():
@@ -147,11 +158,13 @@ def test_graph_has_every_layer():
   variables = generators.random_variables(96, WIDTH)
   kinds = [
     o.get_type_name()
-    for o in openvino.graph(variables, 96, WIDTH, 1).get_ordered_ops()
+    for o in runtime_openvino.build_graph(
+      variables, 96, WIDTH, 1
+    ).get_ordered_ops()
   ]
   rows = [
     r
-    for part in generator.tables(96, WIDTH).values()
+    for part in generator.layer_specs(96, WIDTH).values()
     for stage in part
     for r in stage
   ]
@@ -164,9 +177,9 @@ def test_openvino_does_not_phone_home():
   """Its converter would report itself to its maker when imported."""
   needs_openvino()
   code = (
-    'import sys; from lipsync_jax.models import openvino as room; '
+    'import sys; from lipsync_jax.models import runtime_openvino as room; '
     'assert "openvino" not in sys.modules; '
-    'room.library().Core(); '
+    'room.import_openvino().Core(); '
     'assert "openvino" in sys.modules; '
     'sys.exit("openvino_telemetry" in sys.modules)'
   )

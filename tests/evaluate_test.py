@@ -14,10 +14,11 @@ from lipsync_jax import cartoons, charts, evaluate, page, records, report
 
 def weights(path, network, width=0.05):
   """Untrained weights in a file."""
-  from lipsync_jax import models, stored
+  from lipsync_jax import models
+  from lipsync_jax.weights import safetensors_file
 
-  net = models.build(network, 96, width)
-  zeros = models.inputs(network, 96)
+  net = models.build_model(network, 96, width)
+  zeros = models.dummy_inputs(network, 96)
   shapes = jax.eval_shape(
     lambda key: net.init(key, *zeros, train=False), jax.random.key(0)
   )
@@ -26,7 +27,9 @@ def weights(path, network, width=0.05):
     lambda x: np.abs(rng.normal(0, 0.1, x.shape)).astype(np.float32),
     dict(shapes),
   )
-  stored.save(path, stored.Weights(network, 96, width, variables, 'untrained'))
+  safetensors_file.save(
+    path, safetensors_file.Weights(network, 96, width, variables, 'untrained')
+  )
   return str(path)
 
 

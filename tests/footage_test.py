@@ -14,7 +14,8 @@ import jax
 import numpy as np
 import pytest
 
-from lipsync_jax import exports, produce, sync
+from lipsync_jax import produce, sync
+from lipsync_jax.weights import writers
 from tests.helpers import golden_weights, test_clips, untrained_weights
 
 WIDTH = 0.125
@@ -38,7 +39,7 @@ def compiled():
 @pytest.fixture
 def engine(compiled, monkeypatch):
   """The same weights, however they were stored, are compiled once."""
-  plain = produce.engine.predictor
+  plain = produce.runtime.build_predictor
 
   def predictor(variables, size, width, dtype, batch):
     key = (size, width, dtype, batch)
@@ -49,7 +50,7 @@ def engine(compiled, monkeypatch):
     jax.tree.map(np.testing.assert_array_equal, before, variables)
     return made
 
-  monkeypatch.setattr(produce.engine, 'predictor', predictor)
+  monkeypatch.setattr(produce.runtime, 'build_predictor', predictor)
 
 
 def run(face, voice, out, tiny, **options):
@@ -158,11 +159,11 @@ def write_published(path, tensors, kind):
     'global_epoch': 88,
   }
   if kind == 'zip':
-    exports.write_pth(path, whole)
+    writers.write_pth(path, whole)
   elif kind == 'legacy':
-    exports.write_legacy(path, whole)
+    writers.write_legacy(path, whole)
   elif kind == 'flat':
-    exports.write_pdparams(path, paddle, {})
+    writers.write_pdparams(path, paddle, {})
   else:
     named = {
       k: (f'conv2d_{i}.w_0', v) for i, (k, v) in enumerate(paddle.items())

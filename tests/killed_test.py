@@ -22,8 +22,9 @@ import jax
 import numpy as np
 import pytest
 
-from lipsync_jax import models, weights
+from lipsync_jax import models
 from lipsync_jax.common import atomic_file
+from lipsync_jax.weights import convert
 from tests.helpers import test_clips
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -38,16 +39,16 @@ class Job:
   def __init__(self, folder):
     self.folder, self.dice = folder, random.Random(3)
     width = 0.125
-    module = models.build('generator', width=width)
-    zeros = models.inputs('generator')
+    module = models.build_model('generator', width=width)
+    zeros = models.dummy_inputs('generator')
     shapes = jax.eval_shape(
       lambda key: module.init(key, *zeros, train=False), jax.random.key(0)
     )
     numpy = jax.tree.map(
       lambda x: np.full(x.shape, 0.01, np.float32), dict(shapes)
     )
-    net = weights.Weights('generator', 96, width, numpy, 'an untrained network')
-    weights.save(folder / 'tiny.safetensors', net)
+    net = convert.Weights('generator', 96, width, numpy, 'an untrained network')
+    convert.save(folder / 'tiny.safetensors', net)
     count = 120
     self.face = test_clips.write_video(
       folder / 'face.mp4',

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lipsync_jax import models, published
-from lipsync_jax.models import blocks, convolution, folded
-from lipsync_jax.models.blocks import Layer
+from lipsync_jax import models
+from lipsync_jax.models import convolution, layers, runtime_xla, syncnet
+from lipsync_jax.models.layers import ConvSpec
+from lipsync_jax.weights import tensor_mapping
 from tests.helpers import untrained_weights
 
 REFERENCE = {name: name for name in models.NETWORKS}
@@ -27,7 +28,7 @@ def variables(network: str, size: int = 96, width: float = 1.0) -> dict:
   """Random weights whose activations stay near one."""
   rng = np.random.default_rng(1)
   tensors = {}
-  for slot in published.slots(network, size, width):
+  for slot in tensor_mapping.tensor_specs(network, size, width):
     x = rng.standard_normal(slot.shape, np.float32)
     leaf = slot.name.rpartition('.')[2]
     if x.ndim > 1:
@@ -37,19 +38,19 @@ def variables(network: str, size: int = 96, width: float = 1.0) -> dict:
     else:
       x = 0.1 * x + (slot.path[-1] == 'scale')
     tensors[slot.name] = x
-  return published.read(network, tensors, size, width)
+  return tensor_mapping.from_published(network, tensors, size, width)
 
 
 def inputs(network: str, size: int = 96, batch: int = 2, seed: int = 0):
   rng = np.random.default_rng(seed)
-  shapes = [x.shape for x in models.inputs(network, size, batch)]
+  shapes = [x.shape for x in models.dummy_inputs(network, size, batch)]
   return tuple(jnp.array(rng.random(shape, np.float32)) for shape in shapes)
 
 
 def shape_of(network: str, size: int, width: float, batch: int = 2):
   """(variables, output) as shapes; nothing is computed."""
-  net = models.build(network, size, width)
-  x = models.inputs(network, size, batch)
+  net = models.build_model(network, size, width)
+  x = models.dummy_inputs(network, size, batch)
   weights = jax.eval_shape(
     lambda key: net.init(key, *x, train=False), jax.random.key(0)
   )
@@ -69,7 +70,7 @@ def test_first_weights_are_those_of_the_modules(network):
     *map(jax.tree.leaves, (expected, found)), strict=True
   ):
     assert (wanted.shape, wanted.dtype) == (made.shape, made.dtype)
-  for row in models.layers(network, size, width):
+  for row in models.all_layers(network, size, width):
     held = found['params'][row.name]
     bound = 1 / np.sqrt(np.prod(row.kernel) * (row.cout if row.up else row.cin))
     if network == 'discriminator' and row.name != 'binary_pred_0':
@@ -96,7 +97,7 @@ def test_parameters_are_counted_as_published(network, records):
   assert count == summary['trainable_params']
   flat = jax.tree_util.tree_flatten_with_path(weights)[0]
   found = {tuple(key.key for key in path): leaf.shape for path, leaf in flat}
-  expected = {slot.path for slot in published.slots(network)}
+  expected = {slot.path for slot in tensor_mapping.tensor_specs(network)}
   assert found.keys() == expected
   counters = sum(path[-1] == 'var' for path in found)
   assert len(found) + counters == summary['tensors']
@@ -109,7 +110,7 @@ def test_layers_are_those_of_the_published_tables(network, records):
     for r in records['_layers'][network]
     if r['type'].startswith('Conv')
   }
-  layers = {layer.name: layer for layer in models.layers(network)}
+  layers = {layer.name: layer for layer in models.all_layers(network)}
   assert layers.keys() == expected.keys()
   for name, layer in layers.items():
     r = expected[name]
@@ -134,11 +135,11 @@ def test_outputs_equal_pytorch(network, shared, monkeypatch):
   classes = {'generator': 'Wav2Lip', 'syncnet': 'SyncNet'}
   net = getattr(wav2lip_torch, classes[network])().eval()
   ours = variables(network)
-  tensors = published.write(network, 96, 1.0, ours)
-  tensors = published.with_counters(network, 96, 1.0, tensors, {})
+  tensors = tensor_mapping.to_published(network, 96, 1.0, ours)
+  tensors = tensor_mapping.with_counters(network, 96, 1.0, tensors, {})
   net.load_state_dict({k: torch.tensor(v) for k, v in tensors.items()})
   mel, face = inputs(network)
-  build = models.build(network)
+  build = models.build_model(network)
   found = jax.jit(lambda v, *x: build.apply(v, *x, train=False))(
     ours, mel, face
   )
@@ -159,10 +160,10 @@ def nchw(x: np.ndarray) -> np.ndarray:
 def test_folding_changes_nothing():
   ours = variables('generator', width=0.25)
   mel, face = inputs('generator', batch=3)
-  net = models.build('generator', width=0.25)
+  net = models.build_model('generator', width=0.25)
   expected = jax.jit(lambda *x: net.apply(*x, train=False))(ours, mel, face)
-  small = folded.fold(ours, 96, 0.25)
-  run = jax.jit(lambda *x: folded.apply(*x, width=0.25))
+  small = runtime_xla.fold_batch_norm(ours, 96, 0.25)
+  run = jax.jit(lambda *x: runtime_xla.apply_folded(*x, width=0.25))
   np.testing.assert_allclose(run(small, mel, face), expected, rtol=0, atol=1e-5)
   assert np.std(expected) > 0.01
 
@@ -171,11 +172,11 @@ def test_predictor_masks_pairs_and_rounds():
   ours = variables('generator', width=0.25)
   mel, _ = inputs('generator', batch=2)
   face = np.random.default_rng(3).integers(0, 256, (2, 96, 96, 3), np.uint8)
-  predict = folded.predictor(ours, 96, 0.25, 'float32', batch=2)
+  predict = runtime_xla.build_predictor(ours, 96, 0.25, 'float32', batch=2)
   found = np.asarray(predict(np.array(mel[..., 0]), face))
   both = np.concatenate([face, face], -1) / np.float32(255)
   both[:, 48:, :, :3] = 0
-  net = models.build('generator', width=0.25)
+  net = models.build_model('generator', width=0.25)
   run = jax.jit(lambda *x: net.apply(*x, train=False))
   expected = run(ours, mel, both) * 255
   assert found.dtype == np.uint8
@@ -191,16 +192,16 @@ def test_predictor_masks_pairs_and_rounds():
 @pytest.mark.parametrize('shape', [(1, 1), (3, 3), (5, 4)])
 def test_up_convolution_equals_pytorch(stride, pad, out, shape):
   torch = pytest.importorskip('torch')
-  layer = Layer('up_0', 6, 4, stride=stride, pad=pad, up=True)
+  layer = ConvSpec('up_0', 6, 4, stride=stride, pad=pad, up=True)
   rng = np.random.default_rng(0)
   x = rng.standard_normal((2, *shape, 6), np.float32)
   weight = rng.standard_normal((6, 4, 3, 3), np.float32)
   expected = torch.nn.functional.conv_transpose2d(
     torch.tensor(nchw(x)), torch.tensor(weight), None, stride, pad, out
   )
-  slot = published.Slot('up.0.weight', weight.shape, (), up=True)
-  kernel = published.kernel_in(slot, weight)
-  found = blocks.convolve(layer, jnp.array(kernel), jnp.array(x))
+  slot = tensor_mapping.TensorSpec('up.0.weight', weight.shape, (), up=True)
+  kernel = tensor_mapping.kernel_in(slot, weight)
+  found = layers.apply_conv(layer, jnp.array(kernel), jnp.array(x))
   assert found.shape[1:3] == layer.output(*shape)
   np.testing.assert_allclose(
     found, expected.permute(0, 2, 3, 1).numpy(), rtol=0, atol=1e-5
@@ -211,7 +212,7 @@ def test_norm_trains_as_pytorch():
   """Running variance unbiased, output normalised by the biased one."""
   torch = pytest.importorskip('torch')
   x = np.random.default_rng(0).standard_normal((4, 1, 1, 5), np.float32) * 3
-  theirs, ours = torch.nn.BatchNorm2d(5), blocks.Norm()
+  theirs, ours = torch.nn.BatchNorm2d(5), layers.BatchNorm()
   state = ours.init(jax.random.key(0), jnp.array(x), train=True)
   for step in range(3):
     y = theirs(torch.tensor(nchw(x + step)))
@@ -238,7 +239,7 @@ def test_other_sizes_and_widths(size, width):
   weights, image = shape_of('generator', size, width)
   assert image.shape == (2, size, size, 3)
   _, (audio, face) = shape_of('syncnet', size, width)
-  assert audio.shape == face.shape == (2, blocks.scaled(512, width))
+  assert audio.shape == face.shape == (2, layers.scale_channels(512, width))
   _, logit = shape_of('discriminator', size, width)
   assert logit.shape == (2,)
   # A network's size shows only outside the published 96 pixels.
@@ -248,15 +249,15 @@ def test_other_sizes_and_widths(size, width):
 
 def test_unknown_networks_and_sizes_are_refused():
   with pytest.raises(ValueError, match="found 'critic'"):
-    models.build('critic')
+    models.build_model('critic')
   with pytest.raises(ValueError, match='found 100'):
-    models.layers('generator', 100)
+    models.all_layers('generator', 100)
 
 
 @pytest.mark.parametrize('network', ['generator', 'syncnet', 'discriminator'])
 def test_gradients_are_finite(network):
   """In training mode, also where a whole picture is black."""
-  net = models.build(network, 96, 0.1)
+  net = models.build_model(network, 96, 0.1)
   weights, x = variables(network, 96, 0.1), inputs(network, batch=3)
   x = (*x[:-1], x[-1] * np.array([1, 1, 0], np.float32).reshape(3, 1, 1, 1))
 
@@ -282,10 +283,10 @@ def test_gradients_are_finite(network):
 
 def test_silent_vectors_have_length_zero_or_one():
   x = jnp.stack([jnp.zeros(8), jnp.full(8, 1e-20), jnp.ones(8)])
-  unit = models.syncnet.unit(x.reshape(3, 1, 1, 8))
+  unit = syncnet.l2_normalize(x.reshape(3, 1, 1, 8))
   length = np.linalg.norm(unit, axis=-1)
   np.testing.assert_allclose(length, [0, 2.8e-8, 1], atol=1e-6)
-  grad = jax.grad(lambda x: models.syncnet.unit(x).sum())(x[:, None, None])
+  grad = jax.grad(lambda x: syncnet.l2_normalize(x).sum())(x[:, None, None])
   assert np.isfinite(grad).all()
 
 
@@ -295,13 +296,13 @@ def test_bfloat16_stays_close():
   x = inputs('generator')
   out = []
   for dtype in ('float32', 'bfloat16'):
-    net = models.build('generator', 96, 0.25, dtype)
+    net = models.build_model('generator', 96, 0.25, dtype)
     run = jax.jit(lambda *x, net=net: net.apply(*x, train=False))
     out.append(run(ours, *x).astype(jnp.float32))
   assert np.abs(out[0] - out[1]).mean() < 0.01
 
 
-@pytest.mark.parametrize('batch', [1, 2 * convolution.PIECE + 3])
+@pytest.mark.parametrize('batch', [1, 2 * convolution.MIN_SLICE + 3])
 @pytest.mark.parametrize(
   'kernel, stride, pad, up',
   [
@@ -318,7 +319,7 @@ def test_bfloat16_stays_close():
 def test_gradients_are_those_of_the_plain_convolution(
   kernel, stride, pad, up, batch
 ):
-  layer = blocks.Layer('a', 5, 3, kernel, stride, pad, up)
+  layer = layers.ConvSpec('a', 5, 3, kernel, stride, pad, up)
   keys = jax.random.split(jax.random.key(0), 3)
   taps = jax.random.normal(keys[0], (*kernel, 5, 3))
   x = jax.random.normal(keys[1], (batch, 8, 7, 5))
@@ -331,7 +332,9 @@ def test_gradients_are_those_of_the_plain_convolution(
     )  # fmt: skip
 
   true, of_true = jax.vjp(plain, taps, x)
-  found, of_found = jax.vjp(lambda k, x: blocks.convolve(layer, k, x), taps, x)
+  found, of_found = jax.vjp(
+    lambda k, x: layers.apply_conv(layer, k, x), taps, x
+  )
   assert found.shape[1:3] == layer.output(8, 7)
   np.testing.assert_array_equal(found, true)
   change = jax.random.normal(keys[2], true.shape)

@@ -14,9 +14,9 @@ import zipfile
 import numpy as np
 import pytest
 
-from lipsync_jax import containers, exports, standins
-from lipsync_jax.exports import Call, Global
-from lipsync_jax.standins import UnsafeFile
+from lipsync_jax.weights import pickle_types, readers, writers
+from lipsync_jax.weights.pickle_types import UnsafeFile
+from lipsync_jax.weights.writers import Call, Global
 
 GADGETS = [
   ('os', 'system', ('touch CANARY',)),
@@ -40,17 +40,17 @@ GADGETS = [
   ('operator', 'attrgetter', ('system',)),
   ('functools', 'partial', (Global('os', 'system'), 'touch CANARY')),
   ('torch.hub', 'load', ('CANARY',)),
-  ('lipsync_jax.exports', 'write_pth', ('CANARY', {})),
-  ('lipsync_jax.standins', 'refuse', ('x',)),
+  ('lipsync_jax.weights.writers', 'write_pth', ('CANARY', {})),
+  ('lipsync_jax.weights.pickle_types', 'refuse', ('x',)),
 ]
 # In a process of its own: any of these while files are read is a failure.
 WATCHED_PROGRAM = """
 import encodings.cp437, encodings.utf_8, io, pathlib, sys, warnings
-from lipsync_jax import containers
+from lipsync_jax.weights import readers
 FORBIDDEN = ('os.', 'subprocess', 'exec', 'compile', 'ctypes', 'socket')
 FORBIDDEN += ('import', 'pickle', 'shutil', 'marshal')
 paths = sorted(pathlib.Path(sys.argv[1]).iterdir())
-containers.read(paths.pop(0))  # lets zipfile import what it needs
+readers.read_tree(paths.pop(0))  # lets zipfile import what it needs
 events = []
 watching = False
 
@@ -62,7 +62,7 @@ sys.addaudithook(watch)
 for path in paths:
   try:
     watching = True
-    containers.read(path)
+    readers.read_tree(path)
     sys.exit(f'read {path.name}')
   except ValueError:
     pass
@@ -105,7 +105,7 @@ def same(found: dict, expected: dict):
 
 def pickled(x, protocol: int = 2) -> bytes:
   file = io.BytesIO()
-  exports.dump(file, x, protocol)
+  writers.write_pickle(file, x, protocol)
   return file.getvalue()
 
 
@@ -119,14 +119,14 @@ def in_zip(data: bytes, compress=zipfile.ZIP_STORED, extra=()) -> bytes:
 
 
 def in_legacy(data: bytes) -> bytes:
-  head = pickled(standins.MAGIC) + pickled(standins.VERSION)
+  head = pickled(pickle_types.MAGIC) + pickled(pickle_types.VERSION)
   return head + pickled({'little_endian': True}) + data + pickled([])
 
 
 def refused(path, data: bytes) -> str:
   path.write_bytes(data)
   with pytest.raises(UnsafeFile) as error:
-    containers.read(path)
+    readers.read_tree(path)
   message = str(error.value)
   assert '\n' not in message and str(path) in message
   return message
@@ -143,12 +143,12 @@ def audited(monkeypatch, tmp_path):
 def test_round_trip_through_our_own_writers(tmp_path):
   path = tmp_path / 'named.anyhow'
   expected = {k: v for k, v in tree().items() if k != 'optimizer'}
-  for write in (exports.write_pth, exports.write_legacy):
+  for write in (writers.write_pth, writers.write_legacy):
     write(path, tree())
-    same(containers.read(path), expected)
+    same(readers.read_tree(path), expected)
   flat = tree()['state_dict']
-  exports.write_pdparams(path, flat, {k: 'p' for k in flat})
-  found = containers.read(path)
+  writers.write_pdparams(path, flat, {k: 'p' for k in flat})
+  found = readers.read_tree(path)
   assert found.pop('StructuredToParameterName@@').keys() == flat.keys()
   same(found, flat)
   assert os.listdir(tmp_path) == ['named.anyhow']  # no parts left
@@ -156,7 +156,7 @@ def test_round_trip_through_our_own_writers(tmp_path):
 
 def test_paddle_files_are_plain_pickles_of_arrays(tmp_path):
   flat = tree()['state_dict']
-  exports.write_pdparams(tmp_path / 'w', flat, dict.fromkeys(flat, 'p'))
+  writers.write_pdparams(tmp_path / 'w', flat, dict.fromkeys(flat, 'p'))
   with open(tmp_path / 'w', 'rb') as file:  # as paddle.load reads it
     found = pickle.load(file, encoding='latin1')
   del found['StructuredToParameterName@@']
@@ -177,7 +177,7 @@ def test_files_of_paddle(tmp_path, protocol):
   }
   path = tmp_path / 'w.pdparams'
   path.write_bytes(pickle.dumps(saved, protocol))
-  found = containers.read(path)
+  found = readers.read_tree(path)
   assert found['epoch'] == 3 and 'optimizer_G' not in found
   same(found['netG'], {'x': a, 'y': b})
   np.testing.assert_array_equal(found['netD']['h'], np.float32([1, 2]))
@@ -207,7 +207,7 @@ def test_files_of_torch(tmp_path, zipped):
   }
   path = tmp_path / 'w.pth'
   torch.save(saved, path, _use_new_zipfile_serialization=zipped)
-  found = containers.read(path)
+  found = readers.read_tree(path)
   assert 'optimizer' not in found
   for part in found:
     for name, value in saved[part].items():
@@ -218,7 +218,7 @@ def test_files_of_torch(tmp_path, zipped):
 @pytest.mark.parametrize('legacy', [False, True])
 def test_torch_loads_what_we_write(tmp_path, legacy):
   torch = pytest.importorskip('torch')
-  write = exports.write_legacy if legacy else exports.write_pth
+  write = writers.write_legacy if legacy else writers.write_pth
   write(tmp_path / 'w.pth', tree())
   found = torch.load(tmp_path / 'w.pth', weights_only=True)
   as_numpy = {k: v.numpy() for k, v in found['state_dict'].items()}
@@ -360,7 +360,7 @@ def test_hand_made_streams_are_refused(audited, stream):
 )
 def test_tensors_stay_in_their_storage(tmp_path, offset, shape, stride):
   kind = Global('torch', 'FloatStorage')
-  pid = exports.Persistent(('storage', kind, '0', 'cpu', 4))
+  pid = writers.Persistent(('storage', kind, '0', 'cpu', 4))
   rebuild = Global('torch._utils', '_rebuild_tensor_v2')
 
   def file(*geometry):
@@ -369,12 +369,12 @@ def test_tensors_stay_in_their_storage(tmp_path, offset, shape, stride):
 
   refused(tmp_path / 'w', file(offset, shape, stride))
   (tmp_path / 'w').write_bytes(file(0, (2, 2), (1, 2)))  # a transpose is fine
-  assert containers.read(tmp_path / 'w')['a'].shape == (2, 2)
+  assert readers.read_tree(tmp_path / 'w')['a'].shape == (2, 2)
 
 
 @pytest.mark.parametrize('code', ['O', 'V8', '>f4', 'U4', 'M8', 'c8', ''])
 def test_arrays_of_other_types_are_refused(tmp_path, code):
-  array = exports.paddle_array(np.zeros(2))
+  array = writers.paddle_array(np.zeros(2))
   order = '>' if code.startswith('>') else '<'
   dtype = Call(
     Global('numpy', 'dtype'),
@@ -422,19 +422,19 @@ def test_mistaken_files_are_named(tmp_path):
     (in_zip(b'').replace(b'data.pkl', b'data.txt'), 'not of PyTorch'),
   ):
     assert word in refused(path, data)
-  exports.write_pth(path, tree())
+  writers.write_pth(path, tree())
   whole = path.read_bytes()
   for length in (len(whole) - 30, len(whole) // 2, 100, 10, 3):
     assert refused(path, whole[:length])
-  exports.write_legacy(path, tree())
+  writers.write_legacy(path, tree())
   assert 'download it again' in refused(path, path.read_bytes()[:-30])
   with pytest.raises(UnsafeFile, match='folder'):
-    containers.read(tmp_path)
+    readers.read_tree(tmp_path)
   with pytest.raises(UnsafeFile, match='no file'):
-    containers.read(tmp_path / 'absent')
+    readers.read_tree(tmp_path / 'absent')
   os.mkfifo(tmp_path / 'pipe')
   with pytest.raises(UnsafeFile, match='pipe'):
-    containers.read(tmp_path / 'pipe')
+    readers.read_tree(tmp_path / 'pipe')
 
 
 def mutate(data: bytes, rng: random.Random) -> bytes:
@@ -460,11 +460,11 @@ def mutate(data: bytes, rng: random.Random) -> bytes:
 
 def fuzz(folder, count: int):
   seeds = []
-  for i, write in enumerate((exports.write_pth, exports.write_legacy)):
+  for i, write in enumerate((writers.write_pth, writers.write_legacy)):
     write(folder / str(i), tree())
     seeds.append((folder / str(i)).read_bytes())
   flat = tree()['state_dict']
-  exports.write_pdparams(folder / '2', flat, dict.fromkeys(flat, 'p'))
+  writers.write_pdparams(folder / '2', flat, dict.fromkeys(flat, 'p'))
   seeds.append((folder / '2').read_bytes())
   seeds += [pickle.dumps({'netG': flat, 'epoch': 1}, p) for p in (2, 4)]
   rng = random.Random(20261122)
@@ -472,7 +472,7 @@ def fuzz(folder, count: int):
   for i in range(count):
     (folder / 'w').write_bytes(mutate(seeds[i % len(seeds)], rng))
     try:
-      containers.read(folder / 'w')
+      readers.read_tree(folder / 'w')
     except UnsafeFile as error:
       assert '\n' not in str(error)
       refusals += 1
@@ -493,7 +493,7 @@ def test_attacks_do_nothing_in_a_bare_process(tmp_path):
   """Under an audit hook, which the shape checks of pytest would set off."""
   folder = tmp_path / 'files'
   folder.mkdir()
-  exports.write_pth(folder / '0', tree())
+  writers.write_pth(folder / '0', tree())
   streams = list(STREAMS.values())
   for module, name, args in [*GADGETS, ('antigravity', 'geohash', ())]:
     streams.append(pickled({'a': Call(Global(module, name), args)}))

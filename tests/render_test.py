@@ -9,11 +9,12 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from lipsync_jax import audio, produce, render, voices, weights
+from lipsync_jax import audio, produce, render, voices
 from lipsync_jax.common import threads
 from lipsync_jax.faces.trajectory import FaceTrajectory
 from lipsync_jax.media import audio_reader, types
 from lipsync_jax.request import Request
+from lipsync_jax.weights import convert
 from tests.helpers import synthetic_face
 
 RATE = 25
@@ -97,7 +98,7 @@ def blank(index: int) -> types.Frame:
 @pytest.fixture
 def kept(monkeypatch):
   """Bytes that stay from `prepare` until the last frame, by seconds."""
-  net = weights.Weights(
+  net = convert.Weights(
     'generator',
     96,
     1.0,

@@ -14,7 +14,7 @@ WIDTH = 0.05
 
 
 def made(**values):
-  networks = {'syncnet': models.build('syncnet', width=WIDTH)}
+  networks = {'syncnet': models.build_model('syncnet', width=WIDTH)}
   tx = states.optimiser(states.schedule(1e-3))
   optimisers = {'syncnet': tx, 'temperature': tx}
   return dict(networks=networks, optimisers=optimisers) | values

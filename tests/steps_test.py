@@ -13,8 +13,9 @@ import numpy as np
 import optax
 import pytest
 
-from lipsync_jax import losses, models, published, steps
+from lipsync_jax import losses, models, steps
 from lipsync_jax import state as states
+from lipsync_jax.weights import tensor_mapping
 from tests.helpers import golden_weights, untrained_weights
 
 WIDTH = 0.05
@@ -31,7 +32,7 @@ def golden_variables(shared, network: str) -> dict:
   tensors = golden_weights.state_dict(
     records[network], golden_weights.GAIN[network]
   )
-  return published.read(network, tensors)
+  return tensor_mapping.from_published(network, tensors)
 
 
 def golden_batch() -> dict:
@@ -58,7 +59,7 @@ def golden_batch() -> dict:
 
 def golden_state(shared):
   names = ('generator', 'discriminator')
-  networks = {name: models.build(name) for name in (*names, 'syncnet')}
+  networks = {name: models.build_model(name) for name in (*names, 'syncnet')}
   tx = states.optimiser(states.schedule(1e-4), b1=0.5)
   given = {name: golden_variables(shared, name) for name in names}
   params = {name: given[name]['params'] for name in names}
@@ -123,7 +124,7 @@ def test_golden_step(mode, shared):
   judged = first_gradients(new.opt['discriminator'])
   assert norm(judged) == close(golden['disc_grad_norm_total'])
   variables = {'params': grads, 'batch_stats': new.batch_stats['generator']}
-  tensors = published.write('generator', 96, 1.0, variables)
+  tensors = tensor_mapping.to_published('generator', 96, 1.0, variables)
   for name, expected in golden['gen_grad_norms'].items():
     assert norm(tensors[name]) == close(expected), name
   for name, expected in golden['bn_running_after'].items():
@@ -163,7 +164,7 @@ def batch_of(kind: str, b: int = 8, seed: int = 0) -> dict:
 
 def parts(stage: str, dtype: str = 'float32', **values):
   """(step, arguments of `states.init`, frozen) of a small network."""
-  build = functools.partial(models.build, width=WIDTH, dtype=dtype)
+  build = functools.partial(models.build_model, width=WIDTH, dtype=dtype)
   trained = {
     'hq': ('generator', 'discriminator'),
     'generator': ('generator',),
@@ -285,7 +286,7 @@ def test_hq_step_changes_what_it_should(hq):
 
 def test_slope_is_that_of_the_logit():
   """R1 by finite differences; it is added, and changes nothing else."""
-  net = models.build('discriminator', width=WIDTH)
+  net = models.build_model('discriminator', width=WIDTH)
   params = untrained_weights.variables('discriminator', WIDTH)['params']
   params = jax.tree.map(jnp.asarray, params)
   zero = jnp.float32(0)

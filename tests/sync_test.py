@@ -15,8 +15,9 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from lipsync_jax import audio, compose, produce, sync, weights
+from lipsync_jax import audio, compose, produce, sync
 from lipsync_jax.audio import log_mel
+from lipsync_jax.weights import convert
 from tests.helpers import test_clips
 
 MINUTES = int(os.environ.get('LIPSYNC_JAX_MINUTES', '2'))
@@ -41,7 +42,7 @@ def stand_in(monkeypatch):
 
     return predict, 'stand-in'
 
-  net = weights.Weights(
+  net = convert.Weights(
     'generator',
     96,
     1.0,
@@ -362,7 +363,7 @@ def test_bad_input_is_one_line(
 def test_the_weights_of_the_package_are_named(
   scene, capsys, stand_in, monkeypatch
 ):
-  monkeypatch.setattr(weights, 'DEFAULT', scene / 'voice.wav')
+  monkeypatch.setattr(convert, 'DEFAULT_GENERATOR', scene / 'voice.wav')
   words = ['--face', scene / 'grey.mp4', '--audio', scene / 'voice.wav']
   words += ['--outfile', scene / 'o.mp4', '--box', '8', '56', '8', '56']
   assert sync.main([str(word) for word in words]) == 0
@@ -372,7 +373,7 @@ def test_the_weights_of_the_package_are_named(
 
 @pytest.mark.parametrize('kind', ['text', 'cut', 'none', 'missing'])
 def test_bad_weights_are_one_line(scene, capsys, kind, monkeypatch):
-  monkeypatch.setattr(weights, 'DEFAULT', scene / 'nothing')
+  monkeypatch.setattr(convert, 'DEFAULT_GENERATOR', scene / 'nothing')
   (scene / 'w.pth').write_bytes(b'PK\x03\x04' + bytes(100))
   (scene / 'w.txt').write_text('<!DOCTYPE html>')
   given = {'text': 'w.txt', 'cut': 'w.pth', 'missing': 'nope.pth'}

@@ -28,7 +28,6 @@ from absl import flags
 from lipsync_jax import (
   cartoons,
   checkpoint,
-  flops,
   main,
   metrics,
   progress,
@@ -38,10 +37,11 @@ from lipsync_jax import (
   shards,
   train,
   validation,
-  weights,
 )
 from lipsync_jax import feed as feeds
 from lipsync_jax import state as states
+from lipsync_jax.models import flops
+from lipsync_jax.weights import convert
 from tests.helpers import toy_networks, train_command, untrained_weights
 
 sys.path.insert(0, str(train_command.ROOT))  # for `configs`
@@ -248,7 +248,7 @@ def test_log_of_speed_share_of_peak_and_idle_time(tmp_path, monkeypatch):
   """A batch is late only where the step before it is over."""
   now = 10.0
   monkeypatch.setattr(progress.time, 'perf_counter', lambda: now)
-  monkeypatch.setattr(flops, 'peak', lambda: 1e3)
+  monkeypatch.setattr(flops, 'peak_flops', lambda: 1e3)
   with metrics.Writer(tmp_path) as writer:
     log = log_of(writer)
     values = {'sync': jnp.ones(()), 'finite': jnp.ones(())}
@@ -269,8 +269,8 @@ def test_log_of_speed_share_of_peak_and_idle_time(tmp_path, monkeypatch):
 def test_generator_begins_with_the_ears_of_an_expert(drawn, tmp_path):
   given = untrained_weights.variables('syncnet', 0.05, seed=3)
   path = tmp_path / 'expert.safetensors'
-  weights.save(
-    path, weights.Weights('syncnet', 96, 0.05, given, 'a test', Fraction(0))
+  convert.save(
+    path, convert.Weights('syncnet', 96, 0.05, given, 'a test', Fraction(0))
   )
   config = small(drawn, 'generator', ears=str(path)).unlock()
   config.data.frames = 2
@@ -338,7 +338,7 @@ def test_run_leaves_what_the_next_stage_needs(expert):
   workdir, found = expert
   assert found['step'] == STEPS
   assert not found['stopped']
-  got = weights.load(found['weights'])
+  got = convert.load(found['weights'])
   assert (got.network, got.width) == ('syncnet', 0.05)
   lines = metrics.read(workdir)
   assert [line['step'] for line in lines] == list(range(1, STEPS + 1))
@@ -470,7 +470,7 @@ def test_expert_that_is_stuck_says_why(drawn, tmp_path, capsys):
   config = small(drawn, steps=2, stuck_steps=2, validate_steps=1, export='last')
   config.optimiser.rate = 0.0
   found = train.train_and_evaluate(config, tmp_path)
-  assert weights.load(found['weights']).meta['step'] == 2
+  assert convert.load(found['weights']).meta['step'] == 2
   text = (tmp_path / 'stuck.txt').read_text()
   assert text in capsys.readouterr().err
   assert 'The expert is at chance' in text

@@ -13,14 +13,17 @@ import jax
 import numpy as np
 import pytest
 
-from lipsync_jax import exports, models, published, stored, weights
-from lipsync_jax.standins import UnsafeFile
-from lipsync_jax.weights import WeightsError
+from lipsync_jax import models
+from lipsync_jax.weights import __main__ as weights_command
+from lipsync_jax.weights import convert as convert_lib
+from lipsync_jax.weights import safetensors_file, tensor_mapping, writers
+from lipsync_jax.weights.convert import WeightsError
+from lipsync_jax.weights.pickle_types import UnsafeFile
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent / 'golden'))
 from tests.helpers import golden_weights
 
-NAMES = {name: name for name in weights.NETWORKS}
+NAMES = {name: name for name in convert_lib.NETWORKS}
 NAMES['syncnet_v2'] = 'eval_syncnet_v2'  # in the reference files
 
 
@@ -69,28 +72,28 @@ def as_paddle(tensors: dict, prefix: str = '') -> dict:
   for name, x in tensors.items():
     name = name.replace('running_mean', '_mean')
     name = name.replace('running_var', '_variance')
-    if not name.endswith(published.COUNTER):
+    if not name.endswith(tensor_mapping.STEP_COUNTER):
       renamed[prefix + name] = x
   return renamed
 
 
 @pytest.fixture(scope='module')
-def imported(state_dicts, tmp_path_factory) -> dict[str, weights.Weights]:
+def imported(state_dicts, tmp_path_factory) -> dict[str, convert_lib.Weights]:
   """Every golden network, by way of a published file and one of ours."""
   folder = tmp_path_factory.mktemp('imported')
   result = {}
   for name, tensors in state_dicts.items():
     bare = name == 'syncnet_v2'
     tree = tensors if bare else checkpoint(tensors)
-    exports.write_legacy(folder / f'{name}.pth', tree)
+    writers.write_legacy(folder / f'{name}.pth', tree)
     ours = folder / f'{name}.safetensors'
-    weights.import_file(folder / f'{name}.pth', ours)
-    result[name] = weights.load(ours)
+    convert_lib.import_file(folder / f'{name}.pth', ours)
+    result[name] = convert_lib.load(ours)
   return result
 
 
-def apply(found: weights.Weights, *inputs):
-  net = models.build(found.network, found.size, found.width)
+def apply(found: convert_lib.Weights, *inputs):
+  net = models.build_model(found.network, found.size, found.width)
   run = jax.jit(lambda v, x: net.apply(v, *x, train=False))
   return run(found.variables, inputs)
 
@@ -154,21 +157,23 @@ def test_golden_syncnet_v2(golden, imported):
   assert distance == pytest.approx(expected['pairwise_distance'], rel=1e-5)
 
 
-@pytest.mark.parametrize('name', weights.NETWORKS)
+@pytest.mark.parametrize('name', convert_lib.NETWORKS)
 @pytest.mark.parametrize('suffix', ['.pth', '.pdparams'])
 def test_import_then_export_is_bit_exact(
   name, suffix, state_dicts, tmp_path_factory, imported
 ):
   folder = tmp_path_factory.mktemp('exact')
   ours, out = folder / 'w.safetensors', folder / f'w{suffix}'
-  counters = {k: 7 for k in state_dicts[name] if k.endswith(published.COUNTER)}
+  counters = {
+    k: 7 for k in state_dicts[name] if k.endswith(tensor_mapping.STEP_COUNTER)
+  }
   meta = imported[name].meta | {'counters': counters}
-  weights.save(ours, dataclasses.replace(imported[name], meta=meta))
+  convert_lib.save(ours, dataclasses.replace(imported[name], meta=meta))
   if name == 'syncnet_v2' and suffix == '.pdparams':
     with pytest.raises(WeightsError, match='no Paddle form'):
-      weights.export_file(ours, out)
+      convert_lib.export_file(ours, out)
     return
-  weights.export_file(ours, out)
+  convert_lib.export_file(ours, out)
   if suffix == '.pdparams':
     with open(out, 'rb') as file:  # as paddle.load does
       found = pickle.load(file, encoding='latin1')
@@ -197,9 +202,9 @@ def test_every_published_form_gives_the_same_weights(
   path = tmp_path / 'w'  # the name says nothing; the content does
 
   def found(network=None) -> str:
-    return weights.convert(path, network).sha256
+    return convert_lib.convert(path, network).sha256
 
-  exports.write_pth(path, checkpoint(sync))
+  writers.write_pth(path, checkpoint(sync))
   assert found() == imported['syncnet'].sha256
   flat = as_paddle(sync, '_layers.')
   for protocol in (2, 4):
@@ -221,12 +226,12 @@ def test_the_trainer_of_paddle_nests_networks(state_dicts, imported, tmp_path):
   path = tmp_path / 'iter_7_checkpoint.pdparams'
   path.write_bytes(pickle.dumps(tree, 4))
   for name in (None, 'syncnet', 'discriminator'):
-    found = weights.convert(path, name)
+    found = convert_lib.convert(path, name)
     assert found.sha256 == imported[name or 'generator'].sha256
     # The public training code's rule, one frame early (spec 1.7).
     assert found.mel_lead == (Fraction(1, 25) if name is None else 0)
   with pytest.raises(WeightsError, match='a syncnet_v2, found a generator and'):
-    weights.convert(path, 'syncnet_v2')
+    convert_lib.convert(path, 'syncnet_v2')
 
 
 def test_files_written_by_torch(state_dicts, imported, reference, tmp_path):
@@ -239,7 +244,7 @@ def test_files_written_by_torch(state_dicts, imported, reference, tmp_path):
   net.load_state_dict(tensors)
   for legacy in (True, False):
     wav2lip_torch.save(net, tmp_path / 'w.pth', legacy)
-    found = weights.convert(tmp_path / 'w.pth')
+    found = convert_lib.convert(tmp_path / 'w.pth')
     assert found.sha256 == imported['syncnet'].sha256
 
 
@@ -255,18 +260,18 @@ def test_damaged_tensors_are_all_listed(state_dicts, tmp_path, capsys):
   counter = 'face_encoder.3.conv_block.1.num_batches_tracked'
   tensors[counter] = np.zeros(2)
   src, dst = tmp_path / 'w.pth', tmp_path / 'out.safetensors'
-  exports.write_pth(src, checkpoint(tensors))
+  writers.write_pth(src, checkpoint(tensors))
   with pytest.raises(WeightsError) as error:
-    weights.import_file(src, dst)
+    convert_lib.import_file(src, dst)
   text = str(error.value)
   assert '\n' not in text
-  missing = [k for k in gone if not k.endswith(published.COUNTER)]
+  missing = [k for k in gone if not k.endswith(tensor_mapping.STEP_COUNTER)]
   for part in (f'{len(missing)} missing', '1 unexpected', '1 mis-shaped'):
     assert part in text
   assert '(31,) for (32,)' in text and '1 not finite' in text
   kinds = {p.split(': ')[0] for p in error.value.problems}
   assert len(error.value.problems) == len(missing) + 5 and len(kinds) == 5
-  assert weights.main(['import', str(src), str(dst), '--verbose']) == 1
+  assert weights_command.main(['import', str(src), str(dst), '--verbose']) == 1
   lines = capsys.readouterr().err.splitlines()
   assert lines[1:] == list(error.value.problems)
   assert os.listdir(tmp_path) == ['w.pth']
@@ -274,46 +279,46 @@ def test_damaged_tensors_are_all_listed(state_dicts, tmp_path, capsys):
 
 def test_the_wrong_network_is_named(state_dicts, imported, tmp_path):
   path = tmp_path / 'w.pth'
-  exports.write_pth(path, checkpoint(state_dicts['discriminator']))
+  writers.write_pth(path, checkpoint(state_dicts['discriminator']))
   with pytest.raises(WeightsError, match='a generator, found a discriminator'):
-    weights.read(path, 'generator')
-  weights.save(tmp_path / 'w.safetensors', imported['syncnet'])
+    convert_lib.load_any(path, 'generator')
+  convert_lib.save(tmp_path / 'w.safetensors', imported['syncnet'])
   with pytest.raises(WeightsError, match='a generator, found a syncnet'):
-    weights.read(tmp_path / 'w.safetensors', 'generator')
-  exports.write_pth(path, {'conv1_1.weight': np.zeros((64, 3, 3, 3))})
+    convert_lib.load_any(tmp_path / 'w.safetensors', 'generator')
+  writers.write_pth(path, {'conv1_1.weight': np.zeros((64, 3, 3, 3))})
   with pytest.raises(WeightsError, match='another kind'):
-    weights.read(path)
-  exports.write_pth(path, {'epoch': 3})
+    convert_lib.load_any(path)
+  writers.write_pth(path, {'epoch': 3})
   with pytest.raises(WeightsError, match='found 0 tensors'):
-    weights.read(path)
+    convert_lib.load_any(path)
 
 
 @pytest.fixture(scope='module')
-def small() -> weights.Weights:
+def small() -> convert_lib.Weights:
   """A thin generator with random weights, for tests of our own files."""
   rng = np.random.default_rng(0)
-  shapes = published.slots('generator', 96, 0.1)
+  shapes = tensor_mapping.tensor_specs('generator', 96, 0.1)
   tensors = {s.name: rng.random(s.shape, np.float32) for s in shapes}
-  variables = published.read('generator', tensors, 96, 0.1)
-  return weights.Weights(
+  variables = tensor_mapping.from_published('generator', tensors, 96, 0.1)
+  return convert_lib.Weights(
     'generator', 96, 0.1, variables, 'a test', meta={'step': 3, 'note': 'ü\n'}
   )
 
 
 def test_our_file_round_trip(small, tmp_path):
   path = tmp_path / 'w.safetensors'
-  weights.save(path, small)
-  found = weights.load(path)
+  convert_lib.save(path, small)
+  found = convert_lib.load(path)
   assert len(found.sha256) == 64
   assert dataclasses.replace(found, variables={}, sha256='') == (
     dataclasses.replace(small, variables={})
   )
   assert found.mel_lead == Fraction(2, 25)  # ours are centred
   jax.tree.map(np.testing.assert_array_equal, found.variables, small.variables)
-  assert weights.read(path).sha256 == found.sha256
+  assert convert_lib.load_any(path).sha256 == found.sha256
   half = jax.tree.map(lambda x: x.astype(np.float16), small.variables)
-  weights.save(path, dataclasses.replace(small, variables=half))
-  found = weights.load(path)
+  convert_lib.save(path, dataclasses.replace(small, variables=half))
+  found = convert_lib.load(path)
   for x, y in zip(*map(jax.tree.leaves, (found.variables, half)), strict=True):
     assert x.dtype == np.float32 and np.array_equal(x, y)
   assert os.listdir(tmp_path) == ['w.safetensors']
@@ -321,11 +326,11 @@ def test_our_file_round_trip(small, tmp_path):
 
 def test_half_is_half_as_large_and_the_same_network(small, tmp_path, capsys):
   path, half = tmp_path / 'w.safetensors', tmp_path / 'h.safetensors'
-  weights.save(path, small)
-  assert weights.main(['half', str(path), str(half)]) == 0
+  convert_lib.save(path, small)
+  assert weights_command.main(['half', str(path), str(half)]) == 0
   assert capsys.readouterr().out == f'{half}\n'
   assert half.stat().st_size < 0.6 * path.stat().st_size
-  found = weights.load(half)
+  found = convert_lib.load(half)
   assert (found.meta, found.source) == (small.meta, small.source)
   for x, y in zip(
     jax.tree.leaves(found.variables),
@@ -336,14 +341,14 @@ def test_half_is_half_as_large_and_the_same_network(small, tmp_path, capsys):
   stats = found.variables['batch_stats'], small.variables['batch_stats']
   jax.tree.map(np.testing.assert_array_equal, *stats)
   large = jax.tree.map(lambda x: x + np.float32(1e6), small.variables)
-  weights.save(path, dataclasses.replace(small, variables=large))
-  assert weights.main(['half', str(path), str(half)]) == 1
+  convert_lib.save(path, dataclasses.replace(small, variables=large))
+  assert weights_command.main(['half', str(path), str(half)]) == 1
   assert 'float16' in capsys.readouterr().err
 
 
 def test_damage_to_our_file_is_seen(small, tmp_path):
   path = tmp_path / 'w.safetensors'
-  weights.save(path, small)
+  convert_lib.save(path, small)
   whole = path.read_bytes()
   rng = np.random.default_rng(0)
   header = int.from_bytes(whole[:8], 'little')
@@ -353,26 +358,28 @@ def test_damage_to_our_file_is_seen(small, tmp_path):
     spoilt[at] ^= 1 << int(rng.integers(8))
     path.write_bytes(spoilt)
     with pytest.raises(WeightsError) as error:
-      found = weights.load(path)
+      found = convert_lib.load(path)
       # Only a change that means nothing (spaces after the header) may pass.
       assert found.sha256 == digest_of(small) and whole[at] != 32, at
     assert '\n' not in str(error.value)
   path.write_bytes(whole[:-10])
   with pytest.raises(WeightsError, match='copy it again'):
-    weights.load(path)
+    convert_lib.load(path)
 
 
-def digest_of(found: weights.Weights) -> str:
-  return stored.digest(dict(stored.flatten(found.variables)))
+def digest_of(found: convert_lib.Weights) -> str:
+  return safetensors_file.tensor_digest(
+    dict(safetensors_file.flatten(found.variables))
+  )
 
 
 def test_other_constants_are_refused(small, tmp_path, monkeypatch):
   path = tmp_path / 'w.safetensors'
   with monkeypatch.context() as patch:
-    patch.setattr(stored, 'MEL', '22050 Hz')
-    weights.save(path, small)
+    patch.setattr(safetensors_file, 'MEL_TEXT', '22050 Hz')
+    convert_lib.save(path, small)
   with pytest.raises(WeightsError, match='22050 Hz'):
-    weights.load(path)
+    convert_lib.load(path)
 
 
 def test_imports_are_cached_by_content(
@@ -380,33 +387,33 @@ def test_imports_are_cached_by_content(
 ):
   monkeypatch.setenv('LIPSYNC_JAX_CACHE', str(tmp_path / 'cache'))
   path = tmp_path / 'w.pth'
-  exports.write_pth(path, checkpoint(state_dicts['discriminator']))
-  first = weights.read(path)
+  writers.write_pth(path, checkpoint(state_dicts['discriminator']))
+  first = convert_lib.load_any(path)
   calls = []
-  convert = weights.convert
+  convert = convert_lib.convert
   monkeypatch.setattr(
-    weights, 'convert', lambda *a: calls.append(a) or convert(*a)
+    convert_lib, 'convert', lambda *a: calls.append(a) or convert(*a)
   )
-  assert weights.read(path).sha256 == first.sha256 and not calls
+  assert convert_lib.load_any(path).sha256 == first.sha256 and not calls
   (cached,) = (tmp_path / 'cache' / 'weights').iterdir()
   cached.write_bytes(cached.read_bytes()[:-1])  # damaged: imported again
-  assert weights.read(path).sha256 == first.sha256 and len(calls) == 1
-  assert weights.read(path).sha256 == first.sha256 and len(calls) == 1
+  assert convert_lib.load_any(path).sha256 == first.sha256 and len(calls) == 1
+  assert convert_lib.load_any(path).sha256 == first.sha256 and len(calls) == 1
   monkeypatch.setenv('LIPSYNC_JAX_CACHE', '/proc/nowhere')  # not writable
-  assert weights.read(path).sha256 == imported['discriminator'].sha256
+  assert convert_lib.load_any(path).sha256 == imported['discriminator'].sha256
   with open(path, 'ab') as file:
     file.write(b'x')  # another content
   monkeypatch.setenv('LIPSYNC_JAX_CACHE', str(tmp_path / 'cache'))
-  weights.read(path)
+  convert_lib.load_any(path)
   assert len(calls) == 3
 
 
 def test_command_line(state_dicts, small, tmp_path, capsys):
   pth, ours = tmp_path / 'w.pth', tmp_path / 'w.safetensors'
-  exports.write_pth(pth, checkpoint(state_dicts['discriminator']))
+  writers.write_pth(pth, checkpoint(state_dicts['discriminator']))
 
   def run(*args) -> tuple[int, str]:
-    status = weights.main([str(a) for a in args])
+    status = weights_command.main([str(a) for a in args])
     out = capsys.readouterr()
     assert (status == 0) == (not out.err)
     assert status == 0 or len(out.err.splitlines()) == 1
@@ -415,7 +422,7 @@ def test_command_line(state_dicts, small, tmp_path, capsys):
   assert run('import', pth, ours) == (0, f'{ours}\n')
   status, text = run('info', ours)
   assert 'discriminator, 96 pixels, width 1, 14,113,793 parameters' in text
-  assert weights.load(ours).sha256 in text and 'w.pth, SHA-256' in text
+  assert convert_lib.load(ours).sha256 in text and 'w.pth, SHA-256' in text
   assert 'published' in run('info', pth)[1]
   assert run('export', ours, tmp_path / 'b.pth')[0] == 0
   assert run('export', ours, tmp_path / 'b.pdparams')[0] == 0
@@ -444,7 +451,7 @@ def test_unsafe_files_are_refused(tmp_path):
 
   (tmp_path / 'w.pth').write_bytes(pickle.dumps({'state_dict': Evil()}, 2))
   with pytest.raises(UnsafeFile, match='system'):
-    weights.read(tmp_path / 'w.pth', 'generator')
+    convert_lib.load_any(tmp_path / 'w.pth', 'generator')
   assert os.listdir(tmp_path) == ['w.pth']
 
 
@@ -452,7 +459,7 @@ def test_slots_agree_with_the_reference(reference):
   """Names, shapes and order are those of the published files."""
   records = json.loads((reference / 'wav2lip_statedict.json').read_text())
   for ours, theirs in NAMES.items():
-    slots = {s.name: s.shape for s in published.slots(ours)}
+    slots = {s.name: s.shape for s in tensor_mapping.tensor_specs(ours)}
     expected = {
       r['name']: tuple(r['shape'])
       for r in records[theirs]

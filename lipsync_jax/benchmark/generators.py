@@ -6,10 +6,10 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from lipsync_jax import flops, models
+from lipsync_jax import models
 from lipsync_jax.benchmark import rounds
 from lipsync_jax.benchmark.rounds import Rivals
-from lipsync_jax.models import engine, folded, generator
+from lipsync_jax.models import flops, generator, runtime, runtime_xla
 
 PUBLISHED = 0.2853  # seconds per image, batch 1, Nvidia P40, PaddleGAN's table
 SECONDS = 0.5  # of one sample on a GPU, where a call is milliseconds
@@ -19,8 +19,8 @@ def random_variables(
   size: int, width: float, seed: int = 0, network: str = 'generator'
 ) -> dict:
   """Weights of a network's shapes that keep its signals alive."""
-  module = models.build(network, size, width)
-  zeros = models.inputs(network, size)
+  module = models.build_model(network, size, width)
+  zeros = models.dummy_inputs(network, size)
   shapes = jax.eval_shape(
     lambda: module.init(jax.random.key(0), *zeros, train=False)
   )
@@ -56,8 +56,8 @@ def torch_twin(variables: dict, size: int, width: float, low: bool):
   dtype = torch.bfloat16 if low else torch.float32
   form = torch.channels_last if low else torch.contiguous_format
   device = torch.device('cuda' if gpu else 'cpu')
-  layers = folded.fold(variables, size, width)
-  for layer in folded.rows(size, width):
+  layers = runtime_xla.fold_batch_norm(variables, size, width)
+  for layer in runtime_xla.generator_rows(size, width):
     kernel, bias = layers[layer.name]
     axes = (3, 2, 0, 1)  # [o, i, kh, kw]
     if layer.up:
@@ -81,8 +81,8 @@ def torch_twin(variables: dict, size: int, width: float, low: bool):
     masked = x.clone()
     masked[:, :, size // 2 :] = 0
     x = torch.cat([masked, x], 1).contiguous(memory_format=form)
-    mel, stages = mel[:, None].to(dtype), generator.tables(size, width)
-    x = generator.wire(stages, run, lambda pair: torch.cat(pair, 1), mel, x)
+    mel, stages = mel[:, None].to(dtype), generator.layer_specs(size, width)
+    x = generator.connect(stages, run, lambda pair: torch.cat(pair, 1), mel, x)
     return (x.float() * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
 
   def predict(*arrays):
@@ -115,7 +115,7 @@ def torch_rival(variables, size, width, low, inputs) -> Callable[[int], None]:
 def our_rival(variables, size, width, dtype, backend, inputs):
   """The name and the runner of one of our engines."""
   batch = inputs[0].shape[0]
-  predict, name = engine.predictor(
+  predict, name = runtime.build_predictor(
     variables, size, width, dtype, batch, backend
   )
   if backend == 'xla':
@@ -138,7 +138,7 @@ def rivals(size: int, width: float, batch: int) -> Rivals:
     for name, is_low in (('PyTorch f32', False), (low, True)):
       found[name] = torch_rival(variables, size, width, is_low, inputs)
   pairs = [('float32', 'xla'), ('bfloat16', 'xla')]
-  if not gpu and engine.has_openvino():
+  if not gpu and runtime.has_openvino():
     pairs += [('float32', 'openvino'), ('bfloat16', 'openvino')]
   for dtype, backend in pairs:
     name, run = our_rival(variables, size, width, dtype, backend, inputs)
@@ -151,9 +151,9 @@ def report(size: int, width: float, batch: int, turns: int) -> str:
   seconds = 0 if jax.default_backend() == 'cpu' else SECONDS
   many = rounds.measure(rivals(size, width, batch), turns, seconds)
   one = rounds.measure(rivals(size, width, 1), turns, seconds)
-  count = flops.face(size, width)
+  count = flops.generator_flops(size, width)
   first = next(iter(many))
-  peak = flops.peak()
+  peak = flops.peak_flops()
   head = ['engine', 'frames/s', f'x {first}', 'GFLOP/s', 's at batch 1']
   lines = []
   for name, spent in many.items():

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from lipsync_jax.models import engine
+from lipsync_jax.models import runtime
 
 Rivals = dict[str, Callable[[int], None]]  # name -> run n calls, then wait
 
@@ -50,7 +50,7 @@ def machine() -> str:
     name = named[0].partition(':')[2].strip() if named else name
   except OSError:
     pass
-  low = 'with' if engine.multiplies_bfloat16() else 'without'
+  low = 'with' if runtime.has_native_bfloat16() else 'without'
   return f'{cores} cores of {name} {low} bf16'
 
 

@@ -11,10 +11,11 @@ import gc
 import jax
 import numpy as np
 
-from lipsync_jax import flops, losses, models, steps, windows
+from lipsync_jax import losses, models, steps, windows
 from lipsync_jax import state as states
 from lipsync_jax.benchmark import generators, rounds
 from lipsync_jax.benchmark.rounds import Rivals
+from lipsync_jax.models import flops
 
 STAGES = ('syncnet', 'generator', 'hq')
 GROUP = 6  # windows of a clip that compete, as in configs/syncnet.py
@@ -56,7 +57,9 @@ def trained(stage: str) -> tuple[str, ...]:
 def ours(stage: str, size: int, width: float, dtype: str):
   """(step, state, frozen): our step, ready to be jitted, and its start."""
   names = trained(stage)
-  build = functools.partial(models.build, size=size, width=width, dtype=dtype)
+  build = functools.partial(
+    models.build_model, size=size, width=width, dtype=dtype
+  )
   networks = {name: build(name) for name in names}
   tx = states.optimiser(states.schedule(RATE), b1=B1, clip=CLIP)
   optimisers = dict.fromkeys(names, tx)
@@ -139,7 +142,7 @@ def report(
   size: int, width: float, batch: int, turns: int, stages=STAGES, eager=False
 ) -> str:
   """The table of all steps, in Markdown."""
-  peak = flops.peak()
+  peak = flops.peak_flops()
   head = ['step', 'engine', 's/step', 'faces/s', 'x PyTorch', 'TFLOP/s']
   head += [f'of {peak / 1e12:.0f}'] if peak else []
   lines, notes = [], []
@@ -147,7 +150,7 @@ def report(
     times = rounds.measure(rivals(stage, size, width, batch, eager), turns)
     gc.collect()
     rows = batch * (GROUP if stage == 'syncnet' else 1)
-    count = rows * flops.window(stage, size, width, expert=width)
+    count = rows * flops.train_window_flops(stage, size, width, expert=width)
     faces = rows * FRAMES
     notes.append(f'{stage} {count / 1e12:.3g} TFLOP')
     theirs = {k: v for k, v in times.items() if k.startswith('PyTorch')}

@@ -59,7 +59,7 @@ class Network(nn.Module):
       'syncnet': syncnet,
       'discriminator': discriminator,
     }
-    self.name, self.tables = name, rooms[name].tables(size, width)
+    self.name, self.tables = name, rooms[name].layer_specs(size, width)
     rows = [r for part in self.tables.values() for s in part for r in s]
     self.blocks = nn.ModuleDict({row.name: Block(row) for row in rows})
 
@@ -78,7 +78,7 @@ class Network(nn.Module):
       def concat(parts):
         return torch.cat(parts, 1)
 
-      return generator.wire(self.tables, self.run, concat, *x)
+      return generator.connect(self.tables, self.run, concat, *x)
     if self.name == 'syncnet':
       parts = zip(('audio', 'face'), x, strict=True)
       return tuple(unit(self.tower(part, x)) for part, x in parts)

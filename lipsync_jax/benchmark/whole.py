@@ -4,8 +4,9 @@ import os
 import tempfile
 from unittest import mock
 
-from lipsync_jax import sync, weights
+from lipsync_jax import sync
 from lipsync_jax.benchmark import generators, rounds
+from lipsync_jax.weights import convert
 
 
 def report(
@@ -20,10 +21,10 @@ def report(
   with tempfile.TemporaryDirectory() as folder:
     if checkpoint is None:
       checkpoint = os.path.join(folder, 'random.safetensors')
-      net = weights.Weights(
+      net = convert.Weights(
         'generator', 96, 1.0, generators.random_variables(96, 1.0), 'random'
       )
-      weights.save(checkpoint, net)
+      convert.save(checkpoint, net)
     cache = {'LIPSYNC_JAX_CACHE': os.path.join(folder, 'cache')}
     with mock.patch.dict(os.environ, cache):
       for name in ('first.mp4', 'second.mp4'):

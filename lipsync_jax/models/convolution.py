@@ -6,7 +6,7 @@ forward convolution. The ways round give the same numbers:
     layer took 2.1 s; in pieces of 16, added up, 0.13 s.
   image, at a stride: a convolution of zero-stuffed changes. One for each
     phase of the stride, put together: 5 times as fast for 5x5 at (1, 2).
-  kernel of a transposed convolution: see `up`.
+  kernel of a transposed convolution: see `conv_transpose`.
 (96 windows of SyncNet at width 0.3, two Zen 3 cores, jax 0.10, 2026-11-25.)
 On other devices the gradients are XLA's.
 
@@ -21,8 +21,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 CHANNELS_LAST = ('NHWC', 'HWIO', 'NHWC')
-PIECE = 8  # images whose share of a kernel's gradient is found at once
-PIECES = 16  # at most, since each is compiled on its own
+MIN_SLICE = 8  # images whose share of a kernel's gradient is found at once
+MAX_SLICES = 16  # at most, since each is compiled on its own
 
 Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]  # (before, after) for rows and columns
@@ -31,25 +31,27 @@ Image = Float[Array, 'b h w i']
 Output = Float[Array, 'b h2 w2 o']
 
 
-def forward(stride: Pair, padding: Padding, kernel: Kernel, x: Image) -> Output:
+def lax_conv(
+  stride: Pair, padding: Padding, kernel: Kernel, x: Image
+) -> Output:
   return jax.lax.conv_general_dilated(
     x, kernel, stride, padding, dimension_numbers=CHANNELS_LAST
   )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def down(stride: Pair, padding: Padding, kernel: Kernel, x: Image) -> Output:
+def conv(stride: Pair, padding: Padding, kernel: Kernel, x: Image) -> Output:
   """A plain convolution (correlation), strided or not."""
-  return forward(stride, padding, kernel, x)
+  return lax_conv(stride, padding, kernel, x)
 
 
-def _down_forward(stride, padding, kernel, x):
-  return down(stride, padding, kernel, x), (kernel, x)
+def _conv_forward(stride, padding, kernel, x):
+  return conv(stride, padding, kernel, x), (kernel, x)
 
 
-def _down_backward(stride, padding, kept, change):
+def _conv_backward(stride, padding, kept, change):
   kernel, x = kept
-  convolution = functools.partial(forward, stride, padding)
+  convolution = functools.partial(lax_conv, stride, padding)
   # A mesh splits the batch itself; cutting it up once more would move it
   # between devices.
   if jax.default_backend() != 'cpu' or jax.device_count() > 1:
@@ -57,16 +59,18 @@ def _down_backward(stride, padding, kept, change):
   if math.prod(stride) == 1:
     of_x = jax.vjp(lambda x: convolution(kernel, x), x)[1](change)[0]
   else:
-    of_x = by_phases(stride, padding, kernel, x.shape, change)
-  return by_pieces(convolution, kernel, x, change), of_x
+    of_x = input_grad_by_phase(stride, padding, kernel, x.shape, change)
+  return kernel_grad_in_slices(convolution, kernel, x, change), of_x
 
 
-down.defvjp(_down_forward, _down_backward)
+conv.defvjp(_conv_forward, _conv_backward)
 
 
-def by_pieces(convolution, kernel: Kernel, x: Image, change: Output) -> Kernel:
+def kernel_grad_in_slices(
+  convolution, kernel: Kernel, x: Image, change: Output
+) -> Kernel:
   """The kernel's gradient, summed over pieces of the batch in float32."""
-  size = -(-len(x) // max(1, min(PIECES, len(x) // PIECE)))
+  size = -(-len(x) // max(1, min(MAX_SLICES, len(x) // MIN_SLICE)))
   total = jnp.zeros(kernel.shape, jnp.promote_types(kernel.dtype, jnp.float32))
   for low in range(0, len(x), size):
     part = x[low : low + size]
@@ -75,7 +79,7 @@ def by_pieces(convolution, kernel: Kernel, x: Image, change: Output) -> Kernel:
   return total.astype(kernel.dtype)
 
 
-def by_phases(
+def input_grad_by_phase(
   stride: Pair,
   padding: Padding,
   kernel: Kernel,
@@ -101,14 +105,16 @@ def by_phases(
         (n - 1, rows - change.shape[1]),
         (m - 1, columns - change.shape[2]),
       )
-      found.append(forward((1, 1), sides, taps, change))
+      found.append(lax_conv((1, 1), sides, taps, change))
   grid = jnp.stack(found, 3).reshape(b, rows, columns, sh, sw, i)
   grid = grid.swapaxes(2, 3).reshape(b, rows * sh, columns * sw, i)
   return grid[:, top : top + h, left : left + w]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def up(stride: Pair, padding: Padding, kernel: Kernel, x: Image) -> Output:
+def conv_transpose(
+  stride: Pair, padding: Padding, kernel: Kernel, x: Image
+) -> Output:
   """A transposed convolution: zeros between the pixels of `x`."""
   # XLA does not multiply the stuffed zeros; on CPU this beats sub-pixel
   # convolution and shuffle by 1.5 to 3 times on all layers but the last.
@@ -122,12 +128,12 @@ def up(stride: Pair, padding: Padding, kernel: Kernel, x: Image) -> Output:
   )
 
 
-def _up_forward(stride, padding, kernel, x):
-  return up(stride, padding, kernel, x), (kernel, x)
+def _conv_transpose_forward(stride, padding, kernel, x):
+  return conv_transpose(stride, padding, kernel, x), (kernel, x)
 
 
-def _up_backward(stride, padding, kept, change):
-  """The gradients, by way of the strided convolution that `up` transposes.
+def _conv_transpose_backward(stride, padding, kept, change):
+  """The gradients, by way of the strided convolution that `conv_transpose` transposes.
 
   XLA's own gradient of the kernel is a convolution dilated on both sides,
   which takes a path some 30 times slower on a CPU.
@@ -140,10 +146,10 @@ def _up_backward(stride, padding, kept, change):
     return array[::-1, ::-1].swapaxes(2, 3)
 
   def whole(turned):
-    return down(stride, sides, turned, change)
+    return conv(stride, sides, turned, change)
 
   of_x, back = jax.vjp(whole, turn(kernel))
   return turn(*back(x)), of_x
 
 
-up.defvjp(_up_forward, _up_backward)
+conv_transpose.defvjp(_conv_transpose_forward, _conv_transpose_backward)

@@ -13,21 +13,21 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lipsync_jax.models import blocks
-from lipsync_jax.models.blocks import Layer, scaled
+from lipsync_jax.models import layers
+from lipsync_jax.models.layers import ConvSpec, scale_channels
 
 
 @functools.cache
-def tables(size: int = 96, width: float = 1.0):
+def layer_specs(size: int = 96, width: float = 1.0):
   """Stages of layers from [h/2, w, 3] to one logit."""
-  halvings, side = blocks.bottleneck(size)
-  plain = functools.partial(Layer, norm=False, act='leaky')
-  name, cin = 'face_encoder_blocks', scaled(32, width)
+  halvings, side = layers.downsampling(size)
+  plain = functools.partial(ConvSpec, norm=False, act='leaky')
+  name, cin = 'face_encoder_blocks', scale_channels(32, width)
   stages = [(plain(f'{name}_0_0', 3, cin, (7, 7), pad=(3, 3)),)]
   plan = [(64, 5, (1, 2)), (128, 5, (2, 2)), (256, 5, (2, 2))]
   plan += [(512, 3, (2, 2))] * (halvings - 3)
   for channels, k, stride in plan:
-    prefix, c = f'{name}_{len(stages)}', scaled(channels, width)
+    prefix, c = f'{name}_{len(stages)}', scale_channels(channels, width)
     pad = (k // 2, k // 2)
     stages.append(
       (
@@ -43,7 +43,7 @@ def tables(size: int = 96, width: float = 1.0):
       plain(f'{prefix}_1', cin, cin, (1, 1), pad=(0, 0)),
     )
   )
-  last = Layer(
+  last = ConvSpec(
     'binary_pred_0', cin, 1, (1, 1), pad=(0, 0), norm=False, act='none'
   )
   return {'encoder': tuple(stages), 'output': ((last,),)}
@@ -62,8 +62,10 @@ class Discriminator(nn.Module):
   ) -> Float[Array, 'b']:
     """Logit of "real" for each face; only rows h/2 … h are looked at."""
     x = face[:, face.shape[1] // 2 :]
-    for stages in tables(self.size, self.width).values():
+    for stages in layer_specs(self.size, self.width).values():
       for stage in stages:
         for layer in stage:
-          x = blocks.Block(layer, self.dtype, name=layer.name)(x, train=train)
+          x = layers.ConvBlock(layer, self.dtype, name=layer.name)(
+            x, train=train
+          )
     return x.reshape(x.shape[0]).astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -16,26 +16,26 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lipsync_jax.models import blocks
-from lipsync_jax.models.blocks import Layer, residuals, scaled
+from lipsync_jax.models import layers
+from lipsync_jax.models.layers import ConvSpec, residual_specs, scale_channels
 
-Tables = dict[str, tuple[tuple[Layer, ...], ...]]
+LayerSpecs = dict[str, tuple[tuple[ConvSpec, ...], ...]]
 
 
 @functools.cache
-def tables(size: int = 96, width: float = 1.0) -> Tables:
+def layer_specs(size: int = 96, width: float = 1.0) -> LayerSpecs:
   """Stages of layers: 'audio' (one stage), 'encoder', 'decoder', 'output'."""
-  halvings, side = blocks.bottleneck(size)
+  halvings, side = layers.downsampling(size)
   extra = halvings - 5
-  audio = blocks.audio_tower(width, last=1)
+  audio = layers.audio_encoder_specs(width, last=1)
   encoder = encoder_stages(extra, side, width)
   skips = [stage[-1].cout for stage in encoder]
   decoder = decoder_stages(extra, side, width, skips)
   last = decoder[-1][-1].cout + skips[0]
-  thick = scaled(32, width)
+  thick = scale_channels(32, width)
   output = (
-    Layer('output_block_0', last, thick),
-    Layer(
+    ConvSpec('output_block_0', last, thick),
+    ConvSpec(
       'output_block_1', thick, 3, (1, 1), pad=(0, 0), norm=False, act='sigmoid'
     ),
   )
@@ -49,23 +49,26 @@ def tables(size: int = 96, width: float = 1.0) -> Tables:
 
 def encoder_stages(extra: int, side: int, width: float):
   """Face [h, w, 6] to [1, 1, 512]; every stage's output is a skip."""
-  first = Layer(
-    'face_encoder_blocks_0_0', 6, scaled(16, width), (7, 7), pad=(3, 3)
+  first = ConvSpec(
+    'face_encoder_blocks_0_0', 6, scale_channels(16, width), (7, 7), pad=(3, 3)
   )
   stages = [(first,)]
   plan = [(16, 1)] * extra
   plan += [(32, 2), (64, 3), (128, 2), (256, 2), (512, 1)]
   cin = first.cout
   for channels, count in plan:
-    name, c = f'face_encoder_blocks_{len(stages)}', scaled(channels, width)
-    down = Layer(f'{name}_0', cin, c, stride=(2, 2))
-    stages.append((down, *residuals(name, 1, c, count)))
+    name, c = (
+      f'face_encoder_blocks_{len(stages)}',
+      scale_channels(channels, width),
+    )
+    down = ConvSpec(f'{name}_0', cin, c, stride=(2, 2))
+    stages.append((down, *residual_specs(name, 1, c, count)))
     cin = c
   name = f'face_encoder_blocks_{len(stages)}'
   stages.append(
     (
-      Layer(f'{name}_0', cin, cin, (side, side), pad=(0, 0)),
-      Layer(f'{name}_1', cin, cin, (1, 1), pad=(0, 0)),
+      ConvSpec(f'{name}_0', cin, cin, (side, side), pad=(0, 0)),
+      ConvSpec(f'{name}_1', cin, cin, (1, 1), pad=(0, 0)),
     )
   )
   return tuple(stages)
@@ -73,22 +76,22 @@ def encoder_stages(extra: int, side: int, width: float):
 
 def decoder_stages(extra: int, side: int, width: float, skips: list[int]):
   """[1, 1, 512] back to [h, w, 64]; a stage reads the one before + a skip."""
-  c = scaled(512, width)
-  stages = [(Layer('face_decoder_blocks_0_0', c, c, (1, 1), pad=(0, 0)),)]
+  c = scale_channels(512, width)
+  stages = [(ConvSpec('face_decoder_blocks_0_0', c, c, (1, 1), pad=(0, 0)),)]
   plan = [(512, 1), (512, 2), (384, 2), (256, 2), (128, 2), (64, 2)]
   plan += [(32, 2), (16, 2)][:extra]
   for j, (channels, count) in enumerate(plan, 1):
-    name, c = f'face_decoder_blocks_{j}', scaled(channels, width)
+    name, c = f'face_decoder_blocks_{j}', scale_channels(channels, width)
     cin = stages[-1][-1].cout + skips[-j]
     if j == 1:
-      up = Layer(f'{name}_0', cin, c, (side, side), pad=(0, 0), up=True)
+      up = ConvSpec(f'{name}_0', cin, c, (side, side), pad=(0, 0), up=True)
     else:
-      up = Layer(f'{name}_0', cin, c, stride=(2, 2), up=True)
-    stages.append((up, *residuals(name, 1, c, count)))
+      up = ConvSpec(f'{name}_0', cin, c, stride=(2, 2), up=True)
+    stages.append((up, *residual_specs(name, 1, c, count)))
   return tuple(stages)
 
 
-def wire(stages: Tables, run, concat, mel, face):
+def connect(stages: LayerSpecs, run, concat, mel, face):
   """Connect the stages; the one place that knows how.
 
   `run(layer, x)` and `concat([x, y])` (over channels) are whatever builds
@@ -136,9 +139,9 @@ class Generator(nn.Module):
   ) -> Float[Array, 'b h w 3']:
     def run(layer, x):
       given = self.given_ears and layer.name.startswith('audio_encoder')
-      block = blocks.Block(layer, self.dtype, name=layer.name)
+      block = layers.ConvBlock(layer, self.dtype, name=layer.name)
       x = block(x, train=train and not given)
       return jax.lax.stop_gradient(x) if given else x
 
     concat = functools.partial(jnp.concatenate, axis=-1)
-    return wire(tables(self.size, self.width), run, concat, mel, face)
+    return connect(layer_specs(self.size, self.width), run, concat, mel, face)

@@ -11,43 +11,43 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lipsync_jax.models import blocks
-from lipsync_jax.models.blocks import Layer, residuals, scaled
+from lipsync_jax.models import layers
+from lipsync_jax.models.layers import ConvSpec, residual_specs, scale_channels
 
 FRAMES = 5  # frames in a window: 200 ms at 25 frames/s, as 16 mel steps
 
 
 @functools.cache
-def tables(size: int = 96, width: float = 1.0):
+def layer_specs(size: int = 96, width: float = 1.0):
   """The two towers, 'audio' and 'face', one stage each."""
   return {
-    'audio': (blocks.audio_tower(width, last=2),),
+    'audio': (layers.audio_encoder_specs(width, last=2),),
     'face': (face_tower(size, width),),
   }
 
 
-def face_tower(size: int, width: float) -> tuple[Layer, ...]:
+def face_tower(size: int, width: float) -> tuple[ConvSpec, ...]:
   """Lower half of five frames [h/2, w, 15] to [1, 1, 512]."""
-  halvings, side = blocks.bottleneck(size)
-  name, cin = 'face_encoder', scaled(32, width)
-  rows = [Layer(f'{name}_0', 15, cin, (7, 7), pad=(3, 3))]
+  halvings, side = layers.downsampling(size)
+  name, cin = 'face_encoder', scale_channels(32, width)
+  rows = [ConvSpec(f'{name}_0', 15, cin, (7, 7), pad=(3, 3))]
   for _ in range(halvings - 5):
-    rows.append(Layer(f'{name}_{len(rows)}', cin, cin, stride=(2, 2)))
+    rows.append(ConvSpec(f'{name}_{len(rows)}', cin, cin, stride=(2, 2)))
   plan = [(64, 2), (128, 3), (256, 2), (512, 2), (512, 0)]
   for i, (channels, count) in enumerate(plan):
-    c = scaled(channels, width)
+    c = scale_channels(channels, width)
     # The trap of the published table: 5x5 with padding 1, so 46x47 follows.
     kernel, stride = ((5, 5), (1, 2)) if i == 0 else ((3, 3), (2, 2))
-    rows.append(Layer(f'{name}_{len(rows)}', cin, c, kernel, stride))
-    rows += residuals(name, len(rows), c, count)
+    rows.append(ConvSpec(f'{name}_{len(rows)}', cin, c, kernel, stride))
+    rows += residual_specs(name, len(rows), c, count)
     cin = c
   n = len(rows)
-  rows.append(Layer(f'{name}_{n}', cin, cin, (side, side), pad=(0, 0)))
-  rows.append(Layer(f'{name}_{n + 1}', cin, cin, (1, 1), pad=(0, 0)))
+  rows.append(ConvSpec(f'{name}_{n}', cin, cin, (side, side), pad=(0, 0)))
+  rows.append(ConvSpec(f'{name}_{n + 1}', cin, cin, (1, 1), pad=(0, 0)))
   return tuple(rows)
 
 
-def unit(x: Float[Array, 'b 1 1 d']) -> Float[Array, 'b d']:
+def l2_normalize(x: Float[Array, 'b 1 1 d']) -> Float[Array, 'b d']:
   """Flatten to float32 vectors of length one (zero stays zero)."""
   x = x.reshape(x.shape[0], -1)
   x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
@@ -75,11 +75,11 @@ class SyncNet(nn.Module):
     *,
     train: bool,
   ) -> tuple[Float[Array, 'b d'], Float[Array, 'b d']]:
-    towers = tables(self.size, self.width)
+    towers = layer_specs(self.size, self.width)
     vectors = []
     for part, x in (('audio', mel), ('face', frames)):
       for layer in towers[part][0]:
-        block = blocks.Block(layer, self.dtype, name=layer.name)
+        block = layers.ConvBlock(layer, self.dtype, name=layer.name)
         x = block(x, train=train)
-      vectors.append(unit(x))
+      vectors.append(l2_normalize(x))
     return tuple(vectors)

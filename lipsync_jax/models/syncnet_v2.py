@@ -15,12 +15,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lipsync_jax.models import blocks
-from lipsync_jax.models.blocks import Layer
+from lipsync_jax.models import layers
+from lipsync_jax.models.layers import ConvSpec
 
 
 @dataclasses.dataclass(frozen=True)
-class Pool:
+class PoolSpec:
   """A max-pool between layers; padding is filled with -inf."""
 
   window: tuple[int, int]
@@ -28,19 +28,21 @@ class Pool:
   pad: tuple[int, int] = (0, 0)
 
 
-def conv(name, cin, cout, kernel, stride=(1, 1), pad=(0, 0)) -> Layer:
-  return Layer(name, cin, cout, kernel, stride, pad)
+def conv_spec(name, cin, cout, kernel, stride=(1, 1), pad=(0, 0)) -> ConvSpec:
+  return ConvSpec(name, cin, cout, kernel, stride, pad)
 
 
-def tower(tail: str, head: str, rows: tuple) -> tuple:
+def encoder_specs(tail: str, head: str, rows: tuple) -> tuple:
   """Convolutions, then two fully connected layers (as 1x1 ones)."""
   rest = (
-    conv(f'{head}_0', 512, 512, (1, 1)),
-    Layer(f'{head}_3', 512, 1024, (1, 1), pad=(0, 0), norm=False, act='none'),
+    conv_spec(f'{head}_0', 512, 512, (1, 1)),
+    ConvSpec(
+      f'{head}_3', 512, 1024, (1, 1), pad=(0, 0), norm=False, act='none'
+    ),
   )
   named = tuple(
     dataclasses.replace(row, name=f'{tail}_{row.name}')
-    if isinstance(row, Layer)
+    if isinstance(row, ConvSpec)
     else row
     for row in rows
   )
@@ -48,38 +50,40 @@ def tower(tail: str, head: str, rows: tuple) -> tuple:
 
 
 # Names count the published modules, pools and activations included.
-AUDIO = tower(
+AUDIO = encoder_specs(
   'netcnnaud',
   'netfcaud',
   (
-    conv('0', 1, 64, (3, 3), pad=(1, 1)),
-    conv('4', 64, 192, (3, 3), pad=(1, 1)),
-    Pool((3, 3), (1, 2)),
-    conv('8', 192, 384, (3, 3), pad=(1, 1)),
-    conv('11', 384, 256, (3, 3), pad=(1, 1)),
-    conv('14', 256, 256, (3, 3), pad=(1, 1)),
-    Pool((3, 3), (2, 2)),
-    conv('18', 256, 512, (5, 4)),
+    conv_spec('0', 1, 64, (3, 3), pad=(1, 1)),
+    conv_spec('4', 64, 192, (3, 3), pad=(1, 1)),
+    PoolSpec((3, 3), (1, 2)),
+    conv_spec('8', 192, 384, (3, 3), pad=(1, 1)),
+    conv_spec('11', 384, 256, (3, 3), pad=(1, 1)),
+    conv_spec('14', 256, 256, (3, 3), pad=(1, 1)),
+    PoolSpec((3, 3), (2, 2)),
+    conv_spec('18', 256, 512, (5, 4)),
   ),
 )
-LIP = tower(
+LIP = encoder_specs(
   'netcnnlip',
   'netfclip',
   (
-    conv('0', 15, 96, (7, 7), (2, 2)),
-    Pool((3, 3), (2, 2)),
-    conv('4', 96, 256, (5, 5), (2, 2), (1, 1)),
-    Pool((3, 3), (2, 2), (1, 1)),
-    conv('8', 256, 256, (3, 3), pad=(1, 1)),
-    conv('11', 256, 256, (3, 3), pad=(1, 1)),
-    conv('14', 256, 256, (3, 3), pad=(1, 1)),
-    Pool((3, 3), (2, 2)),
-    conv('18', 256, 512, (6, 6)),
+    conv_spec('0', 15, 96, (7, 7), (2, 2)),
+    PoolSpec((3, 3), (2, 2)),
+    conv_spec('4', 96, 256, (5, 5), (2, 2), (1, 1)),
+    PoolSpec((3, 3), (2, 2), (1, 1)),
+    conv_spec('8', 256, 256, (3, 3), pad=(1, 1)),
+    conv_spec('11', 256, 256, (3, 3), pad=(1, 1)),
+    conv_spec('14', 256, 256, (3, 3), pad=(1, 1)),
+    PoolSpec((3, 3), (2, 2)),
+    conv_spec('18', 256, 512, (6, 6)),
   ),
 )
 
 
-def pool(row: Pool, x: Float[Array, 'b h w c']) -> Float[Array, 'b h2 w2 c']:
+def apply_pool(
+  row: PoolSpec, x: Float[Array, 'b h w c']
+) -> Float[Array, 'b h2 w2 c']:
   """Max-pool with -inf outside the picture."""
   pads = ((0, 0), *((p, p) for p in row.pad), (0, 0))
   window, stride = (1, *row.window, 1), (1, *row.stride, 1)
@@ -101,9 +105,9 @@ class SyncNetV2(nn.Module):
     vectors = []
     for rows, x in ((AUDIO, mfcc), (LIP, frames)):
       for row in rows:
-        if isinstance(row, Pool):
-          x = pool(row, x)
+        if isinstance(row, PoolSpec):
+          x = apply_pool(row, x)
         else:
-          x = blocks.Block(row, name=row.name)(x, train=train)
+          x = layers.ConvBlock(row, name=row.name)(x, train=train)
       vectors.append(x.reshape(x.shape[0], -1))  # [b, 1024]
     return tuple(vectors)

@@ -37,7 +37,7 @@ def build(config, network: str) -> Toy:
 
 def expert(config):
   net = build(config, 'syncnet')
-  return net, models.first('syncnet', net, jax.random.key(1))
+  return net, models.init_variables('syncnet', net, jax.random.key(1))
 
 
 def export(path, *_) -> None:

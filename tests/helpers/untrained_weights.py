@@ -5,15 +5,17 @@ import functools
 import jax
 import numpy as np
 
-from lipsync_jax import models, state, stored
+from lipsync_jax import models, state
+from lipsync_jax.weights import safetensors_file
 
 
 @functools.cache
 def variables(network: str, width: float = 1.0, size: int = 96, seed: int = 0):
   """First weights, numpy."""
-  net = models.build(network, size, width)
+  net = models.build_model(network, size, width)
   made = jax.jit(
-    lambda key: models.first(network, net, key), compiler_options=state.QUICK
+    lambda key: models.init_variables(network, net, key),
+    compiler_options=state.QUICK,
   )
   return jax.tree.map(np.asarray, made(jax.random.key(seed)))
 
@@ -21,5 +23,7 @@ def variables(network: str, width: float = 1.0, size: int = 96, seed: int = 0):
 def save(path, network: str = 'generator', width: float = 0.1) -> str:
   """The file of such a network."""
   tree = variables(network, width)
-  stored.save(path, stored.Weights(network, 96, width, tree, 'untrained'))
+  safetensors_file.save(
+    path, safetensors_file.Weights(network, 96, width, tree, 'untrained')
+  )
   return str(path)

@@ -11,7 +11,7 @@ from lipsync_jax import windows
 from lipsync_jax.models import discriminator, generator, syncnet
 
 # Of bfloat16 products, FLOP/s: as measured, elsewhere as the makers state.
-PEAKS = {
+PEAK_FLOPS = {
   'H200': 790e12,  # measured
   'H100 80GB HBM3': 798e12,  # measured
   'A100': 312e12,
@@ -22,13 +22,13 @@ PEAKS = {
 }
 
 
-def peak() -> float | None:
+def peak_flops() -> float | None:
   """FLOP/s of the accelerator at hand, None where it is not known."""
   kind = jax.devices()[0].device_kind
-  return next((v for name, v in PEAKS.items() if name in kind), None)
+  return next((v for name, v in PEAK_FLOPS.items() if name in kind), None)
 
 
-def face(size: int, width: float) -> int:
+def generator_flops(size: int, width: float) -> int:
   """Of the generator, one face forward."""
   total = 0
 
@@ -37,12 +37,12 @@ def face(size: int, width: float) -> int:
     total += 2 * layer.macs(*shape)
     return layer.output(*shape)
 
-  stages = generator.tables(size, width)
-  generator.wire(stages, run, lambda parts: parts[0], (80, 16), (size, size))
+  stages = generator.layer_specs(size, width)
+  generator.connect(stages, run, lambda parts: parts[0], (80, 16), (size, size))
   return total
 
 
-def tower(stages, height: int, width: int) -> int:
+def layer_flops(stages, height: int, width: int) -> int:
   """Of layers in a row, one example forward."""
   total, shape = 0, (height, width)
   for layer in (layer for stage in stages for layer in stage):
@@ -51,7 +51,7 @@ def tower(stages, height: int, width: int) -> int:
   return total
 
 
-def window(
+def train_window_flops(
   stage: str,
   size: int,
   width: float,
@@ -69,19 +69,21 @@ def window(
     expert: width of the SyncNet that listens, None where none does.
   """
   if stage == 'syncnet':
-    return 3 * sum(ears(size, width))
-  total = 3 * frames * face(size, width)
+    return 3 * sum(syncnet_flops(size, width))
+  total = 3 * frames * generator_flops(size, width)
   if expert is not None:
-    audio, picture = ears(size, expert)
+    audio, picture = syncnet_flops(size, expert)
     total += audio + 2 * picture  # nothing asks for a gradient of the sound
   if stage == 'hq':
-    rows = discriminator.tables(size, width)
-    once = tower(rows['encoder'] + rows['output'], size // 2, size)
+    rows = discriminator.layer_specs(size, width)
+    once = layer_flops(rows['encoder'] + rows['output'], size // 2, size)
     total += (2 + 3 + 3) * frames * once  # for the generator, real, made
   return total
 
 
-def ears(size: int, width: float) -> tuple[int, int]:
+def syncnet_flops(size: int, width: float) -> tuple[int, int]:
   """Of SyncNet's towers, one window forward: sound, picture."""
-  rows = syncnet.tables(size, width)
-  return tower(rows['audio'], 80, 16), tower(rows['face'], size // 2, size)
+  rows = syncnet.layer_specs(size, width)
+  return layer_flops(rows['audio'], 80, 16), layer_flops(
+    rows['face'], size // 2, size
+  )

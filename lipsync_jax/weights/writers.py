@@ -17,7 +17,7 @@ from io import BufferedIOBase
 import numpy as np
 
 from lipsync_jax.common import atomic_file
-from lipsync_jax.standins import MAGIC, STORAGES, VERSION
+from lipsync_jax.weights.pickle_types import MAGIC, STORAGES, VERSION
 
 STORAGE = {code: f'{kind}Storage' for kind, code in STORAGES.items()}
 
@@ -46,7 +46,7 @@ class Persistent:
   pid: tuple
 
 
-def emit(x) -> Iterator[bytes]:
+def emit_pickle(x) -> Iterator[bytes]:
   """Pickle instructions that push `x`."""
   match x:
     case None:
@@ -65,32 +65,36 @@ def emit(x) -> Iterator[bytes]:
     case dict():
       yield b'}('
       for item in itertools.chain.from_iterable(x.items()):
-        yield from emit(item)
+        yield from emit_pickle(item)
       yield b'u'
     case tuple() | list():
       yield b'(' if isinstance(x, tuple) else b']('
       for item in x:
-        yield from emit(item)
+        yield from emit_pickle(item)
       yield b't' if isinstance(x, tuple) else b'e'
     case Global():
       yield f'c{x.module}\n{x.name}\n'.encode()
     case Call():
-      yield from itertools.chain(emit(x.function), emit(x.args), (b'R',))
+      yield from itertools.chain(
+        emit_pickle(x.function), emit_pickle(x.args), (b'R',)
+      )
       if x.state is not None:
-        yield from itertools.chain(emit(x.state), (b'b',))
+        yield from itertools.chain(emit_pickle(x.state), (b'b',))
     case Persistent():
-      yield from itertools.chain(emit(x.pid), (b'Q',))
+      yield from itertools.chain(emit_pickle(x.pid), (b'Q',))
     case _:
       raise TypeError(f'expected plain values, found {type(x).__name__}')
 
 
-def dump(file: BufferedIOBase, x, protocol: int = 2):
+def write_pickle(file: BufferedIOBase, x, protocol: int = 2):
   """One pickle of `x`."""
-  for piece in itertools.chain((bytes([0x80, protocol]),), emit(x), (b'.',)):
+  for piece in itertools.chain(
+    (bytes([0x80, protocol]),), emit_pickle(x), (b'.',)
+  ):
     file.write(piece)
 
 
-def code(array: np.ndarray) -> str:
+def dtype_code(array: np.ndarray) -> str:
   return array.dtype.newbyteorder('=').str[1:]
 
 
@@ -106,7 +110,7 @@ def torch_tree(x, storages: list[np.ndarray], tail: tuple = ()):
   stride = tuple(math.prod(x.shape[i + 1 :]) for i in range(x.ndim))
   key = str(len(storages))
   storages.append(x)
-  kind = Global('torch', STORAGE[code(x)])
+  kind = Global('torch', STORAGE[dtype_code(x)])
   pid = Persistent(('storage', kind, key, 'cpu', x.size, *tail))
   rebuild = Global('torch._utils', '_rebuild_tensor_v2')
   hooks = Call(Global('collections', 'OrderedDict'), ())
@@ -126,7 +130,7 @@ def write_pth(path: str | os.PathLike, tree: dict):
       return archive.open(zipfile.ZipInfo(f'archive/{name}'), 'w')
 
     with entry('data.pkl') as file:
-      dump(file, tree)
+      write_pickle(file, tree)
     for name, text in (('byteorder', b'little'), ('version', b'3\n')):
       with entry(name) as file:
         file.write(text)
@@ -142,11 +146,11 @@ def write_legacy(path: str | os.PathLike, tree: dict):
   sizes = {'short': 2, 'int': 4, 'long': 4}
   system = {'protocol_version': VERSION, 'little_endian': True}
   with atomic_file.atomic_write(path) as part, open(part, 'wb') as file:
-    dump(file, MAGIC)
-    dump(file, VERSION)
-    dump(file, system | {'type_sizes': sizes})
-    dump(file, tree)
-    dump(file, [str(i) for i in range(len(storages))])
+    write_pickle(file, MAGIC)
+    write_pickle(file, VERSION)
+    write_pickle(file, system | {'type_sizes': sizes})
+    write_pickle(file, tree)
+    write_pickle(file, [str(i) for i in range(len(storages))])
     for array in storages:
       file.write(struct.pack('<q', array.size))
       file.write(array.tobytes())
@@ -154,7 +158,7 @@ def write_legacy(path: str | os.PathLike, tree: dict):
 
 def paddle_array(x: np.ndarray) -> Call:
   """An array as NumPy 1 pickles it; NumPy 2 reads it too."""
-  kind = Call(Global('numpy', 'dtype'), (code(x), False, True))
+  kind = Call(Global('numpy', 'dtype'), (dtype_code(x), False, True))
   order = (3, '<', None, None, None, -1, -1, 0)
   dtype = dataclasses.replace(kind, state=order)
   multiarray = Global('numpy.core.multiarray', '_reconstruct')
@@ -173,4 +177,6 @@ def write_pdparams(
   """
   tree = {name: paddle_array(x) for name, x in tensors.items()}
   with atomic_file.atomic_write(path) as part, open(part, 'wb') as file:
-    dump(file, tree | {'StructuredToParameterName@@': internal}, protocol=4)
+    write_pickle(
+      file, tree | {'StructuredToParameterName@@': internal}, protocol=4
+    )

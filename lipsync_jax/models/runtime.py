@@ -8,14 +8,14 @@ the processor multiplies it, else float32.
 import importlib.util
 import pathlib
 
-from lipsync_jax.models import folded, openvino
+from lipsync_jax.models import runtime_openvino, runtime_xla
 
 DTYPES = ('auto', 'float32', 'bfloat16')
 BACKENDS = ('auto', 'xla', 'openvino')
-SHORT = {'float32': 'f32', 'bfloat16': 'bf16'}
+DTYPE_LABELS = {'float32': 'f32', 'bfloat16': 'bf16'}
 
 
-def predictor(
+def build_predictor(
   variables: dict,
   size: int,
   width: float,
@@ -41,14 +41,16 @@ def predictor(
   Raises:
     ValueError: for a dtype or backend that is not there.
   """
-  dtype, backend = chosen(dtype, backend)
-  room = openvino if backend == 'openvino' else folded
-  predict = room.predictor(variables, size, width, dtype, batch)
+  dtype, backend = resolve_backend(dtype, backend)
+  room = runtime_openvino if backend == 'openvino' else runtime_xla
+  predict = room.build_predictor(variables, size, width, dtype, batch)
   title = {'openvino': 'OpenVINO', 'xla': 'XLA'}[backend]
-  return predict, f'{title} {SHORT[dtype]}'
+  return predict, f'{title} {DTYPE_LABELS[dtype]}'
 
 
-def chosen(dtype: str = 'auto', backend: str = 'auto') -> tuple[str, str]:
+def resolve_backend(
+  dtype: str = 'auto', backend: str = 'auto'
+) -> tuple[str, str]:
   """The dtype and backend that 'auto' stands for on this machine."""
   import jax
 
@@ -64,7 +66,7 @@ def chosen(dtype: str = 'auto', backend: str = 'auto') -> tuple[str, str]:
     backend = 'openvino' if cpu and has_openvino() else 'xla'
   if dtype == 'auto':
     on_cpu = cpu or backend == 'openvino'
-    dtype = 'float32' if on_cpu and not multiplies_bfloat16() else 'bfloat16'
+    dtype = 'float32' if on_cpu and not has_native_bfloat16() else 'bfloat16'
   return dtype, backend
 
 
@@ -72,7 +74,7 @@ def has_openvino() -> bool:
   return importlib.util.find_spec('openvino') is not None
 
 
-def multiplies_bfloat16() -> bool:
+def has_native_bfloat16() -> bool:
   """Whether the processor has bfloat16 products, as far as can be known.
 
   Only Linux says so in a file; elsewhere the safe answer is no.

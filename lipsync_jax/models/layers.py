@@ -1,6 +1,6 @@
 """Layers as data, and the one convolution block that all networks share.
 
-A network is a table of `Layer` rows plus a wiring function. The same rows
+A network is a table of `ConvSpec` rows plus a wiring function. The same rows
 build the Linen modules (training), the folded network (inference), the
 OpenVINO graph, the names in published checkpoints and the MAC counts.
 
@@ -22,12 +22,12 @@ SIZES = (96, 192, 256, 384)  # pixels of the square face crop
 EPSILON = 1e-5  # BatchNorm, as in every published file
 MOMENTUM = 0.9  # of the running statistics; PyTorch calls it 0.1
 
-Float1 = Float[Array, 'c']
+ChannelVector = Float[Array, 'c']
 Image = Float[Array, 'b h w c']
 
 
 @dataclasses.dataclass(frozen=True)
-class Layer:
+class ConvSpec:
   """One convolution with what follows it.
 
   `name` is the published name with dots as underscores, so that
@@ -98,20 +98,20 @@ class Layer:
     return area * math.prod(self.kernel) * self.cin * self.cout
 
 
-def scaled(channels: int, width: float) -> int:
+def scale_channels(channels: int, width: float) -> int:
   """Channels of a network `width` times as wide, a multiple of 8."""
   return max(8, round(channels * width / 8) * 8)
 
 
-def residuals(prefix: str, first: int, channels: int, count: int):
+def residual_specs(prefix: str, first: int, channels: int, count: int):
   """`count` 3x3 residual layers named prefix_first, prefix_first+1, …"""
   return [
-    Layer(f'{prefix}_{first + i}', channels, channels, residual=True)
+    ConvSpec(f'{prefix}_{first + i}', channels, channels, residual=True)
     for i in range(count)
   ]
 
 
-def audio_tower(width: float, last: int) -> tuple[Layer, ...]:
+def audio_encoder_specs(width: float, last: int) -> tuple[ConvSpec, ...]:
   """Mel window [b, 80, 16, 1] to one vector [b, 1, 1, 512 * width].
 
   The generator's tower has one residual layer at 256 channels, SyncNet's
@@ -126,17 +126,17 @@ def audio_tower(width: float, last: int) -> tuple[Layer, ...]:
     (128, (3, 3), 2),
     (256, (3, 2), last),
   ):
-    c = scaled(channels, width)
-    rows.append(Layer(f'{name}_{len(rows)}', cin, c, stride=stride))
-    rows += residuals(name, len(rows), c, count)
+    c = scale_channels(channels, width)
+    rows.append(ConvSpec(f'{name}_{len(rows)}', cin, c, stride=stride))
+    rows += residual_specs(name, len(rows), c, count)
     cin = c
-  out, n = scaled(512, width), len(rows)
-  rows.append(Layer(f'{name}_{n}', cin, out, pad=(0, 0)))
-  rows.append(Layer(f'{name}_{n + 1}', out, out, (1, 1), pad=(0, 0)))
+  out, n = scale_channels(512, width), len(rows)
+  rows.append(ConvSpec(f'{name}_{n}', cin, out, pad=(0, 0)))
+  rows.append(ConvSpec(f'{name}_{n + 1}', out, out, (1, 1), pad=(0, 0)))
   return tuple(rows)
 
 
-def bottleneck(size: int) -> tuple[int, int]:
+def downsampling(size: int) -> tuple[int, int]:
   """Halvings from `size` pixels to the last map, and that map's side.
 
   96, 192 and 384 end at 3 pixels as published, 256 ends at 4.
@@ -159,13 +159,13 @@ def activate(act: str, x: Image) -> Image:
   return x
 
 
-def convolve(layer: Layer, kernel: Float[Array, 'kh kw i o'], x: Image):
+def apply_conv(layer: ConvSpec, kernel: Float[Array, 'kh kw i o'], x: Image):
   """The convolution of `layer` without bias.  -> [b, h', w', o]"""
-  run = convolution.up if layer.up else convolution.down
+  run = convolution.conv_transpose if layer.up else convolution.conv
   return run(layer.stride, layer.padding, kernel, x)
 
 
-class Norm(nn.Module):
+class BatchNorm(nn.Module):
   """BatchNorm whose running variance is unbiased, as PyTorch stores it.
 
   nn.BatchNorm stores the biased one, 1.3 % less at the 1x1 layers of a
@@ -197,30 +197,30 @@ class Norm(nn.Module):
     return y.astype(x.dtype)
 
 
-class Block(nn.Module):
+class ConvBlock(nn.Module):
   """Convolution, BatchNorm, residual, activation: one row of a table.
 
   Parameters are float32, the convolution runs in `dtype`. The bias before
   the norm is redundant; published files have it, so it is kept.
   """
 
-  layer: Layer
+  layer: ConvSpec
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
   def __call__(self, x: Image, *, train: bool) -> Float[Array, 'b h2 w2 o']:
     layer = self.layer
-    init = uniform(layer.bound)
+    init = uniform_init(layer.bound)
     kernel = self.param('kernel', init, layer.shape, jnp.float32)
     bias = self.param('bias', init, (layer.cout,), jnp.float32)
     kernel, bias, x = (a.astype(self.dtype) for a in (kernel, bias, x))
-    y = convolve(layer, kernel, x) + bias.reshape(1, 1, 1, -1)
+    y = apply_conv(layer, kernel, x) + bias.reshape(1, 1, 1, -1)
     if layer.norm:
-      y = Norm(name='norm')(y, train=train)
+      y = BatchNorm(name='norm')(y, train=train)
     return activate(layer.act, y + x if layer.residual else y)
 
 
-def uniform(bound: float):
+def uniform_init(bound: float):
   """Initialiser: uniform in [-bound, bound)."""
 
   def init(key, shape, dtype=jnp.float32):

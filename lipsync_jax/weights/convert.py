@@ -3,43 +3,43 @@
 Our own files are safetensors (`stored`). Files of Wav2Lip, PaddleGAN and
 SyncNet v2 are imported and exported bit-exactly (`published`); nothing in
 them is executed (`containers`).
-
-  python -m lipsync_jax.weights import FILE OUT.safetensors
-  python -m lipsync_jax.weights export W.safetensors OUT.pth|OUT.pdparams
-  python -m lipsync_jax.weights half FILE OUT.safetensors
-  python -m lipsync_jax.weights info W
 """
 
-import argparse
 import contextlib
 import dataclasses
 import hashlib
 import os
 import pathlib
-import sys
 from fractions import Fraction
 
 import numpy as np
 
-from lipsync_jax import containers, exports, published, stored
 from lipsync_jax.common import cache
-from lipsync_jax.standins import UnsafeFile, shown
-from lipsync_jax.stored import (
+from lipsync_jax.weights import (
+  readers,
+  safetensors_file,
+  tensor_mapping,
+  writers,
+)
+from lipsync_jax.weights.pickle_types import UnsafeFile, printable_name
+from lipsync_jax.weights.safetensors_file import (
   LEAD,
   LEAD_PUBLISHED,
   Weights,
   WeightsError,
-  fault,
   load,
   save,
+  weights_error,
 )
 
 __all__ = ['LEAD', 'UnsafeFile', 'Weights', 'WeightsError', 'load', 'save']
 
 # The generator that `sync` uses when it is given none, with its card.
-DEFAULT = pathlib.Path(__file__).parent / 'assets' / 'default.safetensors'
+DEFAULT_GENERATOR = (
+  pathlib.Path(__file__).parents[1] / 'assets' / 'default.safetensors'
+)
 NETWORKS = ('generator', 'syncnet', 'discriminator', 'syncnet_v2')
-KNOWN = {  # spec 6.5
+KNOWN_FILES = {  # spec 6.5
   'b78b681b68ad9fe6c6fb1debc6ff43ad05834a8af8a62ffc4167b7b34ef63c37': (
     'wav2lip.pth'
   ),
@@ -60,14 +60,14 @@ def file_sha256(path: pathlib.Path) -> str:
     return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
-def is_ours(path: str | os.PathLike) -> bool:
+def is_own_format(path: str | os.PathLike) -> bool:
   """Whether a file (which must exist) is a safetensors file of `stored`."""
-  if containers.kind(path) != 'safetensors':
+  if readers.file_format(path) != 'safetensors':
     return False
-  return 'format' in stored.metadata(path)
+  return 'format' in safetensors_file.read_metadata(path)
 
 
-def read(path: str | os.PathLike, network: str | None = None) -> Weights:
+def load_any(path: str | os.PathLike, network: str | None = None) -> Weights:
   """Weights from any file, ours or published; the latter are cached.
 
   Args:
@@ -78,14 +78,14 @@ def read(path: str | os.PathLike, network: str | None = None) -> Weights:
   Raises: WeightsError or UnsafeFile, in one line that starts with the path.
   """
   path = pathlib.Path(path)
-  if is_ours(path):
-    return need(path, load(path), network)
+  if is_own_format(path):
+    return _require_network(path, load(path), network)
   sha256 = file_sha256(path)
   cached = (
     cache.cache_dir('weights') / f'{sha256[:32]}-{network or "any"}.safetensors'
   )
   with contextlib.suppress(WeightsError):  # absent, damaged or outdated
-    return need(path, load(cached), network)
+    return _require_network(path, load(cached), network)
   weights = convert(path, network)
   with contextlib.suppress(OSError):  # a full or read-only disk is no matter
     cached.parent.mkdir(parents=True, exist_ok=True)
@@ -93,20 +93,20 @@ def read(path: str | os.PathLike, network: str | None = None) -> Weights:
   return weights
 
 
-def need(path, weights: Weights, network: str | None) -> Weights:
+def _require_network(path, weights: Weights, network: str | None) -> Weights:
   if network in (None, weights.network):
     return weights
-  raise fault(
+  raise weights_error(
     path, f'expected the weights of a {network}, found a {weights.network}'
   )
 
 
 def convert(path: str | os.PathLike, network: str | None = None) -> Weights:
-  """A published file as our weights; `network` as in `read`."""
+  """A published file as our weights; `network` as in `load_any`."""
   path = pathlib.Path(path)
-  tree = containers.read(path)
-  found, tensors = choose(path, tree, network)
-  check(path, found, tensors)
+  tree = readers.read_tree(path)
+  found, tensors = select_network(path, tree, network)
+  check_tensors(path, found, tensors)
   sha256 = file_sha256(path)
   counters = {
     name: int(x.item())
@@ -117,28 +117,32 @@ def convert(path: str | os.PathLike, network: str | None = None) -> Weights:
     found,
     size=96,
     width=1.0,
-    variables=published.read(found, tensors),
-    source=f'{KNOWN.get(sha256, shown(path.name))}, SHA-256 {sha256}',
+    variables=tensor_mapping.from_published(found, tensors),
+    source=f'{KNOWN_FILES.get(sha256, printable_name(path.name))}, SHA-256 {sha256}',
     # Only the generator's window starts before its frame.
     mel_lead=LEAD_PUBLISHED if found == 'generator' else Fraction(0),
-    meta={'counters': counters, 'published': sha256 in KNOWN},
+    meta={'counters': counters, 'published': sha256 in KNOWN_FILES},
   )
-  flat = dict(stored.flatten(weights.variables))
-  return dataclasses.replace(weights, sha256=stored.digest(flat))
+  flat = dict(safetensors_file.flatten(weights.variables))
+  return dataclasses.replace(
+    weights, sha256=safetensors_file.tensor_digest(flat)
+  )
 
 
-def choose(path, tree: dict, network: str | None) -> tuple[str, dict]:
+def select_network(path, tree: dict, network: str | None) -> tuple[str, dict]:
   """The network's name and its tensors, from all that a file holds."""
   ranked = []
-  for tensors in published.candidates(tree):
-    scores = {name: published.likeness(name, tensors) for name in NETWORKS}
+  for tensors in tensor_mapping.state_dicts(tree):
+    scores = {
+      name: tensor_mapping.name_overlap(name, tensors) for name in NETWORKS
+    }
     best = max(NETWORKS, key=scores.get)
     if scores[best] > 0.2:
       ranked.append((NETWORKS.index(best), -scores[best], best, tensors))
   if not ranked:
-    names = [key for part in published.candidates(tree) for key in part]
-    some = shown(', '.join(names[:3])[:80])
-    raise fault(
+    names = [key for part in tensor_mapping.state_dicts(tree) for key in part]
+    some = printable_name(', '.join(names[:3])[:80])
+    raise weights_error(
       path,
       f'expected a network of {", ".join(NETWORKS)}; found '
       f'{len(names)} tensors of another kind ({some} …)',
@@ -148,19 +152,25 @@ def choose(path, tree: dict, network: str | None) -> tuple[str, dict]:
     if network in (None, name):
       return name, tensors
   found = ' and a '.join(row[2] for row in ranked)
-  raise fault(path, f'expected the weights of a {network}, found a {found}')
+  raise weights_error(
+    path, f'expected the weights of a {network}, found a {found}'
+  )
 
 
-def check(path, network: str, tensors: dict) -> None:
+def check_tensors(path, network: str, tensors: dict) -> None:
   """Raise with everything that keeps tensors from being the network."""
-  faults = {k: v for k, v in published.problems(network, tensors).items() if v}
+  faults = {
+    k: v
+    for k, v in tensor_mapping.find_mismatches(network, tensors).items()
+    if v
+  }
   if not faults:
     return
   parts = [
     f'{len(names)} {kind} ({", ".join(names[:5])}{" …" * (len(names) > 5)})'
     for kind, names in faults.items()
   ]
-  raise fault(
+  raise weights_error(
     path,
     f'not the published {network} (96 pixels): tensors ' + '; '.join(parts),
     tuple(
@@ -174,11 +184,11 @@ def import_file(
 ) -> Weights:
   """Convert a published file to one of ours; nothing is written on error."""
   if pathlib.Path(dst).suffix != '.safetensors':
-    raise fault(dst, 'expected a name ending in .safetensors')
-  if is_ours(src):
-    raise fault(src, 'is ours already; copy it instead')
+    raise weights_error(dst, 'expected a name ending in .safetensors')
+  if is_own_format(src):
+    raise weights_error(src, 'is ours already; copy it instead')
   weights = convert(src, network)
-  with one_line(dst):
+  with as_weights_error(dst):
     save(dst, weights)
   return weights
 
@@ -188,17 +198,19 @@ def halve_file(src: str | os.PathLike, dst: str | os.PathLike) -> None:
 
   Running variances span more than float16 does, and weigh nothing.
   """
-  weights = load(src) if is_ours(src) else convert(src)
-  flat = dict(stored.flatten(weights.variables))
+  weights = load(src) if is_own_format(src) else convert(src)
+  flat = dict(safetensors_file.flatten(weights.variables))
   with np.errstate(over='ignore'):
     halved = {
       name: x.astype(np.float16) if name.startswith('params/') else x
       for name, x in flat.items()
     }
   if not all(np.isfinite(x).all() for x in halved.values()):
-    raise fault(src, 'some weights are too large for float16; keep float32')
-  tree = stored.unflatten(halved)
-  with one_line(dst):
+    raise weights_error(
+      src, 'some weights are too large for float16; keep float32'
+    )
+  tree = safetensors_file.unflatten(halved)
+  with as_weights_error(dst):
     save(dst, dataclasses.replace(weights, variables=tree))
 
 
@@ -210,87 +222,49 @@ def export_file(src: str | os.PathLike, dst: str | os.PathLike) -> None:
   """
   suffix = pathlib.Path(dst).suffix
   if suffix not in ('.pth', '.pdparams'):
-    raise fault(dst, 'expected a name ending in .pth or .pdparams')
-  weights = load(src) if is_ours(src) else convert(src)
+    raise weights_error(dst, 'expected a name ending in .pth or .pdparams')
+  weights = load(src) if is_own_format(src) else convert(src)
   facts = weights.network, weights.size, weights.width
-  tensors = published.write(*facts, weights.variables)
+  tensors = tensor_mapping.to_published(*facts, weights.variables)
   if suffix == '.pdparams' and weights.network == 'syncnet_v2':
-    raise fault(dst, 'SyncNet v2 has no Paddle form; use .pth')
-  with one_line(dst):
+    raise weights_error(dst, 'SyncNet v2 has no Paddle form; use .pth')
+  with as_weights_error(dst):
     if suffix == '.pdparams':
-      exports.write_pdparams(dst, *published.paddle(*facts, tensors))
+      writers.write_pdparams(
+        dst, *tensor_mapping.to_paddle_names(*facts, tensors)
+      )
       return
     counters = weights.meta.get('counters', {})
-    tree = published.with_counters(*facts, tensors, counters)
+    tree = tensor_mapping.with_counters(*facts, tensors, counters)
     if weights.network != 'syncnet_v2':
       tree = {'state_dict': tree, 'optimizer': None}
       tree |= {'global_step': 0, 'global_epoch': 0}
-    exports.write_pth(dst, tree)
+    writers.write_pth(dst, tree)
 
 
 @contextlib.contextmanager
-def one_line(path):
+def as_weights_error(path):
   """Turn the system's refusal to write into one line."""
   try:
     yield
   except OSError as error:
-    raise fault(path, f'cannot write: {error.strerror}') from None
+    raise weights_error(path, f'cannot write: {error.strerror}') from None
 
 
-def describe(path: str | os.PathLike) -> str:
+def describe_file(path: str | os.PathLike) -> str:
   """What a file holds, in lines of `name value`."""
-  weights = load(path) if is_ours(path) else convert(path)
-  flat = dict(stored.flatten(weights.variables['params']))
+  weights = load(path) if is_own_format(path) else convert(path)
+  flat = dict(safetensors_file.flatten(weights.variables['params']))
   count = sum(x.size for x in flat.values())
   lines = {
     'network': f'{weights.network}, {weights.size} pixels, '
     f'width {weights.width:g}, {count:,} parameters',
-    'file': 'ours' if is_ours(path) else 'published, not imported yet',
+    'file': 'ours' if is_own_format(path) else 'published, not imported yet',
     'source': weights.source,
     'sha256': f'{weights.sha256} (of the tensors)',
     'mel lead': f'{weights.mel_lead} s before the frame',
   }
-  lines |= stored.constants(weights.network)
+  lines |= safetensors_file.preprocessing_constants(weights.network)
   if weights.meta.get('published'):
     lines['licence'] = 'the authors allow research and personal use only'
   return '\n'.join(f'{name:9}{value}' for name, value in lines.items())
-
-
-def main(argv: list[str] | None = None) -> int:
-  """The command line; errors are one line on stderr and exit status 1."""
-  parser = argparse.ArgumentParser(
-    prog='python -m lipsync_jax.weights', description=__doc__.splitlines()[0]
-  )
-  commands = parser.add_subparsers(dest='command', required=True)
-  add = commands.add_parser('import', help='published file to ours')
-  add.add_argument('src', metavar='FILE')
-  add.add_argument('dst', metavar='OUT.safetensors')
-  add.add_argument('--network', choices=NETWORKS, help='of a file with several')
-  add.add_argument('--verbose', action='store_true', help='list every fault')
-  out = commands.add_parser('export', help='ours to .pth or .pdparams')
-  out.add_argument('src', metavar='W.safetensors')
-  out.add_argument('dst', metavar='OUT')
-  half = commands.add_parser('half', help='ours or published to float16')
-  half.add_argument('src', metavar='FILE')
-  half.add_argument('dst', metavar='OUT.safetensors')
-  info = commands.add_parser('info', help='say what a file holds')
-  info.add_argument('src', metavar='W')
-  args = parser.parse_args(argv)
-  try:
-    if args.command == 'import':
-      import_file(args.src, args.dst, args.network)
-    elif args.command == 'export':
-      export_file(args.src, args.dst)
-    elif args.command == 'half':
-      halve_file(args.src, args.dst)
-    print(args.dst if args.command != 'info' else describe(args.src))
-  except (WeightsError, UnsafeFile) as error:
-    print(f'weights: {error}', file=sys.stderr)
-    if getattr(args, 'verbose', False):
-      print(*getattr(error, 'problems', ()), sep='\n', file=sys.stderr)
-    return 1
-  return 0
-
-
-if __name__ == '__main__':
-  sys.exit(main())

@@ -15,10 +15,10 @@ from io import BufferedIOBase
 
 import numpy as np
 
-from lipsync_jax import standins
-from lipsync_jax.standins import UnsafeFile, refuse
+from lipsync_jax.weights import pickle_types
+from lipsync_jax.weights.pickle_types import UnsafeFile, refuse
 
-__all__ = ['Tape', 'UnsafeFile', 'parse', 'settle']
+__all__ = ['BoundedReader', 'UnsafeFile', 'materialize', 'parse_pickle']
 
 MAX_STEPS = 1_000_000  # instructions in a pickle; wav2lip.pth has 60,000
 MAX_DEPTH = 32
@@ -37,7 +37,7 @@ CONSTANTS = {
 }
 
 
-class Tape:
+class BoundedReader:
   """An open file that refuses to read past its end and meters copies."""
 
   def __init__(self, file: BufferedIOBase, whole: int):
@@ -47,7 +47,7 @@ class Tape:
     self.left = file.seek(0, 2) - start
     file.seek(start)
     self.allowance = 4 * whole + (1 << 20)  # bytes that may be copied
-    self.storages: dict[str, standins.Storage] = {}
+    self.storages: dict[str, pickle_types.Storage] = {}
 
   def tell(self) -> int:
     return self.file.tell()
@@ -76,7 +76,7 @@ class Tape:
       refuse('it unpacks to much more than its own size')
 
 
-def contain(name: str, stack: list, since_mark: Callable) -> bool:
+def container_op(name: str, stack: list, since_mark: Callable) -> bool:
   """Instructions on containers; False if `name` is none of them."""
   match name:
     case 'EMPTY_DICT':
@@ -99,42 +99,43 @@ def contain(name: str, stack: list, since_mark: Callable) -> bool:
         since_mark() if name == 'SETITEMS' else [stack.pop(-2), stack.pop()]
       )
       for key, value in zip(items[::2], items[1::2], strict=True):
-        standins.put(stack[-1], key, value)
+        pickle_types.put_item(stack[-1], key, value)
     case _:
       return False
   return True
 
 
-def call(name: str, arg, stack: list, tape: Tape) -> bool:
+def call_op(name: str, arg, stack: list, tape: BoundedReader) -> bool:
   """Instructions on named things; False if `name` is none of them."""
   match name:
     case 'GLOBAL':
-      stack.append(standins.named(arg.replace(' ', '.', 1)))
+      stack.append(pickle_types.stand_in(arg.replace(' ', '.', 1)))
     case 'STACK_GLOBAL':
       last, module = stack.pop(), stack.pop()
       if not (isinstance(last, str) and isinstance(module, str)):
         refuse('a malformed name')
-      stack.append(standins.named(f'{module}.{last}'))
+      stack.append(pickle_types.stand_in(f'{module}.{last}'))
     case 'REDUCE':
       args, function = stack.pop(), stack.pop()
       if not (
-        isinstance(function, standins.Name) and function.path in standins.CALLS
+        isinstance(function, pickle_types.Name)
+        and function.path in pickle_types.CALLS
       ):
         refuse('it calls something that is no function')
       if type(args) is not tuple:
         refuse('it calls a function with malformed arguments')
-      stack.append(standins.CALLS[function.path](tape.spend, *args))
+      stack.append(pickle_types.CALLS[function.path](tape.spend, *args))
     case 'BUILD':
       state = stack.pop()
-      standins.build(stack[-1], state)
+      pickle_types.build_object(stack[-1], state)
     case 'BINPERSID':
-      stack.append(standins.persistent(tape.storages, stack.pop()))
+      stack.append(pickle_types.persistent_storage(tape.storages, stack.pop()))
     case _:
       return False
   return True
 
 
-def parse(tape: Tape):
+def parse_pickle(tape: BoundedReader):
   """Run one pickle; return containers, plain values and stand-ins."""
   stack, marks, memo = [], [], {}
 
@@ -162,12 +163,16 @@ def parse(tape: Tape):
       memo[len(memo)] = stack[-1]
     elif name in ('PROTO', 'FRAME', 'STOP'):
       continue
-    elif not (contain(name, stack, since_mark) or call(name, arg, stack, tape)):
+    elif not (
+      container_op(name, stack, since_mark) or call_op(name, arg, stack, tape)
+    ):
       refuse(f'instruction {name} at byte {where} belongs to no tensor file')
   return stack.pop()
 
 
-def settle(tape: Tape, raw, fetch: Callable[[standins.Storage], np.ndarray]):
+def materialize(
+  tape: BoundedReader, raw, fetch: Callable[[pickle_types.Storage], np.ndarray]
+):
   """Stand-ins to arrays; containers copied, bounded in depth and number.
 
   `fetch` returns the flat array of a PyTorch storage.
@@ -179,12 +184,12 @@ def settle(tape: Tape, raw, fetch: Callable[[standins.Storage], np.ndarray]):
     count += 1
     if depth > MAX_DEPTH or count > MAX_STEPS:
       refuse('it is nested too deeply')
-    if isinstance(x, standins.Array):
-      return standins.array(
+    if isinstance(x, pickle_types.Array):
+      return pickle_types.to_array(
         tape.spend, *(x.facts or refuse('an array without data'))
       )
-    if isinstance(x, standins.Tensor):
-      return standins.view(fetch(x.storage), x)
+    if isinstance(x, pickle_types.Tensor):
+      return pickle_types.strided_view(fetch(x.storage), x)
     if type(x) in (str, int, float, bool, bytes, type(None)):
       return x
     if type(x) not in (dict, list, tuple) or id(x) in above:

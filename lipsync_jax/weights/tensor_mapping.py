@@ -2,8 +2,8 @@
 
 A published file is a flat dictionary of PyTorch's tensors (Paddle's have
 the same names and layouts but for two suffixes). Our variables are Linen's
-{'params': …, 'batch_stats': …}. `slots` lists, from the layer tables, every
-tensor of a network in both worlds; `read` and `write` convert, bit-exactly,
+{'params': …, 'batch_stats': …}. `tensor_specs` lists, from the layer tables, every
+tensor of a network in both worlds; `from_published` and `to_published` convert, bit-exactly,
 in opposite directions. Spec 6.4, 6.5, 8.1 and 12.
 
 Alphabet: i input channels, o output channels, h w kernel rows and columns.
@@ -18,12 +18,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from lipsync_jax import standins
+from lipsync_jax.weights import pickle_types
 
 # Layers outside a conv_block: their convolution carries their own name.
-PLAIN = ('output_block_1', 'binary_pred_0')
+LAYERS_WITHOUT_NORM = ('output_block_1', 'binary_pred_0')
 # (network, layer, leaf): the axis whose triples are BGR in published files.
-BGR = {
+BGR_TENSORS = {
   ('generator', 'face_encoder_blocks_0_0', 'kernel'): 2,
   ('generator', 'output_block_1', 'kernel'): 3,
   ('generator', 'output_block_1', 'bias'): 0,
@@ -31,19 +31,19 @@ BGR = {
   ('discriminator', 'face_encoder_blocks_0_0', 'kernel'): 2,
 }
 # Ours, and the published name for the same part of a BatchNorm.
-NORM = (
+NORM_TENSORS = (
   ('params', 'scale', 'weight'),
   ('params', 'bias', 'bias'),
   ('batch_stats', 'mean', 'running_mean'),
   ('batch_stats', 'var', 'running_var'),
 )
-COUNTER = 'num_batches_tracked'  # absent in Paddle and old PyTorch files
-PADDLE = {'running_mean': '_mean', 'running_var': '_variance'}
-TRAINER = ('netG', 'netDS', 'netDH', 'netD')  # PaddleGAN's names
+STEP_COUNTER = 'num_batches_tracked'  # absent in Paddle and old PyTorch files
+PADDLE_SUFFIXES = {'running_mean': '_mean', 'running_var': '_variance'}
+TRAINER_KEYS = ('netG', 'netDS', 'netDH', 'netD')  # PaddleGAN's names
 
 
 @dataclasses.dataclass(frozen=True)
-class Slot:
+class TensorSpec:
   """One tensor: its name and shape in a published file, its path in ours."""
 
   name: str
@@ -55,38 +55,42 @@ class Slot:
   def counter(self) -> str | None:
     """Name of the step counter that goes with a running variance."""
     stem, _, leaf = self.name.rpartition('.')
-    return f'{stem}.{COUNTER}' if leaf == 'running_var' else None
+    return f'{stem}.{STEP_COUNTER}' if leaf == 'running_var' else None
 
 
-def slots(network: str, size: int = 96, width: float = 1.0) -> tuple[Slot, ...]:
+def tensor_specs(
+  network: str, size: int = 96, width: float = 1.0
+) -> tuple[TensorSpec, ...]:
   """Every tensor of a network but the counters, in the tables' order."""
   from lipsync_jax import models
 
   return tuple(
     slot
-    for layer in models.layers(network, size, width)
-    for slot in layer_slots(network, layer)
+    for layer in models.all_layers(network, size, width)
+    for slot in layer_tensor_specs(network, layer)
   )
 
 
-def layer_slots(network: str, layer) -> Iterator[Slot]:
+def layer_tensor_specs(network: str, layer) -> Iterator[TensorSpec]:
   """The two tensors of a convolution and the four of its norm."""
   conv = re.sub(r'_(\d+)', r'.\1', layer.name)
   stem, _, number = conv.rpartition('.')
   norm = f'{conv}.conv_block.1'
   if network == 'syncnet_v2':
     norm = f'{stem}.{int(number) + 1}'
-  elif layer.name not in PLAIN:
+  elif layer.name not in LAYERS_WITHOUT_NORM:
     conv = f'{conv}.conv_block.0'
   shape = kernel_shape(layer)
-  yield Slot(
+  yield TensorSpec(
     f'{conv}.weight', shape, ('params', layer.name, 'kernel'), layer.up
   )
-  yield Slot(f'{conv}.bias', (layer.cout,), ('params', layer.name, 'bias'))
+  yield TensorSpec(
+    f'{conv}.bias', (layer.cout,), ('params', layer.name, 'bias')
+  )
   if layer.norm:
-    for group, ours, theirs in NORM:
+    for group, ours, theirs in NORM_TENSORS:
       path = (group, layer.name, 'norm', ours)
-      yield Slot(f'{norm}.{theirs}', (layer.cout,), path)
+      yield TensorSpec(f'{norm}.{theirs}', (layer.cout,), path)
 
 
 def kernel_shape(layer) -> tuple[int, ...]:
@@ -102,7 +106,7 @@ def kernel_shape(layer) -> tuple[int, ...]:
   return layer.cout, layer.cin, *layer.kernel
 
 
-def kernel_in(slot: Slot, x: np.ndarray) -> np.ndarray:
+def kernel_in(slot: TensorSpec, x: np.ndarray) -> np.ndarray:
   """A published weight as a kernel [h, w, i, o]."""
   if slot.up:  # [i, o, h, w], and turned by half a turn
     return x.transpose(2, 3, 0, 1)[::-1, ::-1]  # [h, w, i, o]
@@ -114,7 +118,7 @@ def kernel_in(slot: Slot, x: np.ndarray) -> np.ndarray:
   return x.transpose(2, 3, 1, 0)  # [h, w, i, o]
 
 
-def kernel_out(slot: Slot, x: np.ndarray) -> np.ndarray:
+def kernel_out(slot: TensorSpec, x: np.ndarray) -> np.ndarray:
   """Undo `kernel_in`."""
   if slot.up:
     return x[::-1, ::-1].transpose(2, 3, 0, 1)  # [i, o, h, w]
@@ -125,16 +129,16 @@ def kernel_out(slot: Slot, x: np.ndarray) -> np.ndarray:
   return x.reshape(slot.shape)
 
 
-def swap(network: str, slot: Slot, x: np.ndarray) -> np.ndarray:
+def swap_bgr(network: str, slot: TensorSpec, x: np.ndarray) -> np.ndarray:
   """Reverse the channel triples of a tensor that touches pixels."""
-  axis = BGR.get((network, slot.path[1], slot.path[-1]))
+  axis = BGR_TENSORS.get((network, slot.path[1], slot.path[-1]))
   if axis is None:
     return x
   order = np.arange(x.shape[axis]).reshape(-1, 3)[:, ::-1].ravel()
   return np.take(x, order, axis)
 
 
-def read(
+def from_published(
   network: str,
   tensors: dict[str, np.ndarray],
   size: int = 96,
@@ -142,11 +146,11 @@ def read(
 ) -> dict:
   """A published file's tensors as our variables, float32."""
   variables: dict = {}
-  for slot in slots(network, size, width):
+  for slot in tensor_specs(network, size, width):
     x = tensors[slot.name]
     if slot.path[-1] == 'kernel':
       x = kernel_in(slot, x)
-    x = swap(network, slot, x)
+    x = swap_bgr(network, slot, x)
     *parents, leaf = slot.path
     place = variables
     for name in parents:
@@ -155,16 +159,16 @@ def read(
   return variables
 
 
-def write(
+def to_published(
   network: str, size: int, width: float, variables: dict
 ) -> dict[str, np.ndarray]:
   """Our variables as a published file's tensors, without counters."""
   tensors = {}
-  for slot in slots(network, size, width):
+  for slot in tensor_specs(network, size, width):
     x = variables
     for name in slot.path:
       x = x[name]
-    x = swap(network, slot, np.asarray(x))
+    x = swap_bgr(network, slot, np.asarray(x))
     if slot.path[-1] == 'kernel':
       x = kernel_out(slot, x)
     tensors[slot.name] = np.ascontiguousarray(x)
@@ -176,7 +180,7 @@ def with_counters(
 ) -> dict[str, np.ndarray]:
   """Add BatchNorm's step counters after each running variance."""
   full = {}
-  for slot in slots(network, size, width):
+  for slot in tensor_specs(network, size, width):
     full[slot.name] = tensors[slot.name]
     if slot.counter:
       count = counters.get(slot.counter, 0)
@@ -184,63 +188,67 @@ def with_counters(
   return full
 
 
-def paddle(
+def to_paddle_names(
   network: str, size: int, width: float, tensors: dict
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
   """Tensors under Paddle's names, and its internal names for them."""
   renamed, internal = {}, {}
-  for i, slot in enumerate(slots(network, size, width)):
+  for i, slot in enumerate(tensor_specs(network, size, width)):
     stem, _, leaf = slot.name.rpartition('.')
-    name = f'{stem}.{PADDLE.get(leaf, leaf)}'
+    name = f'{stem}.{PADDLE_SUFFIXES.get(leaf, leaf)}'
     renamed[name] = tensors[slot.name]
     internal[name] = f'parameter_{i}'
   return renamed, internal
 
 
-def clean(name: str) -> str:
+def clean_name(name: str) -> str:
   """A key without wrappers' prefixes and with PyTorch's suffixes."""
   name = name.replace('module.', '').replace('_layers.', '')
   stem, _, leaf = name.rpartition('.')
-  for ours, theirs in PADDLE.items():
+  for ours, theirs in PADDLE_SUFFIXES.items():
     if leaf == theirs:
       return f'{stem}.{ours}'
   return name
 
 
-def candidates(tree: dict, depth: int = 3) -> Iterator[dict[str, np.ndarray]]:
+def state_dicts(tree: dict, depth: int = 3) -> Iterator[dict[str, np.ndarray]]:
   """Every flat dictionary of tensors in a file, PaddleGAN's netG first."""
   flat: dict[str, np.ndarray] = {}
   for key, value in tree.items():
     if isinstance(value, np.ndarray):
-      name = clean(str(key))
+      name = clean_name(str(key))
       flat[str(key) if name in flat else name] = value
   if flat:
     yield flat
   inner = {k: v for k, v in tree.items() if isinstance(v, dict)}
-  rank = {name: i for i, name in enumerate(TRAINER)}
+  rank = {name: i for i, name in enumerate(TRAINER_KEYS)}
   for key in sorted(inner, key=lambda k: rank.get(k, len(rank))):
     if depth:
-      yield from candidates(inner[key], depth - 1)
+      yield from state_dicts(inner[key], depth - 1)
 
 
-def likeness(network: str, tensors: dict[str, np.ndarray]) -> float:
+def name_overlap(network: str, tensors: dict[str, np.ndarray]) -> float:
   """Share of names in common with a network, 0 to 1."""
-  names = {slot.name for slot in slots(network)}
-  found = {name for name in tensors if not name.endswith(COUNTER)}
+  names = {slot.name for slot in tensor_specs(network)}
+  found = {name for name in tensors if not name.endswith(STEP_COUNTER)}
   return len(names & found) / len(names | found)
 
 
-def problems(network: str, tensors: dict[str, np.ndarray]) -> dict[str, list]:
+def find_mismatches(
+  network: str, tensors: dict[str, np.ndarray]
+) -> dict[str, list]:
   """What keeps tensors from being the published network, by kind."""
-  wanted = {slot.name: slot.shape for slot in slots(network)}
-  counters = {s.counter for s in slots(network) if s.counter}
+  wanted = {slot.name: slot.shape for slot in tensor_specs(network)}
+  counters = {s.counter for s in tensor_specs(network) if s.counter}
   legal = wanted.keys() | counters
   both = [name for name in wanted if name in tensors]
   counted = [name for name in tensors if name in counters]
   return {
     'missing': [name for name in wanted if name not in tensors],
     'unexpected': [
-      standins.shown(name)[:80] for name in tensors if name not in legal
+      pickle_types.printable_name(name)[:80]
+      for name in tensors
+      if name not in legal
     ],
     'mis-shaped': [
       f'{name} {tensors[name].shape} for {wanted[name]}'

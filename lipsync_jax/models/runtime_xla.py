@@ -14,17 +14,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from lipsync_jax.models import blocks, generator
+from lipsync_jax.models import generator, layers
 
 Image = Float[Array, 'b h w c']
-Here = np.ndarray | jax.Array  # on the host or on the device
+HostOrDevice = np.ndarray | jax.Array  # on the host or on the device
 Folded = dict[str, tuple]  # layer name -> (kernel [kh kw i o], bias [o])
 
 
-def fold(variables: dict, size: int, width: float) -> Folded:
+def fold_batch_norm(variables: dict, size: int, width: float) -> Folded:
   """Kernels and biases, float32 numpy, norms and residuals folded in."""
   folded = {}
-  for layer in rows(size, width):
+  for layer in generator_rows(size, width):
     params = variables['params'][layer.name]
     kernel = np.asarray(params['kernel'], np.float64)
     bias = np.asarray(params['bias'], np.float64)
@@ -32,7 +32,7 @@ def fold(variables: dict, size: int, width: float) -> Folded:
       norm = {k: np.asarray(v) for k, v in params['norm'].items()}
       stats = variables['batch_stats'][layer.name]['norm']
       mean, var = np.asarray(stats['mean']), np.asarray(stats['var'])
-      gain = norm['scale'] / np.sqrt(var.astype(np.float64) + blocks.EPSILON)
+      gain = norm['scale'] / np.sqrt(var.astype(np.float64) + layers.EPSILON)
       kernel = kernel * gain
       bias = (bias - mean) * gain + norm['bias']
     if layer.residual:
@@ -43,47 +43,49 @@ def fold(variables: dict, size: int, width: float) -> Folded:
   return folded
 
 
-def rows(size: int, width: float) -> tuple[blocks.Layer, ...]:
+def generator_rows(size: int, width: float) -> tuple[layers.ConvSpec, ...]:
   """The generator's layers in table order."""
-  parts = generator.tables(size, width).values()
+  parts = generator.layer_specs(size, width).values()
   return tuple(layer for part in parts for stage in part for layer in stage)
 
 
-def apply(
+def apply_folded(
   folded: Folded,
   mel: Float[Array, 'b 80 16 1'],
   face: Float[Array, 'b h w 6'],
   *,
   width: float,
-  convolve=blocks.convolve,
+  convolve=layers.apply_conv,
 ) -> Float[Array, 'b h w 3']:
   """The folded generator, in the dtype of its biases."""
 
   def run(layer, x):
     kernel, bias = folded[layer.name]
     y = convolve(layer, kernel, x) + bias.reshape(1, 1, 1, -1)
-    return blocks.activate(layer.act, y)
+    return layers.activate(layer.act, y)
 
   dtype = folded['output_block_1'][1].dtype
-  stages = generator.tables(face.shape[1], width)
+  stages = generator.layer_specs(face.shape[1], width)
   concat = functools.partial(jnp.concatenate, axis=-1)
   mel, face = mel.astype(dtype), face.astype(dtype)
-  return generator.wire(stages, run, concat, mel, face)
+  return generator.connect(stages, run, concat, mel, face)
 
 
-def predictor(variables: dict, size: int, width: float, dtype: str, batch: int):
+def build_predictor(
+  variables: dict, size: int, width: float, dtype: str, batch: int
+):
   """Compile `(mel [b 80 16], face uint8 [b h w 3]) -> uint8 [b h w 3]`.
 
   `face` is the crop of the source; masking its lower half, pairing it with
   itself as reference (spec 7.2) and rounding happen on the device, so that
   bytes, not floats, cross to it and back. The batch must be `batch`.
-  'bfloat16' on a CPU is a mixture, see `multiplied`.
+  'bfloat16' on a CPU is a mixture, see `prefers_bf16_product`.
   """
-  folded = fold(variables, size, width)
-  convolve = blocks.convolve
+  folded = fold_batch_norm(variables, size, width)
+  convolve = layers.apply_conv
   if dtype == 'bfloat16' and jax.default_backend() == 'cpu':
-    convolve = mixed
-    for layer in filter(multiplied, rows(size, width)):
+    convolve = conv_bf16
+    for layer in filter(prefers_bf16_product, generator_rows(size, width)):
       kernel, bias = folded[layer.name]
       folded[layer.name] = kernel.astype(dtype), bias
   else:
@@ -95,11 +97,13 @@ def predictor(variables: dict, size: int, width: float, dtype: str, batch: int):
     face = face.astype(jnp.float32) / 255
     masked = face.at[:, size // 2 :].set(0)
     both = jnp.concatenate([masked, face], axis=-1)  # [b, h, w, 6]
-    out = apply(folded, mel[..., None], both, width=width, convolve=convolve)
+    out = apply_folded(
+      folded, mel[..., None], both, width=width, convolve=convolve
+    )
     # Differs from Wav2Lip, which truncates: half a level darker.
     return jnp.round(out.astype(jnp.float32) * 255).astype(jnp.uint8)
 
-  def predict(mel: Here, face: Here) -> jax.Array:
+  def predict(mel: HostOrDevice, face: HostOrDevice) -> jax.Array:
     assert mel.shape == (batch, 80, 16), (mel.shape, batch)
     assert face.shape == (batch, size, size, 3), (face.shape, batch)
     return generate(folded, mel.astype(np.float32), face)
@@ -107,7 +111,7 @@ def predictor(variables: dict, size: int, width: float, dtype: str, batch: int):
   return predict
 
 
-def multiplied(layer: blocks.Layer) -> bool:
+def prefers_bf16_product(layer: layers.ConvSpec) -> bool:
   """Whether a bfloat16 matrix product beats XLA's convolution on CPU.
 
   Its convolutions gain nothing from bfloat16; its products with float32
@@ -119,23 +123,25 @@ def multiplied(layer: blocks.Layer) -> bool:
   return doubling or (layer.residual and layer.cin >= 256)
 
 
-def mixed(layer: blocks.Layer, kernel: Float[Array, 'kh kw i o'], x: Image):
-  """Convolve by bfloat16 products if `multiplied`.  -> float32 output"""
-  if not multiplied(layer):
-    return blocks.convolve(layer, kernel, x)
+def conv_bf16(
+  layer: layers.ConvSpec, kernel: Float[Array, 'kh kw i o'], x: Image
+):
+  """Convolve by bfloat16 products if `prefers_bf16_product`.  -> float32 output"""
+  if not prefers_bf16_product(layer):
+    return layers.apply_conv(layer, kernel, x)
   x = x.astype(kernel.dtype)
-  return doubled(kernel, x) if layer.up else same(kernel, x)
+  return conv_transpose_bf16(kernel, x) if layer.up else conv3x3_bf16(kernel, x)
 
 
-def same(kernel: Float[Array, '3 3 i o'], x: Image):
+def conv3x3_bf16(kernel: Float[Array, '3 3 i o'], x: Image):
   """A 3x3 convolution of stride 1, three products.  -> [b, h, w, o]"""
   h, w = x.shape[1:3]
   x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
   x = jnp.concatenate([x[:, :, u : u + w] for u in range(3)], axis=-1)
-  return sum(product(x[:, v : v + h], kernel[v]) for v in range(3))
+  return sum(matmul_bf16(x[:, v : v + h], kernel[v]) for v in range(3))
 
 
-def doubled(kernel: Float[Array, '3 3 i o'], x: Image):
+def conv_transpose_bf16(kernel: Float[Array, '3 3 i o'], x: Image):
   """A stride-2 transposed 3x3 convolution.  -> [b, 2h, 2w, o]
 
   Along an axis, output 2n sees x[n] through tap 1; output 2n + 1 sees x[n]
@@ -148,14 +154,14 @@ def doubled(kernel: Float[Array, '3 3 i o'], x: Image):
   near = jnp.concatenate([kernel[:, 1], kernel[:, 0]], axis=-1)
   far = jnp.concatenate([jnp.zeros_like(kernel[:, 2]), kernel[:, 2]], axis=-1)
   pairs = jnp.concatenate([near, far], axis=1)  # [3, 2i, 2o]
-  even = product(x[:, :-1], pairs[1])  # [b, h, w, 2o]
-  odd = product(x[:, :-1], pairs[0]) + product(x[:, 1:], pairs[2])
+  even = matmul_bf16(x[:, :-1], pairs[1])  # [b, h, w, 2o]
+  odd = matmul_bf16(x[:, :-1], pairs[0]) + matmul_bf16(x[:, 1:], pairs[2])
   rows = [row.reshape(b, h, 1, -1) for row in (even, odd)]
   y = jnp.concatenate(rows, axis=2)  # [b, h, 2, 2w*o]
   return y.reshape(b, 2 * h, 2 * w, -1)
 
 
-def product(x: Image, kernel: Float[Array, '*taps o']):
+def matmul_bf16(x: Image, kernel: Float[Array, '*taps o']):
   """Pixels times a matrix, summed in float32.  -> [b, h, w, o]"""
   kernel = kernel.reshape(x.shape[-1], -1)
   return jnp.matmul(x, kernel, preferred_element_type=jnp.float32)

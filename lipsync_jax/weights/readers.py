@@ -1,6 +1,6 @@
 """Files of tensors: PyTorch's two containers, Paddle's pickle, safetensors.
 
-`read` finds out from the content what a file is and returns nested
+`read_tree` finds out from the content what a file is and returns nested
 dictionaries of arrays; nothing in it is executed (`pickles`). `exports`
 writes the same containers.
 
@@ -19,22 +19,22 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from lipsync_jax import pickles
-from lipsync_jax.standins import (
+from lipsync_jax.weights import safe_unpickle
+from lipsync_jax.weights.pickle_types import (
   DTYPES,
   MAGIC,
   VERSION,
   Storage,
   UnsafeFile,
-  array,
+  printable_name,
   refuse,
-  shown,
+  to_array,
 )
 
 # Adam's moments, two thirds of a published file, are never read.
-SKIPPED = 'optimizer'
+SKIPPED_KEY = 'optimizer'
 # What people save under the name of a checkpoint by mistake.
-MISTAKEN = (
+OTHER_FORMATS = (
   (b'', 'an empty file'),
   (b'version https://git-lfs', 'a Git LFS pointer, not the file itself'),
   (b'<', 'a web page or XML, not a file of weights'),
@@ -47,7 +47,7 @@ MISTAKEN = (
 )
 
 
-def sniff(head: bytes) -> str:
+def sniff_format(head: bytes) -> str:
   """'safetensors', 'zip' or 'pickle', from the first bytes of a file."""
   if head[:1] == b'\x80' and b'\x02' <= head[1:2] <= b'\x05':
     return 'pickle'
@@ -56,35 +56,35 @@ def sniff(head: bytes) -> str:
   if head[8:9] == b'{' and int.from_bytes(head[:8], 'little') < 100 << 20:
     return 'safetensors'
   text = head.lstrip(b'\xef\xbb\xbf \t\r\n')
-  for prefix, what in MISTAKEN:
+  for prefix, what in OTHER_FORMATS:
     if text.startswith(prefix) and (prefix or not text):
       raise UnsafeFile(f'{what}; download the weights again')
   raise UnsafeFile('of no known format; expected .pth, .pdparams, .safetensors')
 
 
 @contextlib.contextmanager
-def one_line(path: pathlib.Path) -> Iterator[None]:
+def as_unsafe_file(path: pathlib.Path) -> Iterator[None]:
   """Turn whatever a file raises inside into one UnsafeFile."""
   try:
     yield
   except UnsafeFile as error:
-    raise UnsafeFile(f'{shown(path)}: {error}') from None
+    raise UnsafeFile(f'{printable_name(path)}: {error}') from None
   except OSError as error:
     raise UnsafeFile(
-      f'{shown(path)}: cannot be read: {error.strerror}'
+      f'{printable_name(path)}: cannot be read: {error.strerror}'
     ) from None
   except Exception as error:
     # Damage shows itself anywhere: an index, a decoder, a zip directory.
     what = f'{type(error).__name__}: {" ".join(str(error).split())[:80]}'
     raise UnsafeFile(
-      f'{shown(path)}: damaged or cut short; download it again ({what})'
+      f'{printable_name(path)}: damaged or cut short; download it again ({what})'
     ) from None
 
 
-def kind(path: str | os.PathLike) -> str:
-  """What `sniff` says of a file."""
+def file_format(path: str | os.PathLike) -> str:
+  """What `sniff_format` says of a file."""
   path = pathlib.Path(path)
-  with one_line(path):
+  with as_unsafe_file(path):
     if path.is_dir():
       refuse('expected a file of weights, found a folder')
     if not path.exists():
@@ -92,10 +92,10 @@ def kind(path: str | os.PathLike) -> str:
     if not path.is_file():
       refuse('expected a file of weights, found a pipe or a device')
     with open(path, 'rb') as file:
-      return sniff(file.read(64))
+      return sniff_format(file.read(64))
 
 
-def read(path: str | os.PathLike) -> dict:
+def read_tree(path: str | os.PathLike) -> dict:
   """Nested dictionaries of arrays, without what an optimiser left.
 
   Arrays are views of bytes in memory, in the file's dtype (bfloat16 as
@@ -107,8 +107,8 @@ def read(path: str | os.PathLike) -> dict:
     'zip': read_zip,
     'pickle': read_pickle,
   }
-  reader = readers[kind(path)]
-  with one_line(path):
+  reader = readers[file_format(path)]
+  with as_unsafe_file(path):
     tree = reader(path)
     return tree if type(tree) is dict else refuse('no dictionary of tensors')
 
@@ -122,7 +122,7 @@ def read_safetensors(path: pathlib.Path) -> dict:
 def without_optimizer(raw):
   if type(raw) is not dict:
     return raw
-  return {k: v for k, v in raw.items() if not str(k).startswith(SKIPPED)}
+  return {k: v for k, v in raw.items() if not str(k).startswith(SKIPPED_KEY)}
 
 
 def read_zip(path: pathlib.Path):
@@ -145,41 +145,49 @@ def read_zip(path: pathlib.Path):
     if order and archive.read(order) != b'little':
       refuse('a big-endian file')
     stream = io.BytesIO(archive.read(roots[0] + 'data.pkl'))
-    tape, flat = pickles.Tape(stream, size), {}
+    tape, flat = safe_unpickle.BoundedReader(stream, size), {}
 
     def fetch(storage: Storage) -> np.ndarray:
       if storage.key not in flat:
         data = archive.read(f'{roots[0]}data/{storage.key}')
-        flat[storage.key] = array(
+        flat[storage.key] = to_array(
           tape.spend, storage.code, (storage.count,), data
         )
       return flat[storage.key]
 
-    raw = without_optimizer(pickles.parse(tape))
-    return pickles.settle(tape, raw, fetch)
+    raw = without_optimizer(safe_unpickle.parse_pickle(tape))
+    return safe_unpickle.materialize(tape, raw, fetch)
 
 
 def read_pickle(path: pathlib.Path):
   """A legacy PyTorch file or a Paddle one, by the first object in it."""
   with open(path, 'rb') as file:
-    tape = pickles.Tape(file, path.stat().st_size)
-    raw = pickles.parse(tape)
+    tape = safe_unpickle.BoundedReader(file, path.stat().st_size)
+    raw = safe_unpickle.parse_pickle(tape)
     if type(raw) is int and raw == MAGIC:
       return read_legacy(tape)
-    tree = pickles.settle(tape, without_optimizer(raw), no_storage)
+    tree = safe_unpickle.materialize(
+      tape, without_optimizer(raw), refuse_storage
+    )
   return paddle_values(tape, tree)
 
 
-def no_storage(storage: Storage):
+def refuse_storage(storage: Storage):
   return refuse('a PyTorch tensor outside a PyTorch file')
 
 
-def read_legacy(tape: pickles.Tape):
+def read_legacy(tape: safe_unpickle.BoundedReader):
   """What follows the magic number."""
-  version, system = pickles.parse(tape), pickles.parse(tape)
+  version, system = (
+    safe_unpickle.parse_pickle(tape),
+    safe_unpickle.parse_pickle(tape),
+  )
   if version != VERSION or system.get('little_endian') is not True:
     refuse('a PyTorch file of an unknown version or a big-endian one')
-  raw, keys = without_optimizer(pickles.parse(tape)), pickles.parse(tape)
+  raw, keys = (
+    without_optimizer(safe_unpickle.parse_pickle(tape)),
+    safe_unpickle.parse_pickle(tape),
+  )
   places = {}
   for key in keys:
     storage = tape.storages[key] if type(key) is str else refuse('odd keys')
@@ -194,18 +202,18 @@ def read_legacy(tape: pickles.Tape):
       tape.file.seek(places[storage.key])
       data = tape.file.read(storage.count * DTYPES[storage.code].itemsize)
       shape = (storage.count,)
-      flat[storage.key] = array(tape.spend, storage.code, shape, data)
+      flat[storage.key] = to_array(tape.spend, storage.code, shape, data)
     return flat[storage.key]
 
-  return pickles.settle(tape, raw, fetch)
+  return safe_unpickle.materialize(tape, raw, fetch)
 
 
-def paddle_values(tape: pickles.Tape, x):
+def paddle_values(tape: safe_unpickle.BoundedReader, x):
   """A nested tensor is (its name, the array); uint16 means bfloat16."""
   if type(x) is dict:
     return {key: paddle_values(tape, value) for key, value in x.items()}
   if type(x) is tuple and len(x) == 2 and isinstance(x[1], np.ndarray):
     x = x[1]
   if isinstance(x, np.ndarray) and x.dtype == np.uint16:
-    return array(tape.spend, 'bf16', x.shape, x.tobytes())
+    return to_array(tape.spend, 'bf16', x.shape, x.tobytes())
   return x

@@ -16,7 +16,7 @@ MAGIC = 0x1950A86A20F9469CFC6C  # first object of a legacy PyTorch file
 VERSION = 1001  # the second
 CODES = ('f2', 'f4', 'f8', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', 'b1')
 DTYPES = {code: np.dtype(code) for code in CODES}
-DTYPES['bf16'] = np.dtype('u2')  # NumPy has none; widened by `array`
+DTYPES['bf16'] = np.dtype('u2')  # NumPy has none; widened by `to_array`
 STORAGES = {
   'Float': 'f4',
   'Double': 'f8',
@@ -35,7 +35,7 @@ class UnsafeFile(ValueError):
   """The file is damaged, or holds more than tensors."""
 
 
-def shown(text) -> str:
+def printable_name(text) -> str:
   """A name from outside, fit for one line of a terminal."""
   text = str(text)
   return text if text.isprintable() else ascii(text)
@@ -130,7 +130,7 @@ def call_ordered(spend, pairs=()):
     refuse('a malformed OrderedDict')
   spend(64 * len(pairs))
   for key, value in pairs:
-    put(result, key, value)
+    put_item(result, key, value)
   return result
 
 
@@ -161,13 +161,13 @@ KINDS = {f'torch.{k}Storage': code for k, code in STORAGES.items()}
 NAMES = frozenset(CALLS) | frozenset(KINDS) | {'numpy.ndarray'}
 
 
-def named(path: str) -> Name:
+def stand_in(path: str) -> Name:
   if path not in NAMES:
     refuse(f'it asks for {path[:60]!r}, which no file of tensors needs')
   return Name(path)
 
 
-def build(target, state):
+def build_object(target, state):
   """Fill what was reconstructed; PyTorch hangs notes on dictionaries."""
   if isinstance(target, dict):
     return  # _metadata of a state dict: not needed
@@ -189,7 +189,7 @@ def build(target, state):
     refuse('it sets the state of something that has none')
 
 
-def persistent(storages: dict[str, Storage], pid) -> Storage:
+def persistent_storage(storages: dict[str, Storage], pid) -> Storage:
   """('storage', kind, key, device, count, …) to a stand-in, remembered."""
   if not (isinstance(pid, tuple) and len(pid) in (5, 6)):
     refuse('a malformed storage')
@@ -206,14 +206,14 @@ def persistent(storages: dict[str, Storage], pid) -> Storage:
   return storage
 
 
-def put(target, key, value):
+def put_item(target, key, value):
   # Only plain keys: hashing a nested tuple can take for ever.
   if not (isinstance(target, dict) and type(key) in (str, int)):
     refuse('a dictionary with odd keys')
   target[key] = value
 
 
-def array(
+def to_array(
   spend: Callable, code: str, shape, data, order: str = 'C'
 ) -> np.ndarray:
   """Bytes to an array (a view of them), once all facts agree."""
@@ -234,7 +234,7 @@ def array(
   return flat.reshape(shape, order=order)
 
 
-def view(flat: np.ndarray, tensor: Tensor) -> np.ndarray:
+def strided_view(flat: np.ndarray, tensor: Tensor) -> np.ndarray:
   """The strided view that a PyTorch tensor is, within its storage."""
   offset, shape, stride = tensor.offset, tensor.shape, tensor.stride
   if not (type(shape) is tuple and type(stride) is tuple):

@@ -15,19 +15,19 @@ from fractions import Fraction
 
 import numpy as np
 
-from lipsync_jax import published
 from lipsync_jax.common import atomic_file
-from lipsync_jax.standins import shown
+from lipsync_jax.weights import tensor_mapping
+from lipsync_jax.weights.pickle_types import printable_name
 
 FORMAT = 'lipsync_jax weights 1'
 # What a network was trained on; other constants need another network.
-MEL = (
+MEL_TEXT = (
   '16000 Hz, hop 200, window 800, 80 mels 55-7600 Hz, pre-emphasis 0.97, '
   '16 columns, range -4 to 4'
 )
-MFCC = '16000 Hz, 13 coefficients, 100 a second, 20 columns'
-CROP = 'RGB in [0, 1], lower half masked, reference second'
-PIXELS = 'BGR in 0-255, five frames'
+MFCC_TEXT = '16000 Hz, 13 coefficients, 100 a second, 20 columns'
+CROP_TEXT = 'RGB in [0, 1], lower half masked, reference second'
+PIXELS_TEXT = 'BGR in 0-255, five frames'
 # Seconds by which the mel window starts before the frame (spec 1.7): the
 # published training code says one frame of 25 a second, ours centres it.
 LEAD_PUBLISHED = Fraction(1, 25)
@@ -42,9 +42,11 @@ class WeightsError(ValueError):
     self.problems = problems
 
 
-def fault(path, what: str, problems: tuple[str, ...] = ()) -> WeightsError:
+def weights_error(
+  path, what: str, problems: tuple[str, ...] = ()
+) -> WeightsError:
   """The error about a file, ready to be raised."""
-  return WeightsError(f'{shown(path)}: {what}', problems)
+  return WeightsError(f'{printable_name(path)}: {what}', problems)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +88,7 @@ def unflatten(flat: dict[str, np.ndarray]) -> dict:
   return tree
 
 
-def digest(flat: dict[str, np.ndarray]) -> str:
+def tensor_digest(flat: dict[str, np.ndarray]) -> str:
   """SHA-256 over names, types, shapes and bytes, in order of name."""
   total = hashlib.sha256()
   for name in sorted(flat):
@@ -96,20 +98,20 @@ def digest(flat: dict[str, np.ndarray]) -> str:
   return total.hexdigest()
 
 
-def seal(facts: dict[str, str]) -> str:
+def metadata_digest(facts: dict[str, str]) -> str:
   """SHA-256 of the metadata, so that damage there shows too."""
   facts = {k: v for k, v in facts.items() if k != 'seal'}
   return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def constants(network: str) -> dict[str, str]:
+def preprocessing_constants(network: str) -> dict[str, str]:
   if network == 'syncnet_v2':
-    return {'mel': MFCC, 'crop': PIXELS}
-  return {'mel': MEL, 'crop': CROP}
+    return {'mel': MFCC_TEXT, 'crop': PIXELS_TEXT}
+  return {'mel': MEL_TEXT, 'crop': CROP_TEXT}
 
 
-def expected(network: str, size: int, width: float) -> set[str]:
-  slots = published.slots(network, size, width)
+def expected_tensors(network: str, size: int, width: float) -> set[str]:
+  slots = tensor_mapping.tensor_specs(network, size, width)
   return {'/'.join(slot.path) for slot in slots}
 
 
@@ -118,19 +120,19 @@ def save(path: str | os.PathLike, weights: Weights) -> None:
   from safetensors import numpy as safetensors
 
   flat = dict(flatten(weights.variables))
-  names = expected(weights.network, weights.size, weights.width)
+  names = expected_tensors(weights.network, weights.size, weights.width)
   assert flat.keys() == names, flat.keys() ^ names
-  facts = constants(weights.network) | {
+  facts = preprocessing_constants(weights.network) | {
     'format': FORMAT,
     'network': weights.network,
     'size': str(weights.size),
     'width': str(weights.width),
     'mel_lead': str(weights.mel_lead),
     'source': weights.source,
-    'sha256': digest(flat),
+    'sha256': tensor_digest(flat),
     'meta': json.dumps(weights.meta, sort_keys=True),
   }
-  facts['seal'] = seal(facts)
+  facts['seal'] = metadata_digest(facts)
   with atomic_file.atomic_write(path) as part:
     part.write_bytes(safetensors.save(flat, facts))
 
@@ -139,27 +141,29 @@ def load(path: str | os.PathLike) -> Weights:
   """Read one of our files, as float32, and check that it is undamaged."""
   flat, facts = open_safetensors(path)
   if facts.get('format') != FORMAT:
-    raise fault(
+    raise weights_error(
       path,
       f'expected a file of {FORMAT!r}, found '
       f'{facts.get("format", "none of ours")!r}; import it first',
     )
-  if facts.get('seal') != seal(facts) or facts.get('sha256') != digest(flat):
-    raise fault(path, 'damaged (its SHA-256 differs); copy it again')
+  if facts.get('seal') != metadata_digest(facts) or facts.get(
+    'sha256'
+  ) != tensor_digest(flat):
+    raise weights_error(path, 'damaged (its SHA-256 differs); copy it again')
   try:
-    return described(path, flat, facts)
+    return weights_from(path, flat, facts)
   except (KeyError, ValueError) as error:
-    raise fault(path, f'not a file of ours: {error}') from None
+    raise weights_error(path, f'not a file of ours: {error}') from None
 
 
-def described(path, flat: dict, facts: dict[str, str]) -> Weights:
+def weights_from(path, flat: dict, facts: dict[str, str]) -> Weights:
   """Weights from tensors and metadata that were found undamaged."""
   network, size = facts['network'], int(facts['size'])
   width = float(facts['width'])
-  for key, value in constants(network).items():
+  for key, value in preprocessing_constants(network).items():
     if facts[key] != value:
       raise ValueError(f'trained on {facts[key]!r}, expected {value!r}')
-  if flat.keys() != expected(network, size, width):
+  if flat.keys() != expected_tensors(network, size, width):
     raise ValueError(f'not the tensors of a {network} of {size} pixels')
   flat = {name: x.astype(np.float32, copy=False) for name, x in flat.items()}
   return Weights(
@@ -174,7 +178,7 @@ def described(path, flat: dict, facts: dict[str, str]) -> Weights:
   )
 
 
-def metadata(path: str | os.PathLike) -> dict[str, str]:
+def read_metadata(path: str | os.PathLike) -> dict[str, str]:
   """Metadata of any safetensors file; 'format' is there in ours only."""
   return open_safetensors(path, names=())[1]
 
@@ -186,12 +190,12 @@ def open_safetensors(
   from safetensors import safe_open
 
   if not pathlib.Path(path).is_file():
-    raise fault(path, 'no file of that name')
+    raise weights_error(path, 'no file of that name')
   try:
     with safe_open(path, framework='numpy') as file:
       names = file.keys() if names is None else names
       return {k: file.get_tensor(k) for k in names}, file.metadata() or {}
   except Exception as error:
-    raise fault(
+    raise weights_error(
       path, f'not a whole safetensors file; copy it again ({error})'
     ) from None

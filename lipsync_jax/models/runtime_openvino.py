@@ -12,10 +12,10 @@ import sys
 
 import numpy as np
 
-from lipsync_jax.models import blocks, folded, generator
+from lipsync_jax.models import generator, layers, runtime_xla
 
 
-def library():
+def import_openvino():
   """The `openvino` module, imported without its telemetry.
 
   That would fork this process and call home; where its package is absent
@@ -33,18 +33,18 @@ def library():
   return openvino
 
 
-def graph(variables: dict, size: int, width: float, batch: int):
+def build_graph(variables: dict, size: int, width: float, batch: int):
   """The `openvino.Model` of the generator, bytes in and bytes out."""
-  openvino = library()
+  openvino = import_openvino()
   from openvino import opset13 as op
 
-  weights = folded.fold(variables, size, width)
+  weights = runtime_xla.fold_batch_norm(variables, size, width)
   mel = op.parameter([batch, 80, 16], np.float32, name='mel')
   face = op.parameter([batch, size, size, 3], np.uint8, name='face')
 
   def run(layer, x):
     kernel, bias = weights.pop(layer.name)
-    y = convolve(op, layer, kernel, x)
+    y = apply_conv(op, layer, kernel, x)
     y = op.add(y, bias.reshape(1, -1, 1, 1))
     return activate(op, layer.act, y)
 
@@ -54,8 +54,8 @@ def graph(variables: dict, size: int, width: float, batch: int):
   upper = np.zeros((1, 1, size, 1), np.float32)
   upper[:, :, : size // 2] = 1
   both = op.concat([op.multiply(pixels, upper), pixels], 1)  # [b, 6, h, w]
-  out = generator.wire(
-    generator.tables(size, width),
+  out = generator.connect(
+    generator.layer_specs(size, width),
     run,
     lambda parts: op.concat(parts, 1),
     op.unsqueeze(mel, 1),
@@ -66,7 +66,7 @@ def graph(variables: dict, size: int, width: float, batch: int):
   return openvino.Model([out], [mel, face], 'generator')
 
 
-def convolve(op, layer: blocks.Layer, kernel: np.ndarray, x):
+def apply_conv(op, layer: layers.ConvSpec, kernel: np.ndarray, x):
   """The convolution of `layer` without bias.  -> [b, o, h', w']"""
   if not layer.up:
     kernel = kernel.transpose(3, 2, 0, 1)  # [o, i, kh, kw]
@@ -94,13 +94,15 @@ def activate(op, act: str, x):
   return op.sigmoid(x)
 
 
-def predictor(variables: dict, size: int, width: float, dtype: str, batch: int):
+def build_predictor(
+  variables: dict, size: int, width: float, dtype: str, batch: int
+):
   """Compile `(mel [b 80 16], face uint8 [b h w 3]) -> uint8 [b h w 3]`.
 
-  As `folded.predictor`, but not to be called from two threads at once.
+  As `runtime_xla.build_predictor`, but not to be called from two threads at once.
   """
-  openvino = library()
-  model = graph(variables, size, width, batch)
+  openvino = import_openvino()
+  model = build_graph(variables, size, width, batch)
   config = {
     'INFERENCE_PRECISION_HINT': {'float32': 'f32', 'bfloat16': 'bf16'}[dtype],
     # Two streams of half the batch are no faster, and answer later.
