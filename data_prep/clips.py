@@ -1,7 +1,7 @@
 """Clips: from one video to training clips, or the one reason why not.
 
 Probe, 25 frames/s by time stamps, shots, tracks, crops with a margin, sound,
-log-mel: what `records.Clip` holds. Boxes, landmarks and crops come from the
+log-mel: what `clip.Clip` holds. Boxes, landmarks and crops come from the
 functions that inference uses. Pure but for reading the file; stages and
 caches are `pipeline.py`'s.
 
@@ -17,11 +17,13 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Int16, UInt8
 
 from data_prep.lrs2 import Job
-from lipsync_jax import audio, records
+from lipsync_jax import audio
+from lipsync_jax.data.clip import Clip, check_clip
 from lipsync_jax.faces import crop, identity, tracker, tracks, trajectory
 from lipsync_jax.faces.boxes import bounding_boxes
-from lipsync_jax.media import container, decoder, types, yuv
+from lipsync_jax.media import container, decoder, yuv
 from lipsync_jax.media.container import MediaError
+from lipsync_jax.media.types import Frame, Video
 
 VERSION = 1  # part of every key in the cache: raise it when results change
 RATE = 25  # frames/s of every clip
@@ -48,7 +50,7 @@ class Settings:
   quality: int = 95  # of the JPEGs
   largest: int = 512  # pixels, longest side of a JPEG; larger is scaled
   # 14 frames: a window of five, and a reference that starts 5 before or
-  # after it, wherever it starts (`windows.plan`).
+  # after it, wherever it starts (`windows.index_windows`).
   shortest: int = 14
   longest: int = 250  # frames; what is longer is cut into equal pieces
   smallest: float = 40.0  # pixels, width of the face in the source
@@ -76,12 +78,12 @@ class Piece:
   points: Float[np.ndarray, 'n p 2']  # likewise
 
 
-Result = records.Clip | Drop
+Result = Clip | Drop
 
 
 def at_rate(
-  frames: Iterable[types.Frame], step: Fraction
-) -> Iterator[tuple[int, types.Frame]]:
+  frames: Iterable[Frame], step: Fraction
+) -> Iterator[tuple[int, Frame]]:
   """The frame nearest in time to every tick of 25 a second, as (k, frame).
 
   A stream at 25 frames/s comes out as it is. Taking the frame last shown
@@ -101,12 +103,12 @@ def at_rate(
     k += 1
 
 
-def read(video: types.Video) -> Iterator[tuple[int, types.Frame]]:
+def read(video: Video) -> Iterator[tuple[int, Frame]]:
   """`at_rate` of a whole video."""
   yield from at_rate(decoder.read_frames(video), 1 / video.rate)
 
 
-def analyse(video: types.Video, finder) -> tracks.Analysis:
+def analyse(video: Video, finder) -> tracks.Analysis:
   """Faces and cuts at 25 frames/s; its times are those of the frames shown."""
   shape = (video.height, video.width)
   scale = min(1.0, SMALL / max(shape))
@@ -285,7 +287,7 @@ def boxes(
   return np.concatenate([low, low + sides], -1)
 
 
-def cut(video: types.Video, wanted: list, settings: Settings):
+def cut(video: Video, wanted: list, settings: Settings):
   """Cut every piece out of the video in one pass; each is given when whole.
 
   Yields (key, piece, wave, JPEGs, boxes, JPEG pixels per source pixel).
@@ -360,8 +362,8 @@ def clip(job: Job, key: str, piece: Piece, wave, jpegs, places, scale):
 
 def finished(job: Job, key, jpegs, crops, points, places, wave):
   """The record of clip `key`, checked."""
-  return records.check(
-    records.Clip(
+  return check_clip(
+    Clip(
       key=key,
       speaker=job.speaker,
       frames=tuple(jpegs),

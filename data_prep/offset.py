@@ -15,7 +15,8 @@ import numpy as np
 from jaxtyping import Float
 
 from data_prep import clips
-from lipsync_jax import audio, records
+from lipsync_jax import audio
+from lipsync_jax.data.clip import Clip
 from lipsync_jax.faces import crop
 
 FRAMES = 5  # of a window
@@ -75,9 +76,7 @@ def verdict(
   return '', ''
 
 
-def corrected(
-  clip: records.Clip, offset: int, confidence: float
-) -> records.Clip:
+def corrected(clip: Clip, offset: int, confidence: float) -> Clip:
   """The clip with its sound in step; `offset` stays on record.
 
   The frames at one end lose their sound, so they go.
@@ -119,7 +118,7 @@ class Expert:
     self._run = run
 
   def vectors(
-    self, clip: records.Clip
+    self, clip: Clip
   ) -> tuple[Float[np.ndarray, 'v d'], Float[np.ndarray, 'v d']]:
     """Unit vectors of the faces and of the sound of every window."""
     lower = [half(data, row, self.size) for data, row in zip(
@@ -143,7 +142,7 @@ class Expert:
       face.append(np.asarray(out[1]))
     return np.concatenate(face)[:count], np.concatenate(heard)[:count]
 
-  def offset(self, clip: records.Clip) -> tuple[int, float]:
+  def offset(self, clip: Clip) -> tuple[int, float]:
     """(frames by which the sound of a clip is late, confidence)."""
     late, sure = search(*self.vectors(clip))
     return late, round(sure, 4)  # the last digits depend on the machine

@@ -22,7 +22,15 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from lipsync_jax import audio, augment, records, resident, shards
+from lipsync_jax import audio
+from lipsync_jax.data import augmentation, device_dataset, tfrecord
+from lipsync_jax.data.clip import (
+  DATASET_NAME,
+  NUM_LANDMARKS,
+  Clip,
+  ClipDataset,
+  write_clips,
+)
 from lipsync_jax.faces import landmarks
 
 SPLITS = ('train', 'val', 'test')
@@ -33,11 +41,11 @@ JPEG = 95
 
 def pack(folder: str, out: str, size: int, crf: int, pieces: int) -> None:
   """Write every split of `folder` as `pieces` pieces (val, test: one)."""
-  margin = augment.Augment().margin(size)
+  margin = augmentation.Augmentation().margin(size)
   margin += margin % 2  # even sides for the codec
   pathlib.Path(out).mkdir(parents=True, exist_ok=True)
   for split in SPLITS:
-    source = records.Source(folder, split)
+    source = ClipDataset(folder, split)
     count = pieces if split == 'train' else 1
     for i in range(count):
       path = pathlib.Path(out) / f'{split}-{i:02d}-of-{count:02d}'
@@ -56,7 +64,7 @@ def write_piece(path, source, numbers, size, margin, crf) -> None:
     speak = recorder(tape)
     for number in numbers:
       clip = source[number]
-      for rgb in resident.cut(clip, size, margin):
+      for rgb in device_dataset.stored_crops(clip, size, margin):
         paint(rgb)
       speak(np.pad(clip.wave, (0, REST)))
       facts = clip.key, len(clip.frames), len(clip.wave)
@@ -138,8 +146,8 @@ def unpack(folder: str, out: str) -> None:
 def unpack_piece(path: pathlib.Path, out: str) -> str:
   """One shard from one piece."""
   split, number, _, count = path.stem.split('-')
-  name = shards.shard_name(records.NAME, split, int(number), int(count))
-  records.write(pathlib.Path(out) / name, clips_of(path))
+  name = tfrecord.shard_name(DATASET_NAME, split, int(number), int(count))
+  write_clips(pathlib.Path(out) / name, clips_of(path))
   return name
 
 
@@ -166,16 +174,16 @@ def clips_of(path: pathlib.Path):
       at, first = at + samples + REST, first + count
 
 
-def clip_of(key, pictures, wave, openings, size, measured) -> records.Clip:
+def clip_of(key, pictures, wave, openings, size, measured) -> Clip:
   """A clip whose pictures are crops already."""
   side, count = len(pictures[0]), len(pictures)
   edge = (side - size) / 2
   crop = np.float32([side / 2, side / 2, size, size, 0])
   box = np.float32([edge, edge, side - edge, side - edge])
-  points = np.full((count, records.POINTS, 2), np.nan, np.float32)
+  points = np.full((count, NUM_LANDMARKS, 2), np.nan, np.float32)
   points[:, [landmarks.UPPER_LIP, landmarks.LOWER_LIP]] = side / 2
   points[:, landmarks.LOWER_LIP, 1] += openings * np.float32(size)
-  return records.Clip(
+  return Clip(
     key=key,
     speaker=key.rpartition('/')[0],
     frames=tuple(jpeg(rgb) for rgb in pictures),

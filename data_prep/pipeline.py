@@ -20,7 +20,12 @@ from data_prep import stages
 from data_prep.clips import UNLISTED as NOT_LISTED
 from data_prep.lrs2 import Job
 from data_prep.stages import Row, Task
-from lipsync_jax import records, shards
+from lipsync_jax.data import tfrecord
+from lipsync_jax.data.clip import (
+  DATASET_NAME,
+  write_encoded_clips,
+  write_tfds_info,
+)
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +124,7 @@ def layout(
     total = sum(row['bytes'] for row in kept)
     count = min(max(1, round(total / size)), len(kept))
     names = [
-      shards.shard_name(records.NAME, split, i, count) for i in range(count)
+      tfrecord.shard_name(DATASET_NAME, split, i, count) for i in range(count)
     ]
     for i, row in enumerate(kept):
       name = names[i * count // len(kept)]
@@ -148,7 +153,7 @@ def finished(path: str, rows: Sequence[Row]) -> bool:
   note = stages.load(noted(path))
   if not isinstance(note, dict) or note.get('recipe') != recipe(rows):
     return False
-  file, index = _path(path), _path(shards.index_name(path))
+  file, index = _path(path), _path(tfrecord.index_name(path))
   if not (file.exists() and index.exists()):
     return False
   return file.stat().length == note['size']
@@ -159,7 +164,7 @@ def write_shard(path: str, rows: Sequence[Row]) -> None:
   if finished(path, rows):
     return
   _path(noted(path)).unlink(missing_ok=True)
-  index = records.write_encoded(path, (stages.record(row) for row in rows))
+  index = write_encoded_clips(path, (stages.record(row) for row in rows))
   note = {'recipe': recipe(rows), 'size': index.size}
   stages.save(noted(path), json.dumps(note).encode())
 
@@ -198,7 +203,7 @@ def write(
         | 'write' >> beam.ParDo(Write())
       )
   splits = sorted({row['split'] for row in rows if not row['reason']})
-  records.write_info(folder, splits, 'Talking faces with their sound.')
+  write_tfds_info(folder, splits, 'Talking faces with their sound.')
   return splits
 
 

@@ -25,7 +25,15 @@ import numpy as np
 from data_prep import clips, offset, preprocessed
 from data_prep.clips import Drop, Settings
 from data_prep.lrs2 import UNLISTED, Job
-from lipsync_jax import records, shards
+from lipsync_jax.data import tfrecord
+from lipsync_jax.data.clip import (
+  Clip,
+  ClipInfo,
+  clip_info,
+  decode_clip,
+  encode_clip,
+  write_encoded_clips,
+)
 from lipsync_jax.faces import analysis_cache, detector
 from lipsync_jax.faces.landmarks import FaceError
 from lipsync_jax.media import decoder
@@ -105,7 +113,7 @@ class Worker:
     _path(pack).parent.mkdir(parents=True, exist_ok=True)
     here = dataclasses.replace(job, path=path)
     try:
-      records.write_encoded(pack, self._kept(here, job.path, rows))
+      write_encoded_clips(pack, self._kept(here, job.path, rows))
     except OSError:
       raise  # a full disk is no fault of the clip
     except Exception as error:  # whatever a file provokes costs that file only
@@ -127,9 +135,9 @@ class Worker:
         rows.append(dataclasses.asdict(result))
         continue
       result = dataclasses.replace(result, source=shown(source))
-      data = records.encode(result)
+      data = encode_clip(result)
       rows.append(row_of(result, len(data), at))
-      yield result.key, data, records.facts(result)
+      yield result.key, data, clip_info(result)
       at += 1
 
   def _results(self, job: Job):
@@ -161,8 +169,10 @@ class Worker:
     found = load(path)
     if found is None:
       found = [
-        self.expert.offset(records.decode(data, row['key']))
-        for row, (_, data) in zip(kept, shards.scan(pack), strict=True)
+        self.expert.offset(decode_clip(data, row['key']))
+        for row, (_, data) in zip(
+          kept, tfrecord.scan_records(pack), strict=True
+        )
       ]
       save(path, json.dumps(found).encode())
     shortest = self.task.settings.shortest
@@ -173,7 +183,7 @@ class Worker:
       row['reason'], row['detail'] = reason
 
 
-def row_of(clip: records.Clip, size: int, at: int) -> Row:
+def row_of(clip: Clip, size: int, at: int) -> Row:
   """What the build needs to know of a clip that is kept."""
   import cv2
 
@@ -196,28 +206,28 @@ def located(rows: list[Row], pack: str) -> list[Row]:
   return [row if row['reason'] else row | {'pack': pack} for row in rows]
 
 
-def record(row: Row) -> tuple[str, bytes, records.Facts]:
+def record(row: Row) -> tuple[str, bytes, ClipInfo]:
   """A kept clip as it goes into a shard, its sound in step.
 
   Raises:
     ShardError: the cache is damaged.
   """
   data = packed(row['pack'], row['at'])
-  clip = records.decode(data, row['key'])
+  clip = decode_clip(data, row['key'])
   if 'offset' in row:
     clip = offset.corrected(clip, row['offset'], row['confidence'])
-    data = records.encode(clip)
-  return row['key'], data, records.facts(clip)
+    data = encode_clip(clip)
+  return row['key'], data, clip_info(clip)
 
 
 def packed(pack: str, at: int) -> bytes:
   """Record number `at` of a file of the cache, checked."""
-  index = shards.read_index(pack)
+  index = tfrecord.read_index(pack)
   with _path(pack).open('rb') as file:
     file.seek(int(index.offsets[at]))
     raw = file.read(int(index.lengths[at]) + 16)
-  if shards.framed(raw[12:-4]) != raw:
-    raise shards.ShardError(
+  if tfrecord.frame_record(raw[12:-4]) != raw:
+    raise tfrecord.ShardError(
       f'{pack}: record {at} is damaged; delete the cache folder and run the '
       'build again'
     )

@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 
 from data_prep import stages
 from data_prep.stages import Row
-from lipsync_jax import records
+from lipsync_jax.data.clip import decode_clip
 from lipsync_jax.faces import crop
 
 SIDE = 96  # pixels, of a face on the sheet
@@ -132,7 +132,7 @@ def face(row: Row) -> UInt8[np.ndarray, '96 96 3']:
   """The middle frame's crop of a clip."""
   import cv2
 
-  clip = records.decode(stages.packed(row['pack'], row['at']))
+  clip = decode_clip(stages.packed(row['pack'], row['at']))
   middle = len(clip.frames) // 2
   data = np.frombuffer(clip.frames[middle], np.uint8)
   rgb = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)

@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from lipsync_jax import footage, pairs, records, takes
+from lipsync_jax import footage, pairs, takes
+from lipsync_jax.data.clip import ClipDataset
 from lipsync_jax.takes import Take
 
 PROTOCOLS = ('reconstruction', 'cross', 'silence')
@@ -46,7 +47,7 @@ class Case:
 
 
 def of_shards(
-  source: records.Source, least: float, limit: int | None
+  source: ClipDataset, least: float, limit: int | None
 ) -> list[Subject]:
   """Takes of at least `least` seconds, spread evenly over the split."""
   found = takes.groups(source, least)
@@ -56,7 +57,7 @@ def of_shards(
   return [subject_of(source, group) for group in found]
 
 
-def subject_of(source: records.Source, group: Sequence[int]) -> Subject:
+def subject_of(source: ClipDataset, group: Sequence[int]) -> Subject:
   """Some clips of a shard set as one subject."""
 
   def load() -> Take:
@@ -121,7 +122,7 @@ def cases(
 def from_list(
   path: str | os.PathLike,
   root: str,
-  source: records.Source | None,
+  source: ClipDataset | None,
   seconds: float,
   bar: Callable,
 ) -> list[tuple[Subject, Subject]]:

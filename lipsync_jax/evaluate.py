@@ -28,13 +28,13 @@ from lipsync_jax import (
   lse,
   page,
   produce,
-  records,
   report,
   ridge,
   takes,
 )
 from lipsync_jax.appraisal import Tools
 from lipsync_jax.common import cache
+from lipsync_jax.data.clip import ClipDataset
 from lipsync_jax.entrants import Entrant, Scene
 from lipsync_jax.faces import detector
 from lipsync_jax.weights import convert
@@ -148,7 +148,7 @@ def evaluate(args: argparse.Namespace) -> dict:
 
 def cast(args: argparse.Namespace, bar) -> list[casting.Case]:
   """All cases, those of the shards before those of videos."""
-  source = records.Source(args.shards, args.split) if args.shards else None
+  source = ClipDataset(args.shards, args.split) if args.shards else None
   subjects = casting.of_shards(source, args.least, args.limit) if source else []
   videos = []
   for folder in args.videos:

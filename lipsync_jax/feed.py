@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lipsync_jax import data, picks, records, resident, windows
 from lipsync_jax import state as states
+from lipsync_jax.data import batches, device_dataset, sampler, windows
+from lipsync_jax.data.clip import ClipDataset
 from lipsync_jax.recipe import Recipe
 
 # All validation is of the same windows, whatever the seed of the run.
@@ -29,8 +30,8 @@ class Feed:
   validation: Any  # the same, the whole split, with 'mask'
   frozen: dict[str, Any]  # {'store': the resident split} or empty
   sample: Callable | None  # (store, picks) -> batch, where data are resident
-  source: records.Source  # of the training clips
-  shown: records.Source  # of the validation clips
+  source: ClipDataset  # of the training clips
+  shown: ClipDataset  # of the validation clips
   rows: int  # by which the state of `train`'s iterator counts a batch
 
 
@@ -43,13 +44,13 @@ def open_feed(config, recipe: Recipe, mesh) -> Feed:
   """
   pairs, size, batch = config.data, config.net.size, config.batch
   train, validation = (
-    records.Source(pairs.folder, split) for split in (pairs.train, pairs.val)
+    ClipDataset(pairs.folder, split) for split in (pairs.train, pairs.val)
   )
   plans = _plans(config, recipe, train, validation, mesh.size)
   sharding = states.by_batch(mesh)
   process = jax.process_index(), jax.process_count()
   stream = functools.partial(
-    data.batches,
+    batches.example_batches,
     batch=batch,
     size=size,
     process=process,
@@ -58,19 +59,25 @@ def open_feed(config, recipe: Recipe, mesh) -> Feed:
   )
   frozen, sample = {}, None
   if pairs.resident:
-    held = resident.load(train, size, recipe.change, threads=pairs.threads)
+    held = device_dataset.load_dataset(
+      train, size, recipe.change, threads=pairs.threads
+    )
     store = vars(held).copy()
     del store['size']  # the rest are arrays, which may go anywhere
     frozen = {'store': store}
 
     def sample(store: dict, chosen: dict) -> dict:
-      held = resident.Resident(**store, size=size)
-      return resident.sample(
+      held = device_dataset.DeviceDataset(**store, size=size)
+      return device_dataset.sample_batch(
         held, chosen, kind=recipe.kind, change=recipe.change
       )
 
-    chosen = picks.batches(plans[0], batch, seed=config.seed, process=process)
-    first = chosen.map(functools.partial(data.spread, sharding=sharding))
+    chosen = sampler.sample_batches(
+      plans[0], batch, seed=config.seed, process=process
+    )
+    first = chosen.map(
+      functools.partial(batches.to_global_arrays, sharding=sharding)
+    )
   else:
     first = stream(train, plans[0], change=recipe.change, seed=config.seed)
   second = stream(
@@ -92,10 +99,10 @@ def _plans(config, recipe: Recipe, train, validation, devices: int) -> list:
         f'{pairs.folder}: expected clips in the split {source.split!r}, found '
         f'none; build it again or set --config.data.{name}'
       )
-  keep = windows.part(train.speakers, pairs.part, pairs.parts)
+  keep = windows.speaker_fold_mask(train.speakers, pairs.part, pairs.parts)
   plans = [
-    data.plan(train, recipe.kind, keep=keep, **recipe.windows),
-    data.plan(validation, recipe.kind, **recipe.windows),
+    batches.index_dataset(train, recipe.kind, keep=keep, **recipe.windows),
+    batches.index_dataset(validation, recipe.kind, **recipe.windows),
   ]
   if batch % devices:
     raise FeedError(
@@ -129,7 +136,7 @@ def prepared(function: Callable, sample: Callable | None = None) -> Callable:
   def run(state, batch, frozen):
     if sample:
       batch = sample(frozen['store'], batch)
-    return function(state, data.ready(batch, jnp), frozen)
+    return function(state, batches.to_model_inputs(batch, jnp), frozen)
 
   return run
 

@@ -14,55 +14,61 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import UInt8
 
-from lipsync_jax import data, metrics, records
-from lipsync_jax import windows as spans
-from lipsync_jax.media import audio_reader, types, video_writer, yuv
+from lipsync_jax import audio, metrics
+from lipsync_jax.data import batches
+from lipsync_jax.data.clip import Clip, ClipDataset
+from lipsync_jax.data.windows import NUM_UNIFORMS
+from lipsync_jax.media import audio_reader, video_writer, yuv
+from lipsync_jax.media.types import Color, Frame, Video
 
 SECONDS = 3  # of a clip, at most
 KEPT = 5  # newest films that stay
-RATE = Fraction(spans.RATE)
-SAMPLES = 16000 // spans.RATE  # of sound, a frame
+RATE = Fraction(audio.FPS)
+SAMPLES = 16000 // audio.FPS  # of sound, a frame
 # BT.709 in limited range, and tagged so.
-COLOUR = types.Color(matrix=1, range=1, primaries=1, transfer=1)
+COLOUR = Color(matrix=1, range=1, primaries=1, transfer=1)
 
 
-def choose(source: records.Source) -> int:
+def choose(source: ClipDataset) -> int:
   """The first clip that fills a film, or else the longest."""
-  return int(np.argmax(np.minimum(source.frames, SECONDS * spans.RATE)))
+  return int(np.argmax(np.minimum(source.frames, SECONDS * audio.FPS)))
 
 
 def windows(
-  source: records.Source, clip: int, size: int, batch: int
-) -> Iterator[data.Batch]:
+  source: ClipDataset, clip: int, size: int, batch: int
+) -> Iterator[batches.Batch]:
   """Batches as those of validation, of a clip's first whole windows.
 
   Their references are from the farther end of the clip. `mask` is 0 for
   the rows that fill up the last batch.
   """
   frames = int(source.frames[clip])
-  count = min(SECONDS * spans.RATE, frames) // spans.FRAMES
+  count = min(SECONDS * audio.FPS, frames) // audio.FRAMES_PER_WINDOW
   for first in range(0, count, batch):
     rows = []
     for i in range(first, first + batch):
-      start, last = min(i, count - 1) * spans.FRAMES, frames - spans.FRAMES
+      start, last = (
+        min(i, count - 1) * audio.FRAMES_PER_WINDOW,
+        frames - audio.FRAMES_PER_WINDOW,
+      )
       pick = {
         'clip': clip,
         'frame': start,
         'other': clip,
         'start': last if 2 * start <= last else 0,
-        'dice': np.zeros(spans.DICE, np.float32),
+        'dice': np.zeros(NUM_UNIFORMS, np.float32),
         'seed': 0,
       }
       pick = {
         k: np.asarray(v, getattr(v, 'dtype', np.int32)) for k, v in pick.items()
       }
-      row = data.example(pick, source, 'generator', size)
+      row = batches.read_example(pick, source, 'generator', size)
       rows.append(row | {'mask': np.float32(i < count)})
     yield {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
 def frames(
-  batches: Iterable[data.Batch], show: Callable[[data.Batch], dict]
+  batches: Iterable[batches.Batch], show: Callable[[batches.Batch], dict]
 ) -> Iterator[UInt8[np.ndarray, 'h w 3']]:
   """The frames of a film, in order.
 
@@ -76,7 +82,7 @@ def frames(
     yield from rows.reshape(-1, rows.shape[1] // 4, *rows.shape[1:])
 
 
-def write(path, pictures: Iterable, sound_of: records.Clip) -> None:
+def write(path, pictures: Iterable, sound_of: Clip) -> None:
   """Write pictures and the beginning of a clip's sound to a file.
 
   Raises:
@@ -84,7 +90,7 @@ def write(path, pictures: Iterable, sound_of: records.Clip) -> None:
   """
   pictures = list(pictures)
   height, width, _ = pictures[0].shape
-  video = types.Video(
+  video = Video(
     path='',
     width=width,
     height=height,
@@ -108,7 +114,7 @@ def write(path, pictures: Iterable, sound_of: records.Clip) -> None:
           p.reshape(height // 2, 2, width // 2, 2).mean((1, 3)) for p in (u, v)
         )
         frame = tuple(np.rint(p).astype(np.uint8) for p in (y, u, v))
-        writer.write(types.Frame(i, i / RATE, frame))
+        writer.write(Frame(i, i / RATE, frame))
 
 
 def prune(folder: pathlib.Path) -> None:

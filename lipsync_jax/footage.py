@@ -18,8 +18,9 @@ from jaxtyping import Float, Int16
 
 from lipsync_jax import audio, search, takes
 from lipsync_jax.faces import crop, identity, trajectory
-from lipsync_jax.media import decoder, types, yuv
+from lipsync_jax.media import decoder, yuv
 from lipsync_jax.media.container import printable
+from lipsync_jax.media.types import Video
 from lipsync_jax.takes import Take, TakeError
 
 MARGIN = 1.8  # side of a take's picture, of the crop's longer side
@@ -31,7 +32,7 @@ ENDINGS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.mpg', '.mpeg', '.m4v')
 class Place:
   """Where a video's face is, 25 times a second."""
 
-  video: types.Video
+  video: Video
   crops: Float[np.ndarray, 'n 5']  # pixels of the video's frame
 
 
@@ -112,7 +113,7 @@ def take(path: str, where: Place, wave=None) -> Take:
   )
 
 
-def _read(video: types.Video, rows: Float[np.ndarray, 'n 5']):
+def _read(video: Video, rows: Float[np.ndarray, 'n 5']):
   """Pictures with their crops at 25 a second, and where the file ends."""
   side = MARGIN * rows[:, 2:4].max()
   size = int(min(side, LARGEST)) // 2 * 2
@@ -145,9 +146,7 @@ def _read(video: types.Video, rows: Float[np.ndarray, 'n 5']):
   return pictures, np.array(crops).reshape(-1, 5), end
 
 
-def heard(
-  path: str, video: types.Video | None = None
-) -> Int16[np.ndarray, 's']:
+def heard(path: str, video: Video | None = None) -> Int16[np.ndarray, 's']:
   """A file's sound from the video's first frame on, 16 kHz mono."""
   found = decoder.probe_audio(path)
   origin = video.start if video is not None else None

@@ -15,12 +15,12 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import Float
 
-from lipsync_jax import audio, lse, takes, windows
-from lipsync_jax.audio import log_mel
+from lipsync_jax import audio, lse, takes
+from lipsync_jax.audio import FRAMES_PER_WINDOW, frame_columns, log_mel
 from lipsync_jax.takes import Take
 from lipsync_jax.weights import convert
 
-FRAMES = windows.FRAMES
+FRAMES = FRAMES_PER_WINDOW
 SHIPPED = pathlib.Path(__file__).parent / 'assets' / 'judge.safetensors'
 BATCH = 32  # windows at a time
 
@@ -62,7 +62,7 @@ def vectors(
     return np.zeros((0, 1)), np.zeros((0, 1))
   lower = takes.cut(take, judge.size)[:, judge.size // 2 :]
   mel = log_mel(take.wave / np.float32(32768))
-  starts = windows.columns(np.arange(count), Fraction(0))
+  starts = frame_columns(np.arange(count), Fraction(0))
   mels = audio.mel_windows(mel, starts)[..., None]  # [v 80 16 1]
   face, heard = [], []
   for low in range(0, count, BATCH):

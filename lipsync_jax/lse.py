@@ -36,7 +36,7 @@ class Scores:
   distance: float  # the smallest: LSE-D
   confidence: float  # median minus smallest: LSE-C
   # Frames. As published: positive where the sound is early, so minus what
-  # `records.Clip.offset` holds.
+  # `clip.Clip.offset` holds.
   offset: int
   fine: float  # the same to parts of a frame
 

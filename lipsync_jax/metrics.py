@@ -24,7 +24,7 @@ def strip(
   """Rows of reference | masked | generated | truth, one for each frame.
 
   Args:
-    face, made, true: of `data.ready` and the generator, in [0, 1].
+    face, made, true: of `batches.to_model_inputs` and the generator, in [0, 1].
   """
   parts = [face[..., 3:], face[..., :3], made, true]
   wide = np.concatenate(parts, -2)  # [b, t, h, 4*w, 3]

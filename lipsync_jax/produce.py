@@ -17,8 +17,9 @@ from jaxtyping import Int
 
 from lipsync_jax import audio, coverage, reels, render, search, timeline, voices
 from lipsync_jax.common import cache, memory, threads
-from lipsync_jax.media import decoder, types, video_writer
+from lipsync_jax.media import decoder, video_writer
 from lipsync_jax.media.container import MediaError, printable
+from lipsync_jax.media.types import Video, View
 from lipsync_jax.models import runtime
 from lipsync_jax.request import Request
 from lipsync_jax.weights import convert
@@ -132,9 +133,9 @@ def generator_of(wanted: Request) -> convert.Weights:
   return net
 
 
-def video_of(wanted: Request) -> types.Video:
+def video_of(wanted: Request) -> Video:
   """The face's video; a photo, or `static`, is one frame at `fps`."""
-  view = types.View(wanted.resize_factor, wanted.rotate, wanted.crop)
+  view = View(wanted.resize_factor, wanted.rotate, wanted.crop)
   video = decoder.probe_video(wanted.face, view)
   if video.still:
     rate = Fraction(wanted.fps).limit_denominator(1001)
@@ -145,7 +146,7 @@ def video_of(wanted: Request) -> types.Video:
 def schedule(
   wanted: Request,
   net: convert.Weights,
-  video: types.Video,
+  video: Video,
   times: Sequence[Fraction],
   mels: list[render.Shelf],
   duration: Fraction,
@@ -169,7 +170,7 @@ def schedule(
 
 
 def original_schedule(
-  video: types.Video, times: Sequence[Fraction], columns: int
+  video: Video, times: Sequence[Fraction], columns: int
 ) -> tuple[Sequence[timeline.Show], Int[np.ndarray, 'f']]:
   """Wav2Lip's time line: constant rate, hard loop, no lead (spec 1.6, 7.2)."""
   starts = audio.wav2lip_starts(columns, float(video.rate))

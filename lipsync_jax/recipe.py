@@ -12,8 +12,9 @@ from typing import Any
 
 import jax
 
-from lipsync_jax import augment, losses, models, processes, steps, windows
+from lipsync_jax import audio, losses, models, processes, steps
 from lipsync_jax import state as states
+from lipsync_jax.data import augmentation
 from lipsync_jax.models import flops
 from lipsync_jax.state import State
 from lipsync_jax.weights import convert, safetensors_file
@@ -37,8 +38,8 @@ class Recipe:
   show: Callable | None  # (state, batch, frozen) -> batch and faces
   frozen: dict[str, Any]  # variables of the expert
   rate: Callable  # learning rate of an update
-  change: augment.Augment | None
-  windows: dict[str, Any]  # arguments of `data.plan`
+  change: augmentation.Augmentation | None
+  windows: dict[str, Any]  # arguments of `batches.index_dataset`
   pictures: int  # faces that a row of a batch teaches
   flops: int  # operations of a step, for a row of its batch
 
@@ -56,7 +57,9 @@ def recipe(config) -> Recipe:
     )
   expert = config.stage == 'syncnet'
   kind = config.data.kind if expert else _drawn(config)
-  change = augment.Augment(**config.augment) if config.augmented else None
+  change = (
+    augmentation.Augmentation(**config.augment) if config.augmented else None
+  )
   rate = states.schedule(
     config.optimiser.rate,
     config.optimiser.warmup_steps,
@@ -93,9 +96,9 @@ def recipe(config) -> Recipe:
 
 def _drawn(config) -> str:
   """The kind of windows that teach a generator."""
-  if config.data.frames not in (2, windows.FRAMES):
+  if config.data.frames not in (2, audio.FRAMES_PER_WINDOW):
     raise RecipeError(
-      f'expected 2 or {windows.FRAMES} frames of a window, found '
+      f'expected 2 or {audio.FRAMES_PER_WINDOW} frames of a window, found '
       f'{config.data.frames}; set --config.data.frames'
     )
   return 'pair' if config.data.frames == 2 else 'generator'
@@ -131,7 +134,7 @@ def expert_recipe(config, optimiser, common: dict) -> Recipe:
     ema_decay=config.ema_decay,
   )
   measure = functools.partial(steps.measure_syncnet, networks=networks)
-  heard = common['pictures'] // windows.FRAMES
+  heard = common['pictures'] // audio.FRAMES_PER_WINDOW
   return Recipe(
     network='syncnet',
     init=init,

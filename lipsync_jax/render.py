@@ -21,8 +21,9 @@ from lipsync_jax import audio, compose, timeline
 from lipsync_jax.common.threads import StageTimer, prefetch
 from lipsync_jax.faces.crop import crop_bounds, crop_from_row, extract_crop
 from lipsync_jax.faces.trajectory import FaceTrajectory
-from lipsync_jax.media import decoder, types, yuv
+from lipsync_jax.media import decoder, yuv
 from lipsync_jax.media.container import MediaError, printable
+from lipsync_jax.media.types import Frame, Video
 
 IN_FLIGHT = 384 * 2**20  # bytes of frames that may wait between the stages
 BLOCK = 4096  # rows laid aside at once
@@ -94,7 +95,7 @@ def speaker(
 class Scene:
   """What is fixed while one output is rendered."""
 
-  video: types.Video
+  video: Video
   times: Sequence[Fraction]  # of the source frames, seconds
   shows: Sequence[timeline.Show]
   speakers: tuple[Speaker, ...]
@@ -113,7 +114,7 @@ class Item:
   """
 
   position: int
-  frame: types.Frame
+  frame: Frame
   faces: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
   spoken: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
 
@@ -121,7 +122,7 @@ class Item:
 def render(
   scene: Scene,
   predict: Callable[[np.ndarray, np.ndarray], np.ndarray],
-  write: Callable[[types.Frame, Fraction], None],
+  write: Callable[[Frame, Fraction], None],
   clock: StageTimer,
   tick: Callable[[], object],
 ) -> None:
@@ -143,13 +144,13 @@ def ahead_by(scene: Scene) -> int:
   return max(2, fitting_batch(scene.video, 2 * scene.batch))
 
 
-def fitting_batch(video: types.Video, wanted: int) -> int:
+def fitting_batch(video: Video, wanted: int) -> int:
   """`wanted` frames, or as many as there is room for."""
   frame = video.width * video.height * (3 if video.colour.depth > 8 else 1.5)
   return max(1, min(wanted, int(IN_FLIGHT / 3 / frame)))
 
 
-def played(scene: Scene) -> Iterator[types.Frame]:
+def played(scene: Scene) -> Iterator[Frame]:
   """Source frames in the order the time line shows them."""
   indices = np.fromiter((show.index for show in scene.shows), np.int64)
   for start, count, step in timeline.runs(indices):
@@ -250,7 +251,7 @@ def heard(
   return audio.mel_windows(mel, np.array([start - first]))
 
 
-def finish(scene: Scene, item: Item) -> types.Frame:
+def finish(scene: Scene, item: Item) -> Frame:
   """Paste what was spoken into the frame."""
   frame = item.frame
   shape = (scene.video.height, scene.video.width)

@@ -21,8 +21,9 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import Float
 
-from lipsync_jax import audio, quality, records, takes
+from lipsync_jax import audio, quality, takes
 from lipsync_jax.audio import log_mel
+from lipsync_jax.data.clip import ClipDataset
 
 SHIPPED = pathlib.Path(__file__).parent / 'assets' / 'ridge.npz'
 BEFORE = Fraction(14, 100)  # seconds that the sound begins before its frame
@@ -153,7 +154,7 @@ def save(path: str | os.PathLike, ridge: Ridge) -> None:
   os.replace(part, path)
 
 
-def clips(source: records.Source) -> Iterator[tuple]:
+def clips(source: ClipDataset) -> Iterator[tuple]:
   """(features, opening, weight, speaker); all speakers weigh alike."""
   frames = {name: 0 for name in source.speakers}
   for name, count in zip(source.speakers, source.frames, strict=True):
@@ -167,7 +168,7 @@ def clips(source: records.Source) -> Iterator[tuple]:
     yield x, gap, 1e4 / frames[clip.speaker], clip.speaker
 
 
-def tried(source: records.Source, ridge: Ridge) -> dict[str, float]:
+def tried(source: ClipDataset, ridge: Ridge) -> dict[str, float]:
   """Mean correlation in step and four frames out of it, over clips."""
   middle, found = REACH, []
   for x, gap, _, _ in clips(source):
@@ -186,12 +187,12 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument('--out', required=True, help='.npz to write')
   args = parser.parse_args(argv)
   try:
-    source = records.Source(args.data, args.fit)
+    source = ClipDataset(args.data, args.fit)
     people = len(set(source.speakers))
     words = f'{len(source)} clips of {people} speakers'
     ridge = fit((row[:3] for row in clips(source)), words)
     save(args.out, ridge)
-    found = tried(records.Source(args.data, args.trial), ridge)
+    found = tried(ClipDataset(args.data, args.trial), ridge)
   except (ValueError, OSError) as error:
     print(f'error: {" ".join(str(error).split())}', file=sys.stderr)
     return 1

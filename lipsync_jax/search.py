@@ -21,7 +21,8 @@ from lipsync_jax.faces import (
   trajectory,
 )
 from lipsync_jax.faces.crop import crop_bounds, crop_from_box
-from lipsync_jax.media import decoder, types, yuv
+from lipsync_jax.media import decoder, yuv
+from lipsync_jax.media.types import Frame, Video
 from lipsync_jax.request import Request
 
 SMALL = 640  # pixels, longest side of the frame that is searched for faces
@@ -30,7 +31,7 @@ ORIGINAL_PADS = (0, 10, 0, 0)  # top bottom left right pixels (spec 7.1)
 
 def find(
   wanted: Request,
-  video: types.Video,
+  video: Video,
   who: list[str],
   duration: Fraction,
   bar: Callable,
@@ -86,9 +87,7 @@ def followed(
   )
 
 
-def reached(
-  video: types.Video, until: Fraction | None
-) -> Iterator[types.Frame]:
+def reached(video: Video, until: Fraction | None) -> Iterator[Frame]:
   """The frames that sound of `until` seconds reaches; all if None."""
   with contextlib.closing(decoder.read_frames(video)) as frames:
     for frame in frames:
@@ -99,14 +98,14 @@ def reached(
         return
 
 
-def small_size(video: types.Video) -> tuple[int, int]:
+def small_size(video: Video) -> tuple[int, int]:
   """(w, h) of the frame scaled to at most SMALL pixels a side."""
   scale = min(1.0, SMALL / max(video.width, video.height))
   return round(video.width * scale), round(video.height * scale)
 
 
 def detected(
-  video: types.Video, until: Fraction | None, bar: Callable
+  video: Video, until: Fraction | None, bar: Callable
 ) -> tuple[tracks.Analysis, list[Fraction]]:
   """Every face of every frame, from the cache if this video is known."""
   shape, size = (video.height, video.width), small_size(video)
@@ -138,7 +137,7 @@ def detected(
   return analysis, exact(analysis.times, video.tick)
 
 
-def expected_frames(video: types.Video, until: Fraction | None) -> int | None:
+def expected_frames(video: Video, until: Fraction | None) -> int | None:
   """How many frames the pass will see, by the header; None if unknown."""
   if video.still:
     return 1
@@ -151,9 +150,7 @@ def exact(times: Float[np.ndarray, 'f'], tick: Fraction) -> list[Fraction]:
   return [round(time / float(tick)) * tick for time in times.tolist()]
 
 
-def boxed(
-  wanted: Request, video: types.Video, until: Fraction | None, bar: Callable
-):
+def boxed(wanted: Request, video: Video, until: Fraction | None, bar: Callable):
   """The path of a face box given by hand, in every frame."""
   top, bottom, left, right = wanted.box
   crop = crop_from_box((left, top, right, bottom))

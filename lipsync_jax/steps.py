@@ -1,7 +1,7 @@
 """Steps: what the device does with one batch. Pure functions.
 
 `step(state, batch, frozen, *, …) -> (state, metrics)` where batches are as
-`data.ready` lays them out and `frozen` holds the expert's variables. If
+`batches.to_model_inputs` lays them out and `frozen` holds the expert's variables. If
 a loss or gradient is not finite, the state comes back as it was but for
 `step`, and the metric 'finite' is 0: the loop then stops.
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float, Int16, UInt8
 
-from lipsync_jax import records
+from lipsync_jax.data.clip import Clip, ClipDataset
 from lipsync_jax.faces.crop import crop_from_row, extract_crop
 
 RATE = 25  # frames/s
@@ -93,7 +93,7 @@ def content(take: Take) -> str:
   return total.hexdigest()
 
 
-def of_clips(clips: list[records.Clip]) -> Take:
+def of_clips(clips: list[Clip]) -> Take:
   """Clips of one speaker as one take, each cut to its whole frames."""
   import cv2
 
@@ -116,7 +116,7 @@ def of_clips(clips: list[records.Clip]) -> Take:
   )
 
 
-def groups(source: records.Source, least: float) -> list[tuple[int, ...]]:
+def groups(source: ClipDataset, least: float) -> list[tuple[int, ...]]:
   """Numbers of the clips to join so that takes last `least` seconds.
 
   A remainder that stays too short joins the take before it, or is left out

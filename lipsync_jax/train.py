@@ -13,18 +13,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lipsync_jax import (
-  cartoons,
-  diagnose,
-  metrics,
-  processes,
-  settings,
-  validation,
-)
+from lipsync_jax import diagnose, metrics, processes, settings, validation
 from lipsync_jax import feed as feeds
 from lipsync_jax import recipe as recipes
 from lipsync_jax import state as states
 from lipsync_jax.checkpoint import Checkpoints
+from lipsync_jax.data import synthetic
 from lipsync_jax.progress import Log
 from lipsync_jax.weights import convert
 
@@ -225,7 +219,9 @@ def explain(config, workdir, recipe, mesh, feed, run, frozen, numbers):
 def with_cartoons(config, workdir):
   """The config with drawn shards, which lie in the workdir."""
   folder = workdir / 'cartoons'
-  processes.by_first(functools.partial(cartoons.build, folder, config.seed))
+  processes.by_first(
+    functools.partial(synthetic.build_dataset, folder, config.seed)
+  )
   config = config.copy_and_resolve_references().unlock()
   config.data.folder = str(folder)
   return config.lock()

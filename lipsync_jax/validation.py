@@ -13,10 +13,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from lipsync_jax import data, film, losses, metrics
 from lipsync_jax import feed as feeds
+from lipsync_jax import film, losses, metrics
 from lipsync_jax import recipe as recipes
 from lipsync_jax import state as states
+from lipsync_jax.data import batches
 
 Look = Callable[[int, states.State, metrics.Writer, dict], dict[str, float]]
 
@@ -71,8 +72,8 @@ def prepare(
   return look
 
 
-def _shown(show, mesh, state, frozen, batch: data.Batch) -> dict[str, Any]:
-  batch = data.spread(batch, states.by_batch(mesh))
+def _shown(show, mesh, state, frozen, batch: batches.Batch) -> dict[str, Any]:
+  batch = batches.to_global_arrays(batch, states.by_batch(mesh))
   return jax.device_get(show(state, batch, frozen))
 
 

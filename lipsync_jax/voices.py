@@ -17,7 +17,8 @@ from jaxtyping import Float, Float32
 from lipsync_jax import audio
 from lipsync_jax.audio import SAMPLE_RATE, noise_gate, stream_log_mel
 from lipsync_jax.common import atomic_file
-from lipsync_jax.media import audio_reader, decoder, types
+from lipsync_jax.media import audio_reader, decoder
+from lipsync_jax.media.types import Video
 from lipsync_jax.request import Request
 
 MIXED = 48_000  # samples/s of a mix
@@ -37,7 +38,7 @@ class Voice:
   origin: Fraction | None
 
 
-def probe(wanted: Request, video: types.Video) -> list[Voice]:
+def probe(wanted: Request, video: Video) -> list[Voice]:
   """The voices of a request, their files looked at."""
   pairs = [(wanted.person, wanted.audio)] if wanted.audio else []
   found = []
@@ -47,9 +48,7 @@ def probe(wanted: Request, video: types.Video) -> list[Voice]:
   return found
 
 
-def zero(
-  driver: audio_reader.AudioStream, video: types.Video
-) -> Fraction | None:
+def zero(driver: audio_reader.AudioStream, video: Video) -> Fraction | None:
   """File time of the sound at which the video begins; None: its own start.
 
   Only sound out of the face's own file shares the video's clock.
@@ -88,7 +87,7 @@ def listen(
 
 @contextlib.contextmanager
 def heard(
-  wanted: Request, video: types.Video, voices: list[Voice]
+  wanted: Request, video: Video, voices: list[Voice]
 ) -> Iterator[tuple[audio_reader.AudioStream, Fraction | None]]:
   """The output's sound and its origin; a mix lasts as long as the block."""
   if wanted.final_audio or len(voices) == 1:

@@ -14,7 +14,9 @@ import sys
 import jax
 import numpy as np
 
-from lipsync_jax import data, losses, models, records
+from lipsync_jax import losses, models
+from lipsync_jax.data import batches
+from lipsync_jax.data.clip import ClipDataset
 from lipsync_jax.weights import convert
 
 BATCH, BATCHES = 24, 8
@@ -22,7 +24,7 @@ BATCH, BATCHES = 24, 8
 
 def measure(apply, batch: dict, bump) -> dict:
   """Values [b] for the first frame of each window."""
-  batch = data.ready(batch)
+  batch = batches.to_model_inputs(batch)
   mel, face, true = (batch[k][:, 0] for k in ('mels', 'face', 'target'))
   own, other = apply(mel, face), apply(mel[::-1].copy(), face)
   return {
@@ -44,10 +46,12 @@ def main(argv: list[str]) -> int:
   apply = functools.partial(
     jax.jit(functools.partial(module.apply, train=False)), net.variables
   )
-  source = records.Source(shards, split)
+  source = ClipDataset(shards, split)
   keep = np.array([name.startswith(speaker) for name in source.speakers])
-  plan = data.plan(source, 'generator', keep=keep)
-  stream = data.batches(source, plan, BATCH, net.size, seed=0, threads=2)
+  plan = batches.index_dataset(source, 'generator', keep=keep)
+  stream = batches.example_batches(
+    source, plan, BATCH, net.size, seed=0, threads=2
+  )
   bump = losses.lips(net.size)
   rows = [measure(apply, x, bump) for x in itertools.islice(stream, BATCHES)]
   found = {name: np.concatenate([r[name] for r in rows]) for name in rows[0]}

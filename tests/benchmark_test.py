@@ -9,8 +9,8 @@ import types
 import numpy as np
 import pytest
 
-from lipsync_jax import cartoons
 from lipsync_jax.benchmark import generators, reading, rounds, training, whole
+from lipsync_jax.data import synthetic
 from lipsync_jax.models import flops, runtime
 
 command = importlib.import_module('lipsync_jax.benchmark.__main__')
@@ -151,7 +151,7 @@ def test_a_chip_is_found_by_its_name(monkeypatch):
 
 
 def test_table_of_data(tmp_path, monkeypatch, capsys):
-  cartoons.build(tmp_path, speakers=2)
+  synthetic.build_dataset(tmp_path, speakers=2)
   monkeypatch.setattr(reading, 'KINDS', ('generator', 'syncnet'))
   line = f'data {tmp_path} --batch 2 --threads 2 --seconds 0.1'
   assert command.main(line.split()) == 0

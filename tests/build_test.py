@@ -29,12 +29,14 @@ sys.path.insert(0, str(ROOT))
 with install_import_hook('data_prep', 'tests.helpers.typecheck.typechecked'):
   from data_prep import clips, lrs2, offset, preprocessed, stages
 
-from lipsync_jax import records, shards, windows
 from lipsync_jax.audio import log_mel
+from lipsync_jax.data import tfrecord, windows
+from lipsync_jax.data.clip import Clip, ClipDataset, check_clip, decode_clip
 from lipsync_jax.faces import tracks
 from lipsync_jax.faces.boxes import bounding_boxes, detector_boxes
 from lipsync_jax.faces.crop import crop_corners, crop_from_row, extract_crop
-from lipsync_jax.media import types, video_reader, yuv
+from lipsync_jax.media import video_reader, yuv
+from lipsync_jax.media.types import Frame
 
 SETTINGS = clips.Settings()
 ANCHORS = ('6100000000000000005', '6100000000000000024', '6100000000000000027')
@@ -121,7 +123,7 @@ def test_shares_of_ten_thousand_speakers():
 
 def frame(i, t):
   pixel = np.zeros((1, 1), np.uint8)
-  return types.Frame(i, Fraction(t), (pixel, pixel, pixel))
+  return Frame(i, Fraction(t), (pixel, pixel, pixel))
 
 
 @settings(max_examples=40, deadline=None)
@@ -289,7 +291,7 @@ def test_several_people_and_cuts(tmp_path):
   (drop,) = results(path, two)
   assert drop.reason == clips.SEVERAL
   made = results(path, two, single=False)
-  keys = [(c.key, len(c.frames)) for c in made if isinstance(c, records.Clip)]
+  keys = [(c.key, len(c.frames)) for c in made if isinstance(c, Clip)]
   assert sorted(keys) == [
     ('ann/one#0', 30), ('ann/one#1', 30), ('ann/one#2', 30),
   ]  # fmt: skip
@@ -386,8 +388,8 @@ def test_verdicts():
 def test_corrected_sound_is_in_step(tmp_path):
   (clip,) = results(film(tmp_path / 'a.mkv'), analysis(60))
   assert np.flatnonzero(clip.wave > 15000).tolist() == [0, 16000, 32000]
-  late = records.check(offset.corrected(clip, 4, 0.5))
-  early = records.check(offset.corrected(clip, -4, 0.5))
+  late = check_clip(offset.corrected(clip, 4, 0.5))
+  early = check_clip(offset.corrected(clip, -4, 0.5))
   # A click heard at frame 25 belongs to frame 21, or to frame 29.
   assert late.frames == clip.frames[:56] and early.frames == clip.frames[4:]
   assert np.flatnonzero(late.wave > 15000).tolist() == [21 * 640, 46 * 640]
@@ -467,7 +469,7 @@ def test_an_expert_filters_without_detecting(built, monkeypatch):
   kept = next(row for row in rows if not row['reason'])
   _, data, facts = stages.record(kept)
   assert facts.offset == 3 and facts.frames == kept['frames'] - 3
-  assert records.decode(data, kept['key']).confidence == 0.5
+  assert decode_clip(data, kept['key']).confidence == 0.5
 
 
 # Whole builds
@@ -563,7 +565,7 @@ def test_every_clip_is_accounted_for(built):
   lines = [json.loads(v) for v in (out / 'rejected.jsonl').open()]
   assert {v['key']: v['reason'] for v in lines} == BAD
   assert len(lines) == len(BAD)
-  sources = {s: records.Source(out, s) for s in ('train', 'val', 'test')}
+  sources = {s: ClipDataset(out, s) for s in ('train', 'val', 'test')}
   keys = [key for source in sources.values() for key in source.keys]
   found = list((folder / 'mvlrs_v1').rglob('*.mp4'))
   assert len(set(keys)) == len(keys) == 6
@@ -572,7 +574,7 @@ def test_every_clip_is_accounted_for(built):
     lists = (folder / f'{split}.txt').read_text()
     assert all(key in lists for key in source.keys)
     for i in range(len(source)):
-      records.check(source[i])
+      check_clip(source[i])
   assert 'train: 7 found, 2 kept' in said
   assert '1 several faces' in said and 'val: 2 found, 2 kept' in said
   page = (out / 'stats.html').read_text()
@@ -603,15 +605,15 @@ def test_preprocessed_gives_the_same_windows(built, tmp_path):
   """The seed's cache of the same clips: same keys, sound and pictures."""
   folder, out, _ = built
   root = tmp_path / 'cache'
-  train = records.Source(out, 'train')
+  train = ClipDataset(out, 'train')
   for i, key in enumerate(train.keys):
     dump(train[i], folder / 'mvlrs_v1/main' / f'{key}.mp4', root / key)
   (tmp_path / 'train.txt').write_text('\n'.join(train.keys))
   build(root, tmp_path / 'out', layout='lrs2_preprocessed')
-  theirs = records.Source(tmp_path / 'out', 'train')
+  theirs = ClipDataset(tmp_path / 'out', 'train')
   assert theirs.keys == train.keys
   plans = [
-    windows.plan(s.frames, s.columns, s.speakers, 'generator')
+    windows.index_windows(s.frames, s.columns, s.speakers, 'generator')
     for s in (train, theirs)
   ]
   for name in ('clips', 'starts', 'spans', 'first'):
@@ -667,15 +669,15 @@ def test_shards_do_not_depend_on_order():
 def test_damage_in_the_cache_is_seen(built, tmp_path):
   _, out, _ = built
   pack = next((out / 'cache/clips').rglob('*.tfrecord'))
-  while not shards.read_index(pack).keys:
+  while not tfrecord.read_index(pack).keys:
     pack.unlink()
     pack = next((out / 'cache/clips').rglob('*.tfrecord'))
   copy = tmp_path / pack.name
   data = bytearray(pack.read_bytes())
   data[len(data) // 2] ^= 1
   copy.write_bytes(data)
-  shutil.copy(shards.index_name(str(pack)), tmp_path)
-  with pytest.raises(shards.ShardError, match='record 0 is damaged'):
+  shutil.copy(tfrecord.index_name(str(pack)), tmp_path)
+  with pytest.raises(tfrecord.ShardError, match='record 0 is damaged'):
     stages.packed(str(copy), 0)
 
 
@@ -738,8 +740,8 @@ def test_killed_builds_come_to_the_same_end(built):
     os.killpg(running.pid, signal.SIGKILL)
     running.wait()
     for path in other.glob('*.tfrecord-?????-of-?????'):
-      shards.read_index(path)
-      assert all(data for _, data in shards.scan(path))
+      tfrecord.read_index(path)
+      assert all(data for _, data in tfrecord.scan_records(path))
   build(folder / 'mvlrs_v1', other)
   assert hashes(other) == hashes(out)
 
@@ -765,7 +767,7 @@ def test_folder_of_videos(shared, tmp_path):
     layout='videos',
     lists=False,
   )
-  source = records.Source(out, 'train')
+  source = ClipDataset(out, 'train')
   frames = dict(zip(source.keys, source.frames.tolist(), strict=True))
   assert {key.split('/')[0] for key in frames} == {*names, 'cut.mkv'}
   parts = [n for key, n in frames.items() if key.startswith('cut')]
@@ -787,7 +789,7 @@ def clip_of(path):
   made = [
     found
     for found in results(path, seen, single=False)
-    if isinstance(found, records.Clip)
+    if isinstance(found, Clip)
   ]
   return max(made, key=lambda found: len(found.frames))
 

@@ -10,20 +10,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lipsync_jax import (
-  audio,
-  augment,
-  data,
-  picks,
-  records,
-  resident,
-  shards,
+from lipsync_jax import audio
+from lipsync_jax.data import (
+  augmentation,
+  batches,
+  device_dataset,
+  sampler,
+  tfrecord,
   windows,
 )
+from lipsync_jax.data.clip import DATASET_NAME, ClipDataset, write_clips
 from lipsync_jax.faces import crop, landmarks
 from tests.helpers import synthetic_speech
 
-STILL = augment.Augment(
+STILL = augmentation.Augmentation(
   flip=1, brightness=0, contrast=0, saturation=0, hue=0, shift=0, scale=0,
   roll=0, mask_columns=0, mask_bins=0,
 )  # fmt: skip
@@ -33,7 +33,7 @@ STILL = augment.Augment(
 def source(tmp_path_factory):
   folder = tmp_path_factory.mktemp('split')
   synthetic_speech.build(folder, {'ann': 4, 'bob': 3, 'cy': 1}, frames=24)
-  return records.Source(folder, 'train')
+  return ClipDataset(folder, 'train')
 
 
 @pytest.fixture(scope='module')
@@ -43,9 +43,9 @@ def big(tmp_path_factory):
   clip = synthetic_speech.clip('ann/0', 17, side=16)
   made = [dataclasses.replace(clip, key=f'ann/{i}') for i in range(200)]
   for i in range(4):
-    name = shards.shard_name(records.NAME, 'train', i, 4)
-    records.write(folder / name, made[i::4])
-  return records.Source(folder, 'train')
+    name = tfrecord.shard_name(DATASET_NAME, 'train', i, 4)
+    write_clips(folder / name, made[i::4])
+  return ClipDataset(folder, 'train')
 
 
 def equal(a, b):
@@ -67,12 +67,12 @@ def face(clip, frame, size):
 
 
 def test_generator_example_is_what_inference_sees(source):
-  plan = data.plan(source, 'generator')
+  plan = batches.index_dataset(source, 'generator')
   rng = np.random.default_rng(0)
   for item in range(len(plan)):
     pick = synthetic_speech.pick(item, rng, plan)
     clip = source[int(pick['clip'])]
-    got = data.example(pick, source, 'generator', 32)
+    got = batches.read_example(pick, source, 'generator', 32)
     f, r = int(pick['frame']), int(pick['start'])
     for k in range(5):
       np.testing.assert_array_equal(got['target'][k], face(clip, f + k, 32))
@@ -87,11 +87,11 @@ def test_generator_example_is_what_inference_sees(source):
 
 
 def test_syncnet_example(source):
-  plan = data.plan(source, 'syncnet', elsewhere=0.5)
+  plan = batches.index_dataset(source, 'syncnet', elsewhere=0.5)
   rng, labels = np.random.default_rng(0), set()
   for item in [*range(len(plan))] * 3:
     pick = synthetic_speech.pick(item, rng, plan)
-    got = data.example(pick, source, 'syncnet', 32)
+    got = batches.read_example(pick, source, 'syncnet', 32)
     f, s = int(pick['frame']), int(pick['start'])
     clip, other = source[int(pick['clip'])], source[int(pick['other'])]
     assert got['frames'].shape == (16, 32, 15)
@@ -108,9 +108,9 @@ def test_syncnet_example(source):
 
 
 def test_contrastive_example(source):
-  plan = data.plan(source, 'contrastive', group=3)
+  plan = batches.index_dataset(source, 'contrastive', group=3)
   pick = synthetic_speech.pick(2, np.random.default_rng(0), plan)
-  got = data.example(pick, source, 'contrastive', 32)
+  got = batches.read_example(pick, source, 'contrastive', 32)
   assert got['frames'].shape == (3, 16, 32, 15)
   assert got['mel'].shape == (3, 80, 16, 1)
   clip = source[int(pick['clip'])]
@@ -128,21 +128,23 @@ def test_contrastive_example(source):
 
 
 def test_edges_are_silent(source):
-  plan = data.plan(source, 'generator', edges=True)
+  plan = batches.index_dataset(source, 'generator', edges=True)
   pick = synthetic_speech.pick(0, np.random.default_rng(0), plan)
   pick |= {'frame': np.int32(0), 'start': np.int32(9)}
   pick = {k: np.asarray(v) for k, v in pick.items()}
-  got = data.example(pick, source, 'generator', 16)['mels'][0, ..., 0]
+  got = batches.read_example(pick, source, 'generator', 16)['mels'][0, ..., 0]
   assert (got[:, :7] == audio.SILENCE).all()  # floor(3.2 * -2) is -7
   np.testing.assert_array_equal(got[:, 7:], source[0].mel[:, :9])
 
 
 def test_ready_masks_the_lower_half(source):
-  plan = data.plan(source, 'generator')
+  plan = batches.index_dataset(source, 'generator')
   pick = synthetic_speech.pick(0, np.random.default_rng(0), plan)
-  wire = data.example(pick, source, 'generator', 32)
+  wire = batches.read_example(pick, source, 'generator', 32)
   for xnp in (np, jnp):
-    got = data.ready({k: xnp.asarray(v) for k, v in wire.items()}, xnp)
+    got = batches.to_model_inputs(
+      {k: xnp.asarray(v) for k, v in wire.items()}, xnp
+    )
     target = wire['target'].astype(np.float32) / 255
     np.testing.assert_allclose(got['target'], target, atol=1e-7)
     assert got['face'].shape == (5, 32, 32, 6) and 'reference' not in got
@@ -156,10 +158,10 @@ def test_ready_masks_the_lower_half(source):
 
 def test_flip_is_the_same_for_all_frames_and_leaves_the_sound(source):
   for kind in windows.KINDS:
-    plan = data.plan(source, kind)
+    plan = batches.index_dataset(source, kind)
     pick = synthetic_speech.pick(1, np.random.default_rng(0), plan)
-    plain = data.example(pick, source, kind, 32)
-    flipped = data.example(pick, source, kind, 32, change=STILL)
+    plain = batches.read_example(pick, source, kind, 32)
+    flipped = batches.read_example(pick, source, kind, 32, change=STILL)
     for name in plain:
       want = plain[name]
       if name == 'frames':
@@ -171,20 +173,20 @@ def test_flip_is_the_same_for_all_frames_and_leaves_the_sound(source):
 
 def test_nothing_changed_is_identity(source):
   zero = dataclasses.replace(STILL, flip=0)
-  plan = data.plan(source, 'generator')
+  plan = batches.index_dataset(source, 'generator')
   pick = synthetic_speech.pick(1, np.random.default_rng(0), plan)
   equal(
-    data.example(pick, source, 'generator', 32),
-    data.example(pick, source, 'generator', 32, change=zero),
+    batches.read_example(pick, source, 'generator', 32),
+    batches.read_example(pick, source, 'generator', 32, change=zero),
   )
 
 
 def test_noise_changes_sound_alone_and_is_one_stretch(source):
   change = dataclasses.replace(STILL, flip=0, noise=1, loud=0, quiet=1)
-  plan = data.plan(source, 'generator')
+  plan = batches.index_dataset(source, 'generator')
   pick = synthetic_speech.pick(1, np.random.default_rng(0), plan)
-  plain = data.example(pick, source, 'generator', 16)
-  noisy = data.example(pick, source, 'generator', 16, change=change)
+  plain = batches.read_example(pick, source, 'generator', 16)
+  noisy = batches.read_example(pick, source, 'generator', 16, change=change)
   assert np.abs(noisy['mel'] - plain['mel']).mean() > 0.05
   np.testing.assert_array_equal(noisy['target'], plain['target'])
   # The third frame's own window is the shared one.
@@ -193,8 +195,8 @@ def test_noise_changes_sound_alone_and_is_one_stretch(source):
 
 def test_restored_anywhere_the_rest_is_the_same(big):
   """All 200 positions; state under 10 kB."""
-  plan = data.plan(big, 'generator')
-  made = iter(data.batches(big, plan, 1, 16, seed=7, threads=1))
+  plan = batches.index_dataset(big, 'generator')
+  made = iter(batches.example_batches(big, plan, 1, 16, seed=7, threads=1))
   states, rows = [], []
   for _ in range(200):
     states.append(json.loads(json.dumps(made.get_state())))
@@ -205,7 +207,7 @@ def test_restored_anywhere_the_rest_is_the_same(big):
     made.set_state(states[k])
     for j in range(k, 200 if k % 100 == 99 else k + 1):
       equal(next(made), rows[j])
-  fresh = iter(data.batches(big, plan, 1, 16, seed=7, threads=3))
+  fresh = iter(batches.example_batches(big, plan, 1, 16, seed=7, threads=3))
   fresh.set_state(states[150])
   equal(next(fresh), rows[150])
 
@@ -214,8 +216,8 @@ def test_restored_anywhere_the_rest_is_the_same(big):
 def test_picks_restored_at_every_position_give_all_the_rest(big, batch):
   """The next batch and, since the state after it is the one that was seen
   there, all that follow; now and then these are drawn as well."""
-  plan = data.plan(big, 'syncnet')
-  made = iter(picks.batches(plan, batch, seed=3))
+  plan = batches.index_dataset(big, 'syncnet')
+  made = iter(sampler.sample_batches(plan, batch, seed=3))
   states, rows = [], []
   for _ in range(240 // batch):  # beyond the epoch's end
     states.append(made.get_state())
@@ -230,10 +232,10 @@ def test_picks_restored_at_every_position_give_all_the_rest(big, batch):
 
 @pytest.mark.parametrize('processes', [1, 2, 4])
 def test_processes_share_an_epoch_exactly(big, processes):
-  plan = data.plan(big, 'generator')
-  alone = picks.Picks(plan, 8, seed=1)
+  plan = batches.index_dataset(big, 'generator')
+  alone = sampler.BatchSampler(plan, 8, seed=1)
   parts = [
-    picks.Picks(plan, 8, seed=1, process=(p, processes))
+    sampler.BatchSampler(plan, 8, seed=1, process=(p, processes))
     for p in range(processes)
   ]
   seen = []
@@ -247,12 +249,12 @@ def test_processes_share_an_epoch_exactly(big, processes):
 
 
 def test_order_depends_on_the_seed_alone(source):
-  plan = data.plan(source, 'generator')
+  plan = batches.index_dataset(source, 'generator')
 
   def first(seed, threads):
     return next(
-      iter(data.batches(source, plan, 4, 16, seed=seed, threads=threads,
-                        change=augment.Augment(noise=0.5)))
+      iter(batches.example_batches(source, plan, 4, 16, seed=seed, threads=threads,
+                        change=augmentation.Augmentation(noise=0.5)))
     )  # fmt: skip
 
   equal(first(5, 1), first(5, 6))
@@ -261,10 +263,10 @@ def test_order_depends_on_the_seed_alone(source):
 
 @pytest.mark.parametrize('processes', [1, 2])
 def test_validation_covers_a_split_once_and_masks_the_rest(source, processes):
-  plan = data.plan(source, 'syncnet')
+  plan = batches.index_dataset(source, 'syncnet')
   got, mask = [], []
   for p in range(processes):
-    made = data.batches(
+    made = batches.example_batches(
       source, plan, 6, 16, rounds=1, process=(p, processes), threads=1
     )
     for batch in made:
@@ -276,39 +278,41 @@ def test_validation_covers_a_split_once_and_masks_the_rest(source, processes):
 
 
 def test_batches_that_cannot_be_shared(source):
-  plan = data.plan(source, 'syncnet')
-  with pytest.raises(picks.PickError, match='multiple of 4'):
-    picks.Picks(plan, 6, process=(0, 4))
+  plan = batches.index_dataset(source, 'syncnet')
+  with pytest.raises(sampler.SamplerError, match='multiple of 4'):
+    sampler.BatchSampler(plan, 6, process=(0, 4))
 
 
 def test_damage_stops_training_with_its_place(big, tmp_path):
-  for path in shards.find(big.folder, 'train'):
-    for name in (path, shards.index_name(path)):
+  for path in tfrecord.find_shards(big.folder, 'train'):
+    for name in (path, tfrecord.index_name(path)):
       target = tmp_path / name.rpartition('/')[2]
       target.write_bytes(open(name, 'rb').read())  # noqa: SIM115
-  path, at = shards.Shards(tmp_path, 'train').where(120)
+  path, at = tfrecord.TFRecordReader(tmp_path, 'train').where(120)
   content = bytearray(open(path, 'rb').read())  # noqa: SIM115
   content[at + 500] ^= 4
   (tmp_path / path.rpartition('/')[2]).write_bytes(content)
-  source = records.Source(tmp_path, 'train')
-  made = data.batches(source, data.plan(source, 'generator'), 8, 16, rounds=1)
-  with pytest.raises(shards.ShardError, match=f'byte {at}'):
+  source = ClipDataset(tmp_path, 'train')
+  made = batches.example_batches(
+    source, batches.index_dataset(source, 'generator'), 8, 16, rounds=1
+  )
+  with pytest.raises(tfrecord.ShardError, match=f'byte {at}'):
     for _ in made:
       pass
 
 
 def test_pair_is_what_the_generator_sees_where_mouths_differ_most(source):
-  plan = data.plan(source, 'pair')
+  plan = batches.index_dataset(source, 'pair')
   pick = synthetic_speech.pick(0, np.random.default_rng(0), plan)
   clip = source[int(pick['clip'])]
   opening = landmarks.lip_openings(clip.points, clip.crops)
-  got = data.example(pick, source, 'pair', 32)
+  got = batches.read_example(pick, source, 'pair', 32)
   assert 'mel' not in got
   apart = np.abs(np.diff(opening[pick['frame']], axis=-1)).ravel()
   assert abs(np.diff(opening[got['frame']])[0]) == apart.max()
   for k, f in enumerate(got['frame']):
     at = {'frame': f, 'other': pick['clip'], 'start': np.int32(0)}
-    one = data.example(pick | at, source, 'generator', 32)
+    one = batches.read_example(pick | at, source, 'generator', 32)
     for name in ('mels', 'target'):
       np.testing.assert_array_equal(got[name][k], one[name][0])
 
@@ -318,9 +322,11 @@ def test_global_batches(source):
   sharding = jax.sharding.NamedSharding(
     mesh, jax.sharding.PartitionSpec('data')
   )
-  plan = data.plan(source, 'generator')
-  made = iter(data.batches(source, plan, 4, 16, seed=1, sharding=sharding))
-  plain = iter(data.batches(source, plan, 4, 16, seed=1))
+  plan = batches.index_dataset(source, 'generator')
+  made = iter(
+    batches.example_batches(source, plan, 4, 16, seed=1, sharding=sharding)
+  )
+  plain = iter(batches.example_batches(source, plan, 4, 16, seed=1))
   states = []
   for _ in range(5):
     states.append(made.get_state())
@@ -329,15 +335,15 @@ def test_global_batches(source):
     assert got['target'].sharding == sharding
     equal(got, next(plain))
   made.set_state(states[2])
-  again = iter(data.batches(source, plan, 4, 16, seed=1))
+  again = iter(batches.example_batches(source, plan, 4, 16, seed=1))
   for _ in range(2):
     next(again)
   equal(next(made), next(again))
 
 
 def test_sources_travel_to_other_processes(source):
-  plan = data.plan(source, 'generator')
-  made = picks.Picks(plan, 4, seed=1)
+  plan = batches.index_dataset(source, 'generator')
+  made = sampler.BatchSampler(plan, 4, seed=1)
   equal(pickle.loads(pickle.dumps(made))[9], made[9])
   assert len(pickle.dumps(source)) < 10_000
 
@@ -345,31 +351,47 @@ def test_sources_travel_to_other_processes(source):
 @pytest.mark.parametrize('kind', windows.KINDS)
 @pytest.mark.parametrize('lead', [audio.CENTERED_LEAD, Fraction(0)])
 def test_resident_equals_streamed(source, kind, lead):
-  plan = data.plan(source, kind, lead=lead, edges=True, elsewhere=0.9)
-  store = resident.load(source, 32)
-  run = jax.jit(
-    lambda store, row: resident.sample(store, row, kind=kind, lead=lead)
+  plan = batches.index_dataset(
+    source, kind, lead=lead, edges=True, elsewhere=0.9
   )
-  streamed = iter(data.batches(source, plan, 4, 32, lead=lead, seed=2))
-  for row, _ in zip(picks.batches(plan, 4, seed=2), range(5), strict=False):
+  store = device_dataset.load_dataset(source, 32)
+  run = jax.jit(
+    lambda store, row: device_dataset.sample_batch(
+      store, row, kind=kind, lead=lead
+    )
+  )
+  streamed = iter(
+    batches.example_batches(source, plan, 4, 32, lead=lead, seed=2)
+  )
+  for row, _ in zip(
+    sampler.sample_batches(plan, 4, seed=2), range(5), strict=False
+  ):
     equal(run(store, row), next(streamed))
 
 
 def test_resident_augments_alike(source):
-  change = augment.Augment(shift=0.05, scale=0.1, roll=8, mask_bins=20)
-  plan = data.plan(source, 'generator')
-  still = resident.load(source, 32)
-  store = resident.load(source, 32, change)
+  change = augmentation.Augmentation(
+    shift=0.05, scale=0.1, roll=8, mask_bins=20
+  )
+  plan = batches.index_dataset(source, 'generator')
+  still = device_dataset.load_dataset(source, 32)
+  store = device_dataset.load_dataset(source, 32, change)
   assert store.images.shape[1] == 32 + 2 * change.margin(32)
   margin = change.margin(32)
   middle = slice(margin, margin + 32)
   np.testing.assert_array_equal(store.images[:, middle, middle], still.images)
   run = jax.jit(
-    lambda p: resident.sample(store, p, kind='generator', change=change)
+    lambda p: device_dataset.sample_batch(
+      store, p, kind='generator', change=change
+    )
   )
-  streamed = iter(data.batches(source, plan, 4, 32, seed=2, change=change))
-  plain = iter(data.batches(source, plan, 4, 32, seed=2))
-  for row, _ in zip(picks.batches(plan, 4, seed=2), range(2), strict=False):
+  streamed = iter(
+    batches.example_batches(source, plan, 4, 32, seed=2, change=change)
+  )
+  plain = iter(batches.example_batches(source, plan, 4, 32, seed=2))
+  for row, _ in zip(
+    sampler.sample_batches(plan, 4, seed=2), range(2), strict=False
+  ):
     got, want, off = run(row), next(streamed), next(plain)
     for name in ('mel', 'mels', 'clip', 'frame'):
       np.testing.assert_array_equal(got[name], want[name])
@@ -381,10 +403,10 @@ def test_resident_augments_alike(source):
 
 
 def test_resident_refuses_noise(source):
-  store = resident.load(source, 16)
-  plan = data.plan(source, 'syncnet')
-  row = next(iter(picks.batches(plan, 2)))
-  with pytest.raises(data.DataError, match='noise'):
-    resident.sample(
-      store, row, kind='syncnet', change=augment.Augment(noise=0.1)
+  store = device_dataset.load_dataset(source, 16)
+  plan = batches.index_dataset(source, 'syncnet')
+  row = next(iter(sampler.sample_batches(plan, 2)))
+  with pytest.raises(batches.DataError, match='noise'):
+    device_dataset.sample_batch(
+      store, row, kind='syncnet', change=augmentation.Augmentation(noise=0.1)
     )

@@ -18,10 +18,10 @@ from lipsync_jax.media import (
   decoder,
   decoder_protocol,
   decoder_worker,
-  types,
   video_reader,
   video_writer,
 )
+from lipsync_jax.media.types import Color, Video, View
 
 Fraction = fractions.Fraction
 POSIX = pytest.mark.skipif(os.name != 'posix', reason='signals of POSIX')
@@ -53,7 +53,7 @@ def clip(folder, count=40, **options):
 def test_pictures_are_those_of_this_process(tmp_path, suffix, options):
   path = tmp_path / f'a.{suffix}'
   media_test.film(path, media_test.even(30), **options)
-  for view in (None, types.View(2, True, (2, -1, 0, 20))):
+  for view in (None, View(2, True, (2, -1, 0, 20))):
     video = video_reader.probe_video(path, view)
     assert decoder.probe_video(path, view) == video
     frames = list(video_reader.read_frames(video))
@@ -230,8 +230,8 @@ def test_no_process_outlives_the_program(tmp_path):
 
 def test_messages_return_as_they_were():
   pipe = io.BytesIO()
-  colour = types.Color(9, 1, 9, 16, 10)
-  video = types.Video(
+  colour = Color(9, 1, 9, 16, 10)
+  video = Video(
     'ü\udcff',
     4,
     2,

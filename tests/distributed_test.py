@@ -8,7 +8,8 @@ import subprocess
 
 import pytest
 
-from lipsync_jax import cartoons, checkpoint, metrics
+from lipsync_jax import checkpoint, metrics
+from lipsync_jax.data import synthetic
 from tests.helpers import train_command
 
 pytestmark = pytest.mark.slow
@@ -69,7 +70,7 @@ def losses(workdir) -> list[float]:
 @pytest.fixture(scope='module')
 def clips(tmp_path_factory):
   folder = tmp_path_factory.mktemp('cartoons')
-  cartoons.build(folder, seed=0, speakers=2, frames=40)
+  synthetic.build_dataset(folder, seed=0, speakers=2, frames=40)
   return folder
 
 

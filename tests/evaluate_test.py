@@ -9,7 +9,9 @@ import jax
 import numpy as np
 import pytest
 
-from lipsync_jax import cartoons, charts, evaluate, page, records, report
+from lipsync_jax import charts, evaluate, page, report
+from lipsync_jax.data import synthetic
+from lipsync_jax.data.clip import write_clips
 
 
 def weights(path, network, width=0.05):
@@ -37,10 +39,12 @@ def weights(path, network, width=0.05):
 def drawn(tmp_path_factory):
   folder = tmp_path_factory.mktemp('drawn')
   clips = [
-    cartoons.clip(f'{name}/{i:05d}', 45, 0) for name in 'ab' for i in range(2)
+    synthetic.synthetic_clip(f'{name}/{i:05d}', 45, 0)
+    for name in 'ab'
+    for i in range(2)
   ]
   path = folder / 'lipsync_clips-test.tfrecord-00000-of-00001'
-  records.write(path, clips)
+  write_clips(path, clips)
   return folder
 
 

@@ -4,18 +4,26 @@ import av
 import numpy as np
 import pytest
 
-from lipsync_jax import cartoons, data, film, records
+from lipsync_jax import film
+from lipsync_jax.data import synthetic
+from lipsync_jax.data.batches import (
+  decode_crops,
+  example_batches,
+  index_dataset,
+  to_model_inputs,
+)
+from lipsync_jax.data.clip import ClipDataset
 
 
 @pytest.fixture
 def source(tmp_path):
-  cartoons.build(tmp_path, seed=0, speakers=1, frames=33)
-  return records.Source(tmp_path, 'val')
+  synthetic.build_dataset(tmp_path, seed=0, speakers=1, frames=33)
+  return ClipDataset(tmp_path, 'val')
 
 
 def parts(batch):
   """As the recipe's `show`, with a grey generator."""
-  ready = data.ready(batch)
+  ready = to_model_inputs(batch)
   made = np.full_like(ready['target'], 0.5)
   return {'face': ready['face'], 'made': made, 'true': ready['target']}
 
@@ -27,7 +35,7 @@ def test_film_shows_every_whole_window_once(batch, source):
   shown = np.stack(list(film.frames(batches, parts)))
   assert shown.shape == (30, size, 4 * size, 3)
   for i in (0, 7, 29):
-    window = data.images(clip, i - i % 5 + np.arange(5), size)
+    window = decode_crops(clip, i - i % 5 + np.arange(5), size)
     np.testing.assert_array_equal(shown[i, :, 3 * size :], window[i % 5])
     np.testing.assert_array_equal(
       shown[i, : size // 2, size : 2 * size], window[i % 5, : size // 2]
@@ -35,14 +43,14 @@ def test_film_shows_every_whole_window_once(batch, source):
     assert not shown[i, size // 2 :, size : 2 * size].any()
     assert (shown[i, :, 2 * size : 3 * size] == 128).all()
   # References are from the farther end.
-  last, begin = (data.images(clip, at + np.arange(5), size) for at in (28, 0))
+  last, begin = (decode_crops(clip, at + np.arange(5), size) for at in (28, 0))
   np.testing.assert_array_equal(shown[0, :, :size], last[0])
   np.testing.assert_array_equal(shown[29, :, :size], begin[4])
 
 
 def test_windows_have_the_shapes_of_validation(source):
-  plan = data.plan(source, 'generator')
-  usual = next(iter(data.batches(source, plan, 4, 96, rounds=1)))
+  plan = index_dataset(source, 'generator')
+  usual = next(iter(example_batches(source, plan, 4, 96, rounds=1)))
   (mine, _) = film.windows(source, 0, 96, 4)
   assert mine.keys() == usual.keys()
   for name, value in usual.items():

@@ -6,7 +6,8 @@ import os
 import numpy as np
 import pytest
 
-from lipsync_jax import judge, lse, records, takes
+from lipsync_jax import judge, lse, takes
+from lipsync_jax.data.clip import ClipDataset
 
 
 def talk(rng, count=60, d=16):
@@ -129,7 +130,7 @@ def test_a_trained_judge_finds_every_shift():
       'set LIPSYNC_JAX_SHARDS to shards whose test split the judge has not seen'
     )
   least = float(os.environ.get('LIPSYNC_JAX_LEAST', '2'))
-  net, source = judge.load(weights), records.Source(shards, 'test')
+  net, source = judge.load(weights), ClipDataset(shards, 'test')
   groups = takes.groups(source, least)[::3]
   right, near = [], []
   for group in groups:

@@ -10,13 +10,8 @@ import av
 import numpy as np
 import pytest
 
-from lipsync_jax.media import (
-  audio_reader,
-  types,
-  video_reader,
-  video_writer,
-  yuv,
-)
+from lipsync_jax.media import audio_reader, video_reader, video_writer, yuv
+from lipsync_jax.media.types import View
 
 Fraction = fractions.Fraction
 
@@ -178,7 +173,7 @@ def test_rotated_video_stands_upright(tmp_path, rotation, hflip):
 
 def test_view_resizes_then_rotates_then_crops(tmp_path):
   path = film(tmp_path / 'a.mp4', even(2), size=(192, 128))
-  view = types.View(resize_factor=2, rotate=True, crop=(10, -1, 0, 41))
+  view = View(resize_factor=2, rotate=True, crop=(10, -1, 0, 41))
   video = video_reader.probe_video(path, view)
   assert (video.width, video.height) == (40, 86)
   got = yuv.to_rgb(video, next(video_reader.read_frames(video))).astype(int)
@@ -189,7 +184,7 @@ def test_view_resizes_then_rotates_then_crops(tmp_path):
   want = np.rot90(whole, -1)[10:, :40].astype(int)
   assert np.abs(got - want).mean() < 2
   with pytest.raises(video_reader.MediaError, match='nothing is left'):
-    video_reader.probe_video(path, types.View(crop=(10, 10, 0, -1)))
+    video_reader.probe_video(path, View(crop=(10, 10, 0, -1)))
 
 
 def test_odd_sizes_lose_a_row_and_a_column(tmp_path):
@@ -379,7 +374,7 @@ def test_vertical_pixels_and_tags_reach_the_output(tmp_path):
   assert video.sar == again.sar == Fraction(4, 3)
   assert video.colour == again.colour
   assert video.colour.matrix == 6
-  turned = video_reader.probe_video(path, types.View(rotate=True))
+  turned = video_reader.probe_video(path, View(rotate=True))
   assert turned.sar == Fraction(3, 4)
 
 

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from data_prep import pack
-from lipsync_jax import cartoons, data, records, resident, shards
+from lipsync_jax.data import batches, device_dataset, synthetic, tfrecord
+from lipsync_jax.data.clip import DATASET_NAME, Clip, ClipDataset, write_clips
 from lipsync_jax.faces import landmarks
 
 
-def speaking(clip: records.Clip) -> records.Clip:
+def speaking(clip: Clip) -> Clip:
   """The clip with landmarks whose lips part and close."""
   points = clip.points.copy()
   points[:, landmarks.LOWER_LIP, 1] += 3 + 3 * np.sin(np.arange(len(points)))
@@ -25,8 +26,11 @@ def ways(tmp_path_factory):
   before.mkdir()
   for split in pack.SPLITS:
     keys = [f'{split}{i % 2}/{i:05d}' for i in range(3)]
-    made = [speaking(cartoons.clip(k, 30 + i, 0)) for i, k in enumerate(keys)]
-    records.write(before / shards.shard_name(records.NAME, split, 0, 1), made)
+    made = [
+      speaking(synthetic.synthetic_clip(k, 30 + i, 0))
+      for i, k in enumerate(keys)
+    ]
+    write_clips(before / tfrecord.shard_name(DATASET_NAME, split, 0, 1), made)
   words = [str(before), str(folder / 'wire'), '--crf=16', '--pieces=2']
   assert pack.main(['pack', *words]) == 0
   assert pack.main(['unpack', str(folder / 'wire'), str(after)]) == 0
@@ -35,13 +39,16 @@ def ways(tmp_path_factory):
 
 @pytest.mark.parametrize('split', pack.SPLITS)
 def test_pictures_and_sound_come_back(ways, split):
-  before, after = (records.Source(folder, split) for folder in ways)
+  before, after = (ClipDataset(folder, split) for folder in ways)
   assert sorted(before.keys) == sorted(after.keys)
   for i, key in enumerate(before.keys):
     one, two = before[i], after[after.keys.index(key)]
     assert len(one.frames) == len(two.frames)
     assert one.wave.shape == two.wave.shape and one.mel.shape == two.mel.shape
-    made = [resident.cut(clip, 96, 0).astype(float) for clip in (one, two)]
+    made = [
+      device_dataset.stored_crops(clip, 96, 0).astype(float)
+      for clip in (one, two)
+    ]
     gaps = [np.abs(made[0][:-1] - made[1][k : k + len(made[0]) - 1])
             for k in (0, 1)]  # fmt: skip
     assert gaps[0].mean() < 3 and gaps[0].mean() < gaps[1].mean()
@@ -61,9 +68,9 @@ def test_pictures_and_sound_come_back(ways, split):
 
 
 def test_what_was_unpacked_can_be_trained_on(ways):
-  source = records.Source(ways[1], 'train')
-  plan = data.plan(source, 'contrastive', group=4)
-  batch = next(iter(data.batches(source, plan, 2, 96, threads=1)))
+  source = ClipDataset(ways[1], 'train')
+  plan = batches.index_dataset(source, 'contrastive', group=4)
+  batch = next(iter(batches.example_batches(source, plan, 2, 96, threads=1)))
   assert batch['frames'].shape == (2, 4, 48, 96, 15)
 
 

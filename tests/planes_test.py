@@ -7,13 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lipsync_jax.media import types, yuv
+from lipsync_jax.media import yuv
+from lipsync_jax.media.types import Color, Frame, Video
 
 Fraction = fractions.Fraction
 
 
-def video(width=64, height=48, matrix=1, range=1, depth=8) -> types.Video:
-  return types.Video(
+def video(width=64, height=48, matrix=1, range=1, depth=8) -> Video:
+  return Video(
     path='',
     width=width,
     height=height,
@@ -21,26 +22,26 @@ def video(width=64, height=48, matrix=1, range=1, depth=8) -> types.Video:
     duration=Fraction(1),
     start=Fraction(0),
     pix_fmt='yuv420p' if depth == 8 else 'yuv420p10le',
-    colour=types.Color(matrix, range, depth=depth),
+    colour=Color(matrix, range, depth=depth),
   )
 
 
-def noise(width=64, height=48, depth=8, seed=0) -> types.Frame:
+def noise(width=64, height=48, depth=8, seed=0) -> Frame:
   rng = np.random.default_rng(seed)
   kind = np.uint8 if depth == 8 else np.uint16
   sizes = (height, width), *[(height // 2, width // 2)] * 2
   made = [rng.integers(0, 2**depth, size).astype(kind) for size in sizes]
-  return types.Frame(0, Fraction(0), tuple(made))
+  return Frame(0, Fraction(0), tuple(made))
 
 
-def smooth(width=64, height=48) -> types.Frame:
+def smooth(width=64, height=48) -> Frame:
   """Gradients: chroma interpolation cannot matter."""
   y, x = np.mgrid[:height, :width].astype(np.float32)
   luma = 30 + 180 * x / width
   u, v = 90 + 70 * y / height, 160 - 60 * x / width
   made = luma, u[::2, ::2], v[::2, ::2]
   made = tuple(np.rint(p).astype(np.uint8) for p in made)
-  return types.Frame(0, Fraction(0), made)
+  return Frame(0, Fraction(0), made)
 
 
 # R, G, B from Y', Cb, Cr as printed in BT.601 and BT.709, written out anew.
@@ -90,9 +91,9 @@ def test_rgb_agrees_with_swscale(matrix, range):
 
 
 def test_untagged_colour_uses_the_assumed_matrix():
-  assert types.Color(2, assumed=6).weights == (0.299, 0.114)
-  assert types.Color(2, assumed=1).weights == (0.2126, 0.0722)
-  assert not types.Color().full
+  assert Color(2, assumed=6).weights == (0.299, 0.114)
+  assert Color(2, assumed=1).weights == (0.2126, 0.0722)
+  assert not Color().full
 
 
 @settings(max_examples=50, deadline=None)

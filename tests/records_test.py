@@ -13,12 +13,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lipsync_jax import examples, records, shards
+from lipsync_jax.data import tf_example, tfrecord
+from lipsync_jax.data.clip import (
+  DATASET_NAME,
+  Clip,
+  ClipDataset,
+  RecordError,
+  clip_info,
+  decode_clip,
+  encode_clip,
+  rebuild_index,
+  write_clips,
+  write_encoded_clips,
+  write_tfds_info,
+)
 from tests.helpers import synthetic_speech
 
 
-def same(a: records.Clip, b: records.Clip) -> None:
-  for field in dataclasses.fields(records.Clip):
+def same(a: Clip, b: Clip) -> None:
+  for field in dataclasses.fields(Clip):
     one, two = getattr(a, field.name), getattr(b, field.name)
     np.testing.assert_array_equal(one, two, err_msg=field.name)
     if isinstance(one, np.ndarray):
@@ -38,8 +51,8 @@ def test_clip_comes_back():
   clip = dataclasses.replace(
     synthetic_speech.clip('ann/1#2'), offset=-2.0, confidence=5.5
   )
-  same(clip, records.decode(records.encode(clip), 'ann/1#2'))
-  assert records.encode(clip) == records.encode(clip)
+  same(clip, decode_clip(encode_clip(clip), 'ann/1#2'))
+  assert encode_clip(clip) == encode_clip(clip)
 
 
 fields = st.dictionaries(
@@ -61,10 +74,13 @@ def test_example_is_the_standards(given_fields):
   proto = pytest.importorskip(
     'tensorflow_datasets.proto.tf_example_generated_pb2'
   )
-  ours = examples.encode(given_fields)
+  ours = tf_example.encode_example(given_fields)
   message = proto.Example.FromString(ours)
   theirs = message.SerializeToString()
-  for decoded in (examples.decode(ours), examples.decode(theirs)):
+  for decoded in (
+    tf_example.decode_example(ours),
+    tf_example.decode_example(theirs),
+  ):
     assert decoded.keys() == given_fields.keys()
     for name, values in given_fields.items():
       kind = 'bytes_list' if isinstance(values, list) else 'float_list'
@@ -76,20 +92,20 @@ def test_example_is_the_standards(given_fields):
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=60))
 def test_any_bytes_decode_or_are_refused(data):
-  with contextlib.suppress(examples.ExampleError, UnicodeDecodeError):
-    examples.decode(data)
+  with contextlib.suppress(tf_example.ExampleError, UnicodeDecodeError):
+    tf_example.decode_example(data)
 
 
 def test_crc_is_the_published_one():
   # RFC 3720 B.4: crc32c of 32 zero bytes is 8A9136AA; then TFRecord's mask.
   crc = 0x8A9136AA
   masked = ((crc >> 15 | crc << 17) + 0xA282EAD8) % 2**32
-  assert shards.masked_crc(bytes(32)) == masked
+  assert tfrecord.masked_crc(bytes(32)) == masked
 
 
 def test_source_reads_every_clip(built):
   folder, made = built
-  source = records.Source(folder, 'train')
+  source = ClipDataset(folder, 'train')
   assert len(source) == 7
   by_key = {clip.key: clip for clip in made}
   assert set(source.keys) == set(by_key)
@@ -116,7 +132,7 @@ def test_every_flipped_bit_is_found(built):
   """200 flips at random bits of random records, frame and data alike."""
   folder, _ = built
   rng, found = np.random.default_rng(0), 0
-  source = shards.Shards(folder, 'train')
+  source = tfrecord.TFRecordReader(folder, 'train')
   for trial in range(200):
     i = trial % len(source)
     path, at = source.where(i)
@@ -126,8 +142,8 @@ def test_every_flipped_bit_is_found(built):
     edge = [*range(12), *range(length - 4, length)]
     byte = rng.choice(edge) if trial % 5 == 0 else rng.integers(length)
     before = flip(path, 8 * (at + int(byte)) + int(rng.integers(8)))
-    with pytest.raises(shards.ShardError) as error:
-      shards.Shards(folder, 'train').read(i)
+    with pytest.raises(tfrecord.ShardError) as error:
+      tfrecord.TFRecordReader(folder, 'train').read(i)
     assert str(path) in str(error.value) and f'byte {at}' in str(error.value)
     assert source.keys[i] in str(error.value)
     found += 1
@@ -139,90 +155,90 @@ def test_truncated_shard_is_an_error(built, tmp_path):
   folder, _ = built
   for path in folder.iterdir():
     (tmp_path / path.name).write_bytes(path.read_bytes())
-  whole = shards.Shards(tmp_path, 'train')
+  whole = tfrecord.TFRecordReader(tmp_path, 'train')
   path, at = whole.where(2)
   file = pathlib.Path(path)
   data = file.read_bytes()
   for size in (0, at, at + 5, at + 12, at + 400, len(data) - 1):
     file.write_bytes(data[:size])
-    with pytest.raises(shards.ShardError, match=f'ends at byte {size}'):
-      records.Source(tmp_path, 'train')
+    with pytest.raises(tfrecord.ShardError, match=f'ends at byte {size}'):
+      ClipDataset(tmp_path, 'train')
     if at <= size < at + 400:  # cut while it is open
-      with pytest.raises(shards.ShardError, match=f'byte {at}.*ends inside'):
+      with pytest.raises(tfrecord.ShardError, match=f'byte {at}.*ends inside'):
         whole.read(2)
     read = []
     if 0 < size != at:
-      with pytest.raises(shards.ShardError, match='ends inside'):
-        read.extend(shards.scan(path))
+      with pytest.raises(tfrecord.ShardError, match='ends inside'):
+        read.extend(tfrecord.scan_records(path))
   file.write_bytes(data + b'x')
-  with pytest.raises(shards.ShardError, match='another build'):
-    records.Source(tmp_path, 'train')
+  with pytest.raises(tfrecord.ShardError, match='another build'):
+    ClipDataset(tmp_path, 'train')
 
 
 def test_scan_gives_whole_records_then_fails(built, tmp_path):
   folder, _ = built
-  path = pathlib.Path(shards.find(folder, 'train')[0])
-  offsets = shards.read_index(path).offsets
+  path = pathlib.Path(tfrecord.find_shards(folder, 'train')[0])
+  offsets = tfrecord.read_index(path).offsets
   cut = tmp_path / 'cut'
   cut.write_bytes(path.read_bytes()[: offsets[2] + 50])
   read = []
-  with pytest.raises(shards.ShardError, match=f'byte {offsets[2]}'):
-    for at, data in shards.scan(cut):
-      read.append((at, records.decode(data).key))
+  with pytest.raises(tfrecord.ShardError, match=f'byte {offsets[2]}'):
+    for at, data in tfrecord.scan_records(cut):
+      read.append((at, decode_clip(data).key))
   assert [at for at, _ in read] == [*offsets[:2]]
   huge = struct.pack('<Q', 2**64 - 1)  # with a right checksum, not allocated
-  cut.write_bytes(huge + struct.pack('<I', shards.masked_crc(huge)))
-  with pytest.raises(shards.ShardError, match='ends inside'):
-    list(shards.scan(cut))
+  cut.write_bytes(huge + struct.pack('<I', tfrecord.masked_crc(huge)))
+  with pytest.raises(tfrecord.ShardError, match='ends inside'):
+    list(tfrecord.scan_records(cut))
 
 
 def test_damaged_index_is_found_and_rebuilt(built, tmp_path):
   folder, _ = built
   for path in folder.iterdir():
     (tmp_path / path.name).write_bytes(path.read_bytes())
-  path = shards.find(tmp_path, 'train')[1]
+  path = tfrecord.find_shards(tmp_path, 'train')[1]
   index = tmp_path / (path.rpartition('/')[2] + '.index')
   good, rng = index.read_bytes(), np.random.default_rng(1)
   for _ in range(50):
     flip(index, int(rng.integers(8 * len(good))))
-    with pytest.raises(shards.ShardError, match='index is damaged'):
-      records.Source(tmp_path, 'train')
+    with pytest.raises(tfrecord.ShardError, match='index is damaged'):
+      ClipDataset(tmp_path, 'train')
     index.write_bytes(good)
   for damage in (b'', good[:10], good[:-1], good + b'x'):
     index.write_bytes(damage)
-    with pytest.raises(shards.ShardError, match='index is damaged'):
-      records.Source(tmp_path, 'train')
-  records.reindex(path)
+    with pytest.raises(tfrecord.ShardError, match='index is damaged'):
+      ClipDataset(tmp_path, 'train')
+  rebuild_index(path)
   assert index.read_bytes() == good
   index.unlink()
-  with pytest.raises(shards.ShardError, match='no such file'):
-    records.Source(tmp_path, 'train')
+  with pytest.raises(tfrecord.ShardError, match='no such file'):
+    ClipDataset(tmp_path, 'train')
 
 
 def test_missing_shard_and_wrong_split(built, tmp_path):
   folder, _ = built
-  with pytest.raises(shards.ShardError, match="split 'val', found train"):
-    records.Source(folder, 'val')
+  with pytest.raises(tfrecord.ShardError, match="split 'val', found train"):
+    ClipDataset(folder, 'val')
   for path in folder.glob('*-00001-of-*'):
     (tmp_path / path.name).write_bytes(path.read_bytes())
-  with pytest.raises(shards.ShardError, match='shard 0 is missing'):
-    records.Source(tmp_path, 'train')
-  records.write(tmp_path / shards.shard_name('x', 'train', 0, 3), [])
-  with pytest.raises(shards.ShardError, match='two builds'):
-    records.Source(tmp_path, 'train')
+  with pytest.raises(tfrecord.ShardError, match='shard 0 is missing'):
+    ClipDataset(tmp_path, 'train')
+  write_clips(tmp_path / tfrecord.shard_name('x', 'train', 0, 3), [])
+  with pytest.raises(tfrecord.ShardError, match='two builds'):
+    ClipDataset(tmp_path, 'train')
 
 
 def test_record_of_another_key_is_found(built, tmp_path):
-  name = shards.shard_name(records.NAME, 'train', 0, 1)
+  name = tfrecord.shard_name(DATASET_NAME, 'train', 0, 1)
   clip = synthetic_speech.clip('ann/1', 17, 48)
-  wrong = ('ann/2', records.encode(clip), records.facts(clip))
-  records.write_encoded(tmp_path / name, [wrong])
-  with pytest.raises(records.RecordError, match=r'ann/2.*is of ann/1'):
-    records.Source(tmp_path, 'train')[0]
+  wrong = ('ann/2', encode_clip(clip), clip_info(clip))
+  write_encoded_clips(tmp_path / name, [wrong])
+  with pytest.raises(RecordError, match=r'ann/2.*is of ann/1'):
+    ClipDataset(tmp_path, 'train')[0]
   pair = [clip, clip]
-  records.write(tmp_path / name, pair)
-  with pytest.raises(shards.ShardError, match='twice'):
-    records.Source(tmp_path, 'train')
+  write_clips(tmp_path / name, pair)
+  with pytest.raises(tfrecord.ShardError, match='twice'):
+    ClipDataset(tmp_path, 'train')
 
 
 def test_shard_is_whole_or_absent(tmp_path):
@@ -231,7 +247,7 @@ def test_shard_is_whole_or_absent(tmp_path):
     raise RuntimeError('disk full')
 
   with pytest.raises(RuntimeError):
-    records.write(tmp_path / 'x', breaking())
+    write_clips(tmp_path / 'x', breaking())
   assert not list(tmp_path.iterdir())
 
 
@@ -248,8 +264,8 @@ def test_shard_is_whole_or_absent(tmp_path):
 )
 def test_bad_clips_are_refused(change, message):
   clip = dataclasses.replace(synthetic_speech.clip('ann/1'), **change)
-  with pytest.raises(records.RecordError, match=message):
-    records.encode(clip)
+  with pytest.raises(RecordError, match=message):
+    encode_clip(clip)
 
 
 def equal_to_tfds(decoded, clip) -> None:
@@ -273,14 +289,14 @@ def test_tfds_opens_it(built):
   """Without TensorFlow: metadata, and TFDS's own decoding of a record."""
   tfds = pytest.importorskip('tensorflow_datasets')
   folder, made = built
-  records.write_info(folder, ['train'], 'synthetic')
+  write_tfds_info(folder, ['train'], 'synthetic')
   builder = tfds.builder_from_directory(folder)
   split = builder.info.splits['train']
   assert split.num_examples == 7 and split.shard_lengths == [4, 3]
   by_key = {clip.key: clip for clip in made}
-  for path in shards.find(folder, 'train'):
+  for path in tfrecord.find_shards(folder, 'train'):
     assert path in [str(p) for p in split.filepaths]
-    for _, data in shards.scan(path):
+    for _, data in tfrecord.scan_records(path):
       decoded = builder.info.features.deserialize_example_np(data)
       equal_to_tfds(decoded, by_key[decoded['key'].decode()])
 
@@ -289,7 +305,7 @@ def test_tensorflow_iterates_it(built):
   pytest.importorskip('tensorflow')
   tfds = pytest.importorskip('tensorflow_datasets')
   folder, made = built
-  records.write_info(folder, ['train'], 'synthetic')
+  write_tfds_info(folder, ['train'], 'synthetic')
   builder = tfds.builder_from_directory(folder)
   by_key = {clip.key: clip for clip in made}
   for decoded in tfds.as_numpy(builder.as_dataset(split='train')):
@@ -299,7 +315,7 @@ def test_tensorflow_iterates_it(built):
 
 def test_import_is_light():
   code = (
-    'import sys, lipsync_jax.records; '
+    'import sys, lipsync_jax.data.clip; '
     'heavy = {"jax", "grain", "tensorflow", "tensorflow_datasets", "cv2"}; '
     'sys.exit(bool(heavy & set(sys.modules)))'
   )

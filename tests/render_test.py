@@ -12,7 +12,8 @@ import pytest
 from lipsync_jax import audio, produce, render, voices
 from lipsync_jax.common import threads
 from lipsync_jax.faces.trajectory import FaceTrajectory
-from lipsync_jax.media import audio_reader, types
+from lipsync_jax.media import audio_reader
+from lipsync_jax.media.types import Color, Frame, Video
 from lipsync_jax.request import Request
 from lipsync_jax.weights import convert
 from tests.helpers import synthetic_face
@@ -77,9 +78,9 @@ def speaker(path, mel, starts) -> render.Speaker:
   return render.speaker(path, render.Shelf(mel.T), starts, share)
 
 
-VIDEO = types.Video(
+VIDEO = Video(
   'face.mp4', 64, 64, Fraction(RATE), Fraction(1), Fraction(0), 'yuv420p',
-  types.Color(),
+  Color(),
 )  # fmt: skip
 SOUND = audio_reader.AudioStream(
   'voice.wav', 16000, 1, 'pcm', Fraction(1), Fraction(0), Fraction(0), 0
@@ -90,9 +91,9 @@ def scene_of(*speakers) -> render.Scene:
   return render.Scene(VIDEO, [], [], speakers, 96, 4)
 
 
-def blank(index: int) -> types.Frame:
+def blank(index: int) -> Frame:
   parts = [np.zeros((64 // s, 64 // s), np.uint8) for s in (1, 2, 2)]
-  return types.Frame(index, Fraction(index, RATE), tuple(parts))
+  return Frame(index, Fraction(index, RATE), tuple(parts))
 
 
 @pytest.fixture

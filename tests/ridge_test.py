@@ -3,15 +3,17 @@
 import numpy as np
 import pytest
 
-from lipsync_jax import cartoons, records, ridge
+from lipsync_jax import ridge
 from lipsync_jax.audio import log_mel
+from lipsync_jax.data import synthetic
+from lipsync_jax.data.clip import write_clips
 
 RATE = 640
 
 
 def sounds(seed, count=120):
   """(mel features, opening) of a drawn voice whose mouth opens with it."""
-  wave, gap = cartoons.speech(count, np.random.default_rng(seed))
+  wave, gap = synthetic.synthetic_speech(count, np.random.default_rng(seed))
   mel = log_mel(wave / np.float32(32768)).astype(np.float64)
   return ridge.features(mel, count), gap.astype(np.float64)
 
@@ -66,9 +68,9 @@ def test_shipped_coefficients_hear_more_when_voices_are_loud():
 
 def test_command_fits_and_tries(tmp_path, capsys):
   for split, names in (('train', 'abcd'), ('val', 'ef')):
-    clips = [cartoons.clip(f'{n}/00000', 60, 0) for n in names]
+    clips = [synthetic.synthetic_clip(f'{n}/00000', 60, 0) for n in names]
     path = tmp_path / f'lipsync_clips-{split}.tfrecord-00000-of-00001'
-    records.write(path, [opened(clip) for clip in clips])
+    write_clips(path, [opened(clip) for clip in clips])
   out = tmp_path / 'r.npz'
   assert not ridge.main(['--data', str(tmp_path), '--out', str(out)])
   assert 'fitted on 4 clips of 4 speakers' in capsys.readouterr().out

@@ -386,11 +386,13 @@ def test_measuring_ignores_what_fills_up_a_batch():
 
 
 def test_frames_are_laid_out_for_the_expert_as_data_does():
-  from lipsync_jax import data
+  from lipsync_jax.data import batches
 
   frames = np.random.default_rng(0).random((2, 5, 96, 96, 3), np.float32)
   mels = np.zeros((2, 1, 80, 16), np.float32)
-  expected = data.laid_out('syncnet', mels, frames[:, None])['frames']
+  expected = batches.assemble_example('syncnet', mels, frames[:, None])[
+    'frames'
+  ]
   found = steps.lower(jnp.asarray(frames))
   np.testing.assert_array_equal(found, expected)
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from lipsync_jax import casting, pairs, records, takes
+from lipsync_jax import casting, pairs, takes
+from lipsync_jax.data.clip import ClipDataset
 from tests.helpers import synthetic_speech
 
 
@@ -13,7 +14,7 @@ def source(tmp_path_factory):
   synthetic_speech.build(
     folder, {'ann': 5, 'bob': 3, 'cid': 1}, split='test', frames=20
   )
-  return records.Source(folder, 'test')
+  return ClipDataset(folder, 'test')
 
 
 def test_clips_are_joined_by_speaker_until_long_enough(source):

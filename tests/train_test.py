@@ -26,20 +26,19 @@ import pytest
 from absl import flags
 
 from lipsync_jax import (
-  cartoons,
   checkpoint,
   main,
   metrics,
   progress,
   recipe,
-  records,
   settings,
-  shards,
   train,
   validation,
 )
 from lipsync_jax import feed as feeds
 from lipsync_jax import state as states
+from lipsync_jax.data import synthetic, tfrecord
+from lipsync_jax.data.clip import DATASET_NAME, check_clip, write_clips
 from lipsync_jax.models import flops
 from lipsync_jax.weights import convert
 from tests.helpers import toy_networks, train_command, untrained_weights
@@ -62,7 +61,7 @@ def compiled_once(tmp_path_factory):
 @pytest.fixture(scope='module')
 def drawn(tmp_path_factory):
   folder = tmp_path_factory.mktemp('cartoons')
-  cartoons.build(folder, seed=0, speakers=2, frames=40)
+  synthetic.build_dataset(folder, seed=0, speakers=2, frames=40)
   return folder
 
 
@@ -92,18 +91,20 @@ def test_config_is_locked_complete_and_explained(name):
 
 
 def test_cartoons_move_their_mouths_with_the_sound():
-  clip = cartoons.clip('ann/1', 50, seed=0)
-  records.check(clip)
-  again = cartoons.clip('ann/1', 50, seed=0)
+  clip = synthetic.synthetic_clip('ann/1', 50, seed=0)
+  check_clip(clip)
+  again = synthetic.synthetic_clip('ann/1', 50, seed=0)
   assert again.frames == clip.frames
   rng = np.random.default_rng(0)
-  wave, opening = cartoons.speech(200, rng)
+  wave, opening = synthetic.synthetic_speech(200, rng)
   loud = np.abs(wave.astype(np.float64)).reshape(200, -1).mean(1)
   assert np.corrcoef(loud, opening)[0, 1] > 0.9
   assert opening.std() > 0.2
-  open_, shut = (cartoons.draw(np.full((3, 3), 90), (0, 0), x) for x in (1, 0))
+  open_, shut = (
+    synthetic.draw_face(np.full((3, 3), 90), (0, 0), x) for x in (1, 0)
+  )
   differs = (open_ != shut).any(-1).nonzero()[0]
-  assert differs.min() > cartoons.SIDE / 2
+  assert differs.min() > synthetic.IMAGE_SIZE / 2
 
 
 # --- refusals, one line each
@@ -143,9 +144,9 @@ def test_too_few_clips_are_one_line(drawn, tmp_path, said):
   assert 'test' in said(missing, tmp_path)
   # A split without clips.
   path = tmp_path / 'shards'
-  cartoons.build(path, 0, speakers=1, frames=20)
-  name = shards.shard_name(records.NAME, 'none', 0, 1)
-  records.write(path / name, ())
+  synthetic.build_dataset(path, 0, speakers=1, frames=20)
+  name = tfrecord.shard_name(DATASET_NAME, 'none', 0, 1)
+  write_clips(path / name, ())
   for split in ('train', 'val'):
     empty = small(path, batch=1)
     empty.data[split] = 'none'

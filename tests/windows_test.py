@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lipsync_jax import audio, windows
+from lipsync_jax import audio
+from lipsync_jax.audio import frame_columns
+from lipsync_jax.data import windows
 from tests.helpers import synthetic_speech
 
 
@@ -20,7 +22,9 @@ def columns_of(frames):
 def planned(frames, kind, speakers=None, **values):
   frames = np.asarray(frames)
   speakers = speakers or [f's{i}' for i in range(len(frames))]
-  return windows.plan(frames, columns_of(frames), speakers, kind, **values)
+  return windows.index_windows(
+    frames, columns_of(frames), speakers, kind, **values
+  )
 
 
 def many(plan, count=300, seed=0):
@@ -35,16 +39,16 @@ def many(plan, count=300, seed=0):
 def test_columns_are_the_published_formula(frame, frames_before):
   lead = Fraction(frames_before, 25)
   want = (16 * (frame - frames_before)) // 5  # floor(3.2 (f - lead))
-  assert windows.columns(frame, lead) == want
+  assert frame_columns(frame, lead) == want
   assert audio.window_starts([Fraction(frame, 25)], lead)[0] == want
 
 
 def test_centred_and_shared_windows():
   assert Fraction(2, 25) == audio.CENTERED_LEAD
   frames = np.arange(200)
-  centred = windows.columns(frames)
+  centred = frame_columns(frames)
   np.testing.assert_array_equal(centred, np.floor(3.2 * (frames - 2) + 1e-9))
-  shared = windows.columns(frames, Fraction(0))
+  shared = frame_columns(frames, Fraction(0))
   np.testing.assert_array_equal(shared, np.floor(3.2 * frames + 1e-9))
   # The third frame's own window is the one that all five share.
   np.testing.assert_array_equal(shared[:-2], centred[2:])
@@ -62,9 +66,9 @@ def test_windows_lie_within_frames_and_sound(kind, lead):
     total = columns_of(frames)
 
     def whole(f, frames=frames, total=total):
-      starts = [windows.columns(f, Fraction(0))]
+      starts = [frame_columns(f, Fraction(0))]
       if kind in ('generator', 'pair'):
-        starts += [windows.columns(f + k, lead) for k in range(5)]
+        starts += [frame_columns(f + k, lead) for k in range(5)]
       fits = all(s >= 0 and s + 16 <= total for s in starts)
       return fits and f + 5 <= frames
 
@@ -100,7 +104,9 @@ def test_other_windows_are_far_enough(kind, apart, more, seed):
 def test_pairs_keep_away_from_their_references():
   for row in many(planned([18, 40], 'pair'), 40):
     frames = [18, 40][row['clip']]
-    assert row['frame'].shape == row['start'].shape == (windows.TRIES, 2)
+    assert (
+      row['frame'].shape == row['start'].shape == (windows.PAIR_CANDIDATES, 2)
+    )
     assert np.abs(row['frame'] - row['start']).min() >= 5
     assert row['start'].min() >= 0 and row['start'].max() < frames - 4
 
@@ -108,7 +114,7 @@ def test_pairs_keep_away_from_their_references():
 def test_of_pairs_the_most_different_is_chosen():
   pick = {'frame': np.arange(12).reshape(2, 3, 2), 'start': -np.ones((2, 3, 2))}
   opening = np.array([[0, 1], [5, 2], [0, 0]] * 2).reshape(2, 3, 2)
-  got = windows.chosen(pick, opening)
+  got = windows.select_most_different(pick, opening)
   np.testing.assert_array_equal(got['frame'], [[2, 3], [8, 9]])
   assert got['start'].shape == (2, 2)
 
@@ -149,7 +155,9 @@ def test_all_that_is_allowed_is_drawn_equally_often(kind):
   """Oracle: every choice there is, counted."""
   values = {'group': 3, 'apart': 2} if kind == 'contrastive' else {'apart': 3}
   plan = planned([11, 99], kind, edges=True, **values)
-  drawn = windows.pick(np.zeros(20_000, int), np.random.default_rng(0), plan)
+  drawn = windows.sample_windows(
+    np.zeros(20_000, int), np.random.default_rng(0), plan
+  )
   frames = drawn['frame'].reshape(20_000, -1)
   if kind == 'contrastive':
     found, wanted = frames, itertools.permutations(range(7), 3)
@@ -199,11 +207,11 @@ def test_nothing_to_train_on_is_one_line():
 
 def test_parts_share_no_speaker_and_lose_none():
   speakers = [f'speaker{i // 3}' for i in range(120)]
-  parts = [windows.part(speakers, i, 3) for i in range(3)]
+  parts = [windows.speaker_fold_mask(speakers, i, 3) for i in range(3)]
   assert (np.sum(parts, 0) == 1).all()
   named = [{speakers[i] for i in np.flatnonzero(keep)} for keep in parts]
   assert not named[0] & named[1] and not named[1] & named[2]
   assert all(5 < len(names) < 25 for names in named)
-  assert windows.part(speakers, 0, 1).all()
+  assert windows.speaker_fold_mask(speakers, 0, 1).all()
   with pytest.raises(windows.WindowError, match='part < parts'):
-    windows.part(speakers, 2, 2)
+    windows.speaker_fold_mask(speakers, 2, 2)

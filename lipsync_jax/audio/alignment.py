@@ -1,4 +1,10 @@
-"""TODO."""
+"""Alignment of sound and frames: which mel columns drive which frame.
+
+The only owner of the frame rate of training clips, of the samples a frame
+spans, and of the lead of a mel window over its frame (spec sections 1.6, 1.7).
+
+Shapes: t mel columns, f frames, s columns of a window.
+"""
 
 from collections.abc import Iterable
 from fractions import Fraction
@@ -7,29 +13,51 @@ from types import ModuleType
 import numpy as np
 from jaxtyping import Int
 
-from lipsync_jax.audio import mel
-from lipsync_jax.audio.mel import SILENCE
+from lipsync_jax.audio.mel import (
+  COLUMNS_PER_SECOND,
+  SAMPLE_RATE,
+  SILENCE,
+  AudioError,
+)
 
-WINDOW_COLUMNS = 16  # drive one frame: 200 ms, five frames at 25 frames/s
+FPS = 25  # frames/s of every training clip
+SAMPLES_PER_FRAME = SAMPLE_RATE // FPS
+FRAMES_PER_WINDOW = 5  # the 200 ms that WINDOW_COLUMNS span at FPS
+WINDOW_COLUMNS = 16  # mel columns that drive one frame: 200 ms
 
-# How long before a frame is shown its window starts. With CENTERED_LEAD the
-# frame is the third of the five that a window spans at 25 frames/s. The
-# public training code of Wav2Lip is one frame off that, and its inference
+# Seconds by which a window starts before its frame is shown. With
+# CENTERED_LEAD the frame is the third of the five that a window spans at 25
+# frames/s. Wav2Lip's public training code is one frame off that; its inference
 # starts the window with the frame, so its lips lead the sound (spec 1.7).
 CENTERED_LEAD = Fraction(2, 25)
 WAV2LIP_TRAINING_LEAD = Fraction(1, 25)
 WAV2LIP_INFERENCE_LEAD = Fraction(0)
 
 
+def frame_columns(frames, lead: Fraction = CENTERED_LEAD):
+  """First mel column of the window of each frame: floor(80 (f / 25 - lead)).
+
+  Integer arithmetic, for numpy and jax alike; `window_starts` is the same for
+  any time stamps. With `lead` 0 it is the window that starts with the frame,
+  floor(3.2 f), which belongs to the five frames from f on.
+  """
+  p, q = lead.numerator, lead.denominator
+  return (16 * (frames * q - FPS * p)) // (5 * q)
+
+
 def window_starts(
   times: Iterable[Fraction], lead: Fraction = CENTERED_LEAD
 ) -> Int[np.ndarray, 'f']:
-  """First mel column of the window of a frame shown at each time (seconds).
+  """First mel column of the window of a frame shown at each time.
 
   Exact: floor(80 (time - lead)). May be negative or past the end, where
-  `mel_windows` finds silence, so that every frame of a video has a window.
+  `mel_windows` fills in silence, so that every frame has a window.
+
+  Args:
+    times: seconds.
+    lead: seconds.
   """
-  starts = ((mel.COLUMNS_PER_SECOND * (t - lead)) // 1 for t in times)
+  starts = ((COLUMNS_PER_SECOND * (t - lead)) // 1 for t in times)
   return np.fromiter((int(s) for s in starts), np.int64)
 
 
@@ -38,13 +66,17 @@ def wav2lip_starts(total: int, fps: float | int) -> Int[np.ndarray, 'f']:
 
   Frames stop about 0.13 s before the sound does: the last window is the
   last 16 columns of `total`.
+
+  Raises:
+    AudioError: `total` is less than one window.
   """
   if total < WINDOW_COLUMNS:
-    raise mel.AudioError(
-      f'expected at least {WINDOW_COLUMNS} mel columns (0.19 s) in the original '
-      f'convention, found {total}: use longer audio or leave --compat off'
+    raise AudioError(
+      f'expected at least {WINDOW_COLUMNS} mel columns (0.19 s) in the '
+      f'original convention, found {total}: use longer audio or leave '
+      '--compat off'
     )
-  step, starts = float(mel.COLUMNS_PER_SECOND) / fps, []
+  step, starts = float(COLUMNS_PER_SECOND) / fps, []
   while int(len(starts) * step) + WINDOW_COLUMNS <= total:
     starts.append(int(len(starts) * step))
   return np.array([*starts, total - WINDOW_COLUMNS], np.int64)

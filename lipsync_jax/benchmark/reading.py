@@ -11,8 +11,9 @@ from collections.abc import Callable
 
 import jax
 
-from lipsync_jax import augment, data, picks, records, resident
 from lipsync_jax.benchmark import rounds
+from lipsync_jax.data import augmentation, batches, device_dataset, sampler
+from lipsync_jax.data.clip import ClipDataset
 
 KINDS = ('generator', 'syncnet', 'contrastive')
 GROUP = 6  # windows of a contrastive example, as in configs/syncnet.py
@@ -30,16 +31,16 @@ def rate(step: Callable[[], object], windows: int, seconds: float) -> float:
   return windows * count / (time.perf_counter() - start)
 
 
-def change_of(kind: str) -> augment.Augment:
+def change_of(kind: str) -> augmentation.Augmentation:
   """The augmentation of the configs: the generator hears all of the sound."""
   if kind == 'generator':
-    return augment.Augment(mask_columns=0, mask_bins=0)
-  return augment.Augment()
+    return augmentation.Augmentation(mask_columns=0, mask_bins=0)
+  return augmentation.Augmentation()
 
 
 def streamed(source, plan, size, batch, threads, seconds) -> float:
   change = change_of(plan.kind)
-  stream = data.batches(
+  stream = batches.example_batches(
     source, plan, batch, size, change=change, threads=threads
   )
   iterator, windows = iter(stream), batch * each(plan.kind)
@@ -50,10 +51,10 @@ def sampled(store, plan, batch, seconds) -> float:
   """Of a split on the device. Its picks are made in the time, too."""
   sample = jax.jit(
     functools.partial(
-      resident.sample, kind=plan.kind, change=change_of(plan.kind)
+      device_dataset.sample_batch, kind=plan.kind, change=change_of(plan.kind)
     )
   )
-  iterator, windows = iter(picks.batches(plan, batch)), each(plan.kind)
+  iterator, windows = iter(sampler.sample_batches(plan, batch)), each(plan.kind)
   return rate(lambda: sample(store, next(iterator)), batch * windows, seconds)
 
 
@@ -70,18 +71,20 @@ def report(
   Raises:
     ValueError: the shards are missing or damaged.
   """
-  source = records.Source(folder, split)
+  source = ClipDataset(folder, split)
   plans = {}
   for kind in KINDS:
     more = {'group': GROUP} if kind == 'contrastive' else {}
-    plans[kind] = data.plan(source, kind, **more)
+    plans[kind] = batches.index_dataset(source, kind, **more)
   # Before the split is loaded: streaming is to have the memory to itself.
   stream = {
     k: streamed(source, p, size, batch, threads, seconds)
     for k, p in plans.items()
   }
   # The movement is the same for all kinds, and so is the margin.
-  store = resident.load(source, size, change_of('syncnet'), threads=threads)
+  store = device_dataset.load_dataset(
+    source, size, change_of('syncnet'), threads=threads
+  )
   held = {k: sampled(store, p, batch, seconds) for k, p in plans.items()}
   size_of = sum(x.nbytes for x in jax.tree.leaves(store)) / 1e9
   head = ['kind', 'streamed, windows/s', 'resident, windows/s']

@@ -11,7 +11,7 @@ import gc
 import jax
 import numpy as np
 
-from lipsync_jax import losses, models, steps, windows
+from lipsync_jax import audio, losses, models, steps
 from lipsync_jax import state as states
 from lipsync_jax.benchmark import generators, rounds
 from lipsync_jax.benchmark.rounds import Rivals
@@ -21,7 +21,7 @@ STAGES = ('syncnet', 'generator', 'hq')
 GROUP = 6  # windows of a clip that compete, as in configs/syncnet.py
 RATE, B1, CLIP, DECAY = 1e-4, 0.5, 1.0, 0.999
 SYNC, ADVERSARIAL = 0.03, 0.07  # weights of the losses
-FRAMES = windows.FRAMES
+FRAMES = audio.FRAMES_PER_WINDOW
 
 
 def random_batch(stage: str, size: int, batch: int, seed: int = 0) -> dict:

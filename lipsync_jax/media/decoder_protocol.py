@@ -16,7 +16,8 @@ import struct
 import numpy as np
 from jaxtyping import UInt8
 
-from lipsync_jax.media import audio_reader, types
+from lipsync_jax.media import audio_reader
+from lipsync_jax.media.types import Color, Video, View
 
 Fraction = fractions.Fraction
 
@@ -26,8 +27,7 @@ HEAD = struct.Struct('<IQ')  # bytes of JSON, bytes of the block
 MAX_TEXT = 2**27  # bytes; the times of a day at 60 frames/s are a tenth
 MAX_BYTES = 2**30  # bytes; a picture of source.MAX_PIXELS in 10 bit is a third
 KINDS = {
-  kind.__name__: kind
-  for kind in (types.Video, types.Color, types.View, audio_reader.AudioStream)
+  kind.__name__: kind for kind in (Video, Color, View, audio_reader.AudioStream)
 }
 
 

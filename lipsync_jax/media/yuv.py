@@ -15,13 +15,13 @@ import fractions
 import numpy as np
 from jaxtyping import Float, Float32, Integer, UInt8
 
-from lipsync_jax.media import types
+from lipsync_jax.media.types import Color, Frame, Video
 
 Fraction = fractions.Fraction
 Plane = Integer[np.ndarray, '_ _']
 
 
-def yuv_to_rgb_matrix(colour: types.Color) -> Float[np.ndarray, '3 4']:
+def yuv_to_rgb_matrix(colour: Color) -> Float[np.ndarray, '3 4']:
   """Affine map from (Y, U, V, 1) in code values to RGB in 0..255."""
   kr, kb = colour.weights
   kg = 1 - kr - kb
@@ -44,8 +44,8 @@ def yuv_to_rgb_matrix(colour: types.Color) -> Float[np.ndarray, '3 4']:
 
 
 def to_rgb(
-  video: types.Video,
-  frame: types.Frame,
+  video: Video,
+  frame: Frame,
   box: tuple[int, int, int, int] | None = None,
   size: tuple[int, int] | None = None,
 ) -> UInt8[np.ndarray, 'h w 3']:
@@ -86,7 +86,7 @@ def to_rgb(
 
 
 def to_yuv(
-  video: types.Video, patch: Float[np.ndarray, 'h w 3']
+  video: Video, patch: Float[np.ndarray, 'h w 3']
 ) -> tuple[
   Float32[np.ndarray, 'h w'],
   Float32[np.ndarray, 'h w'],
@@ -103,12 +103,12 @@ def to_yuv(
 
 
 def blend_patch(
-  video: types.Video,
-  frame: types.Frame,
+  video: Video,
+  frame: Frame,
   patch: Float[np.ndarray, 'h w 3'],
   alpha: Float[np.ndarray, 'h w'],
   corner: tuple[int, int],
-) -> types.Frame:
+) -> Frame:
   """Blend a patch into a copy of a frame, in the frame's own planes.
 
   Code values change only where alpha > 0 (chroma: where any of its 2 x 2

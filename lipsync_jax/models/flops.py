@@ -7,7 +7,7 @@ the convolutions make of it, whatever the compiler adds.
 
 import jax
 
-from lipsync_jax import windows
+from lipsync_jax import audio
 from lipsync_jax.models import discriminator, generator, syncnet
 
 # Of bfloat16 products, FLOP/s: as measured, elsewhere as the makers state.
@@ -55,7 +55,7 @@ def train_window_flops(
   stage: str,
   size: int,
   width: float,
-  frames: int = windows.FRAMES,
+  frames: int = audio.FRAMES_PER_WINDOW,
   expert: float | None = None,
 ) -> int:
   """Of a training step, for one window.

@@ -2,7 +2,9 @@
 
 import numpy as np
 
-from lipsync_jax import audio, records, windows
+from lipsync_jax import audio
+from lipsync_jax.data import windows
+from lipsync_jax.data.clip import DATASET_NAME, NUM_LANDMARKS, Clip, write_clips
 
 
 def jpeg(rgb: np.ndarray, quality: int = 95) -> bytes:
@@ -24,16 +26,14 @@ def picture(rng, side: int, frame: int) -> np.ndarray:
   return rgb
 
 
-def clip(
-  key: str, frames: int = 20, side: int = 64, seed: int = 0
-) -> records.Clip:
+def clip(key: str, frames: int = 20, side: int = 64, seed: int = 0) -> Clip:
   """A clip of `frames` frames at 25 frames/s with noise for sound."""
   rng = np.random.default_rng([seed, *key.encode()])
-  points = rng.uniform(0, side, (frames, records.POINTS, 2))
+  points = rng.uniform(0, side, (frames, NUM_LANDMARKS, 2))
   near = np.array([side / 2, side / 2, side * 0.6, side * 0.7, 0])
   spread = np.array([1, 1, 2, 2, 0.05])
   wave = rng.integers(-3000, 3000, frames * 640).astype(np.int16)
-  return records.Clip(
+  return Clip(
     key=key,
     speaker=key.split('/')[0],
     frames=tuple(jpeg(picture(rng, side, f)) for f in range(frames)),
@@ -48,7 +48,7 @@ def clip(
 
 def build(folder, counts, shards=2, split='train', frames=20, side=64):
   """Shards of clips: `counts` names how many clips each speaker has."""
-  from lipsync_jax.shards import shard_name
+  from lipsync_jax.data.tfrecord import shard_name
 
   keys = [f'{s}/{i:05d}' for s, n in counts.items() for i in range(n)]
   made = [
@@ -56,12 +56,14 @@ def build(folder, counts, shards=2, split='train', frames=20, side=64):
     for i, key in enumerate(keys)
   ]
   for shard in range(shards):
-    name = shard_name(records.NAME, split, shard, shards)
-    records.write(folder / name, made[shard::shards])
+    name = shard_name(DATASET_NAME, split, shard, shards)
+    write_clips(folder / name, made[shard::shards])
   return made
 
 
-def pick(item: int, rng: np.random.Generator, plan: windows.Plan) -> dict:
+def pick(
+  item: int, rng: np.random.Generator, plan: windows.WindowIndex
+) -> dict:
   """The pick of one item."""
-  found = windows.pick(np.array([item]), rng, plan)
+  found = windows.sample_windows(np.array([item]), rng, plan)
   return {name: np.asarray(x[0]) for name, x in found.items()}

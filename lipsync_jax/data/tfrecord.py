@@ -22,7 +22,9 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-CAP = 2**30  # bytes of one record; a damaged length must not be allocated
+MAX_RECORD_BYTES = (
+  2**30
+)  # bytes of one record; a damaged length must not be allocated
 _FRAME = 8 + 4 + 4  # bytes round the data of a record
 _MAGIC = b'LIPSIDX1'
 _HEAD = struct.Struct('<8sQII')  # magic, records, numbers a record, key bytes
@@ -61,11 +63,11 @@ def masked_crc(data: bytes) -> int:
   return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-def framed(data: bytes) -> bytes:
+def frame_record(data: bytes) -> bytes:
   """One TFRecord record."""
-  if len(data) > CAP:
+  if len(data) > MAX_RECORD_BYTES:
     raise ShardError(
-      f'a record may have {CAP} bytes, found {len(data)}: cut long clips'
+      f'a record may have {MAX_RECORD_BYTES} bytes, found {len(data)}: cut long clips'
     )
   head = struct.pack('<Q', len(data))
   marks = (
@@ -85,7 +87,7 @@ def index_name(shard: str) -> str:
   return f'{shard}.index'
 
 
-def write(
+def write_shard(
   path: str | os.PathLike, records: Iterable[tuple[str, bytes, Sequence[float]]]
 ) -> Index:
   """Write a shard and its index; both appear only when whole.
@@ -95,9 +97,9 @@ def write(
     records: key, data, and the same number of facts for each.
   """
   keys, lengths, facts = [], [], []
-  with _whole(os.fspath(path)) as shard:
+  with _atomic_file(os.fspath(path)) as shard:
     for key, data, about in records:
-      shard.write(framed(data))
+      shard.write(frame_record(data))
       keys.append(key)
       lengths.append(len(data))
       facts.append([float(v) for v in about])
@@ -120,7 +122,7 @@ def write_index(path: str | os.PathLike, index: Index) -> None:
   data = _HEAD.pack(_MAGIC, count, width, len(keys))
   data += index.lengths.astype('<u8').tobytes()
   data += index.facts.astype('<f8').tobytes() + keys
-  with _whole(index_name(os.fspath(path))) as file:
+  with _atomic_file(index_name(os.fspath(path))) as file:
     file.write(data + struct.pack('<I', masked_crc(data)))
 
 
@@ -146,7 +148,7 @@ def read_index(path: str | os.PathLike) -> Index:
   return Index(names, lengths, facts.astype(np.float64))
 
 
-def scan(path: str | os.PathLike) -> Iterator[tuple[int, bytes]]:
+def scan_records(path: str | os.PathLike) -> Iterator[tuple[int, bytes]]:
   """Read a shard without its index: (offset, data) of every record.
 
   Gives all whole records before damage, then raises ShardError.
@@ -157,7 +159,7 @@ def scan(path: str | os.PathLike) -> Iterator[tuple[int, bytes]]:
     while at < size:
       head = file.read(12)
       length = _length(head, f'{path}: byte {at}')
-      if length > min(CAP, size - at - _FRAME):
+      if length > min(MAX_RECORD_BYTES, size - at - _FRAME):
         raise ShardError(
           f'{path}: byte {at}: the file ends inside this record; {_REMEDY}'
         )
@@ -167,7 +169,7 @@ def scan(path: str | os.PathLike) -> Iterator[tuple[int, bytes]]:
       at += length + _FRAME
 
 
-def find(folder: str | os.PathLike, split: str) -> list[str]:
+def find_shards(folder: str | os.PathLike, split: str) -> list[str]:
   """Paths of all shards of a split, in order; none may be missing."""
   folder = _path(os.fspath(folder))
   names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
@@ -191,7 +193,7 @@ def find(folder: str | os.PathLike, split: str) -> list[str]:
   return [os.fspath(folder / m[0]) for m in matches]
 
 
-class Shards:
+class TFRecordReader:
   """All shards of a split, open for random access by any thread.
 
   Attributes:
@@ -200,7 +202,7 @@ class Shards:
   """
 
   def __init__(self, folder: str | os.PathLike, split: str):
-    self._paths = find(folder, split)
+    self._paths = find_shards(folder, split)
     self._indices = [read_index(path) for path in self._paths]
     for path, index in zip(self._paths, self._indices, strict=True):
       _check_size(path, index)
@@ -312,7 +314,7 @@ def _path(path: str):
 
 
 @contextlib.contextmanager
-def _whole(path: str):
+def _atomic_file(path: str):
   """A file that appears under its name only when all of it is written."""
   part = _path(f'{path}.part-{uuid.uuid4().hex[:8]}')
   try:

@@ -1,6 +1,6 @@
 """Windows: which five frames and which mel columns make a training example.
 
-A plan knows every window a split can give; `pick` turns items of it and a
+A plan knows every window a split can give; `sample_windows` turns items of it and a
 random generator into a few integers each, the picks. Streaming and the
 device-resident mode read the same picks, so they give the same batches.
 Source: spec section 5.4 of Wav2Lip.
@@ -20,14 +20,15 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from lipsync_jax import audio
+from lipsync_jax.audio import FPS, FRAMES_PER_WINDOW
 
-FRAMES = 5  # of a window: the 200 ms that 16 mel columns span
-RATE = 25  # frames/s of every training clip
-DICE = 14  # uniform numbers a pick carries for the augmentation
+NUM_UNIFORMS = 14  # uniform numbers a pick carries for the augmentation
 KINDS = ('syncnet', 'contrastive', 'generator', 'pair')
-TRIES = 12  # pairs of moments, of which `chosen` keeps one
-ORDERS = ('clip', 'window', 'speaker')
-Pick = dict[str, np.ndarray]
+PAIR_CANDIDATES = (
+  12  # pairs of moments, of which `select_most_different` keeps one
+)
+SAMPLING_ORDERS = ('clip', 'window', 'speaker')
+WindowSample = dict[str, np.ndarray]
 Rows = Int[np.ndarray, 'b']
 
 
@@ -35,23 +36,12 @@ class WindowError(ValueError):
   """No window to train on; one line says why."""
 
 
-def columns(frames, lead: Fraction = audio.CENTERED_LEAD):
-  """First mel column of the window of each frame: floor(80 (f / 25 - lead)).
-
-  Integers only, for numpy and jax alike; `audio.window_starts` is the same
-  for any time stamps. With `lead` 0 it is the window that starts with the
-  frame, floor(3.2 f), which belongs to the five frames from f on.
-  """
-  p, q = lead.numerator, lead.denominator
-  return (16 * (frames * q - RATE * p)) // (5 * q)
-
-
-def along(count: int, rank: int) -> Int[np.ndarray, '...']:
+def arange_along_last(count: int, rank: int) -> Int[np.ndarray, '...']:
   """0, 1, … along the last of `rank` axes, the others of length 1."""
   return np.arange(count, dtype=np.int32).reshape((1,) * (rank - 1) + (-1,))
 
 
-def part(
+def speaker_fold_mask(
   speakers: Sequence[str], number: int, parts: int
 ) -> Bool[np.ndarray, 'n']:
   """True for the clips of the speakers of one part, chosen by their hash.
@@ -69,7 +59,7 @@ def part(
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class WindowIndex:
   """All windows that a split offers for one kind of training."""
 
   kind: str  # of KINDS
@@ -94,7 +84,7 @@ class Plan:
     return np.cumsum(self.starts)
 
 
-def plan(
+def index_windows(
   frames: Int[np.ndarray, 'n'],
   mel_columns: Int[np.ndarray, 'n'],
   speakers: Sequence[str],
@@ -108,15 +98,15 @@ def plan(
   lead: Fraction = audio.CENTERED_LEAD,
   edges: bool = False,
   keep: Bool[np.ndarray, 'n'] | None = None,
-) -> Plan:
+) -> WindowIndex:
   """Find the windows of all clips.
 
   Args:
-    frames, mel_columns, speakers: of every clip (`records.Source`).
+    frames, mel_columns, speakers: of every clip (`clip.ClipDataset`).
     kind: 'syncnet' pairs sound with the faces it belongs to or with wrong
       ones, 'contrastive' takes `group` windows of one clip, 'generator' a
       target and a reference from another moment, 'pair' two moments of a
-      clip and a reference for each (`chosen`).
+      clip and a reference for each (`select_most_different`).
     order: an epoch is every clip once ('clip', as Wav2Lip draws), every
       window once ('window'), or as many draws as clips with all speakers
       equally often ('speaker').
@@ -135,9 +125,9 @@ def plan(
   Raises:
     WindowError: no clip is long enough, or an argument is unknown.
   """
-  if kind not in KINDS or order not in ORDERS:
+  if kind not in KINDS or order not in SAMPLING_ORDERS:
     raise WindowError(
-      f'expected a kind of {KINDS} and an order of {ORDERS}, found {kind!r} '
+      f'expected a kind of {KINDS} and an order of {SAMPLING_ORDERS}, found {kind!r} '
       f'and {order!r}'
     )
   drawn = kind in ('generator', 'pair')
@@ -146,15 +136,18 @@ def plan(
     raise WindowError(
       f'expected 1 <= apart <= most, found {apart} and {most} frames'
     )
-  spans = frames - FRAMES + 1
+  spans = frames - FRAMES_PER_WINDOW + 1
   # The mel windows that must lie inside the sound: the one that the five
   # frames share, and for the generator those of its first and last frame.
   first, ends = 0, spans
   if not edges:
-    ends = np.minimum(ends, _last_inside(mel_columns, Fraction(0)) + 1)
+    ends = np.minimum(ends, _last_frame_inside(mel_columns, Fraction(0)) + 1)
   if not edges and drawn:
-    first = max(0, -int(-RATE * lead // 1))
-    ends = np.minimum(ends, _last_inside(mel_columns, lead) + 2 - FRAMES)
+    first = max(0, -int(-FPS * lead // 1))
+    ends = np.minimum(
+      ends,
+      _last_frame_inside(mel_columns, lead) + 2 - FRAMES_PER_WINDOW,
+    )
   starts = np.maximum(ends - first, 0)
   # Long enough that every window has a partner: `apart` on one side at least.
   room = (group - 1) * apart + 1 if kind == 'contrastive' else 2 * apart
@@ -167,31 +160,31 @@ def plan(
   clips = np.flatnonzero(usable)
   if not clips.size:
     raise WindowError(
-      f'expected clips with at least {max(room, 1) + FRAMES - 1} frames and '
+      f'expected clips with at least {max(room, 1) + FRAMES_PER_WINDOW - 1} frames and '
       f'their sound, found {len(frames)} clips, the longest of '
       f'{max(frames, default=0)} frames; build longer clips or lower `apart`'
     )
   names = np.array(speakers)[clips]
   rows = tuple(np.flatnonzero(names == name) for name in np.unique(names))
   fixed = apart, most, elsewhere, group
-  return Plan(
+  return WindowIndex(
     kind, order, clips, first, starts[clips], spans[clips], rows, *fixed
   )
 
 
-def _last_inside(
+def _last_frame_inside(
   mel_columns: Int[np.ndarray, 'n'], lead: Fraction
 ) -> Int[np.ndarray, 'n']:
   """The last frame whose mel window ends within the sound."""
   # floor(80 (f / 25 - lead)) <= columns - 16, solved for f.
   p, q = lead.numerator, lead.denominator
-  over = RATE * ((mel_columns - audio.WINDOW_COLUMNS + 1) * q + 80 * p)
+  over = FPS * ((mel_columns - audio.WINDOW_COLUMNS + 1) * q + 80 * p)
   return -(-over // (80 * q)) - 1
 
 
-def pick(
-  items: Int[np.ndarray, 'b'], rng: np.random.Generator, plan: Plan
-) -> Pick:
+def sample_windows(
+  items: Int[np.ndarray, 'b'], rng: np.random.Generator, plan: WindowIndex
+) -> WindowSample:
   """Choose the windows of a batch of examples.
 
   All rows at once: drawn one by one in Python, a batch of 160 took 30 to
@@ -208,30 +201,30 @@ def pick(
     seed: int32 `[b]`, of its noise.
   """
   count = len(items)
-  at, frame = _place(plan, items, rng)
+  at, frame = _sample_positions(plan, items, rng)
   rows = {
     'clip': plan.clips[at],
-    'dice': rng.random((count, DICE), np.float32),
+    'dice': rng.random((count, NUM_UNIFORMS), np.float32),
     'seed': rng.integers(2**31, size=count),
   }
   if plan.kind == 'contrastive':
-    rows['frame'] = _spread(plan, plan.starts[at], rng)
+    rows['frame'] = _sample_spread(plan, plan.starts[at], rng)
   elif plan.kind == 'pair':
     starts, spans = (x[at][:, None, None] for x in (plan.starts, plan.spans))
-    shape = count, TRIES, 2
+    shape = count, PAIR_CANDIDATES, 2
     rows['frame'] = plan.first + rng.integers(starts, size=shape)
     # Round the clip's end to its beginning, `apart` from either side.
     away = plan.apart + rng.integers(spans - 2 * plan.apart + 1, size=shape)
     rows |= {'other': rows['clip'], 'start': (rows['frame'] + away) % spans}
   else:
-    rows |= {'frame': frame} | _others(plan, at, frame, rng)
+    rows |= {'frame': frame} | _sample_negatives(plan, at, frame, rng)
   return {
     name: np.asarray(value, None if name in ('dice', 'label') else np.int32)
     for name, value in rows.items()
   }
 
 
-def chosen(pick: dict, opening, xnp: ModuleType = np) -> dict:
+def select_most_different(pick: dict, opening, xnp: ModuleType = np) -> dict:
   """The pick of a pair whose two mouths differ most.
 
   Neighbouring frames mostly look alike; these show what the sound does. The
@@ -252,7 +245,7 @@ def chosen(pick: dict, opening, xnp: ModuleType = np) -> dict:
   }
 
 
-def _place(plan: Plan, items: Rows, rng) -> tuple[Rows, Rows]:
+def _sample_positions(plan: WindowIndex, items: Rows, rng) -> tuple[Rows, Rows]:
   """Positions in `plan.clips`, and the first frames of windows."""
   if plan.order == 'window':
     at = np.searchsorted(plan.ends, items, side='right')
@@ -266,9 +259,11 @@ def _place(plan: Plan, items: Rows, rng) -> tuple[Rows, Rows]:
   return at, plan.first + rng.integers(plan.starts[at])
 
 
-def _others(plan: Plan, at: Rows, frame: Rows, rng) -> Pick:
+def _sample_negatives(
+  plan: WindowIndex, at: Rows, frame: Rows, rng
+) -> WindowSample:
   """The wrong windows of syncnet with labels, or references."""
-  other, start = at, _away(plan, frame, plan.spans[at], rng)
+  other, start = at, _sample_distant(plan, frame, plan.spans[at], rng)
   if plan.elsewhere and len(plan.clips) > 1:
     step = rng.integers(1, len(plan.clips), size=len(at))
     far = (at + step) % len(plan.clips)
@@ -285,7 +280,7 @@ def _others(plan: Plan, at: Rows, frame: Rows, rng) -> Pick:
   }
 
 
-def _away(plan: Plan, frame: Rows, spans: Rows, rng) -> Rows:
+def _sample_distant(plan: WindowIndex, frame: Rows, spans: Rows, rng) -> Rows:
   """Windows of the same clips, uniform among those far enough away."""
   near = plan.apart
   far = np.full_like(spans, plan.most) if plan.most else spans
@@ -297,7 +292,9 @@ def _away(plan: Plan, frame: Rows, spans: Rows, rng) -> Rows:
   return np.where(nth < before, low + nth, high + nth - before)
 
 
-def _spread(plan: Plan, starts: Rows, rng) -> Int[np.ndarray, 'b k']:
+def _sample_spread(
+  plan: WindowIndex, starts: Rows, rng
+) -> Int[np.ndarray, 'b k']:
   """`group` windows at least `apart` from one another, in any order."""
   slack = starts - (plan.group - 1) * (plan.apart - 1)
   drawn = np.empty((len(starts), 0), np.int64)

@@ -14,13 +14,14 @@ from types import ModuleType
 import numpy as np
 from jaxtyping import Float, Int16
 
-from lipsync_jax import audio, windows
+from lipsync_jax import audio
 from lipsync_jax.audio import mel
+from lipsync_jax.data import windows
 from lipsync_jax.faces.crop import Crop
 
 
 @dataclasses.dataclass(frozen=True)
-class Augment:
+class Augmentation:
   """How much of what. Zero leaves a property exactly as it is."""
 
   flip: float = 0.5  # probability of a mirrored picture
@@ -58,12 +59,12 @@ class Augment:
     return math.ceil(size * reach) + 1 if self.moves else 0
 
 
-def flips(augment: Augment, dice):
+def flip_mask(augment: Augmentation, dice):
   """Whether to mirror.  [..., 14] -> bool [...]"""
   return dice[..., 0] < augment.flip
 
 
-def _range(dice, i: int, most: float):
+def _symmetric(dice, i: int, most: float):
   return (2 * dice[..., i] - 1) * most
 
 
@@ -74,25 +75,25 @@ _YIQ = np.array(
 _RGB = np.linalg.inv(_YIQ)
 
 
-def colour(augment: Augment, dice, xnp: ModuleType = np):
+def color_transform(augment: Augmentation, dice, xnp: ModuleType = np):
   """The change of colour as matrix [..., 3, 3] and offset [..., 1].
 
   New colours are `matrix @ rgb + offset` on the scale [0, 1].
   """
-  contrast = 1 + _range(dice, 2, augment.contrast)
-  saturation = 1 + _range(dice, 3, augment.saturation)
-  angle = 2 * math.pi * _range(dice, 4, augment.hue)
+  contrast = 1 + _symmetric(dice, 2, augment.contrast)
+  saturation = 1 + _symmetric(dice, 3, augment.saturation)
+  angle = 2 * math.pi * _symmetric(dice, 4, augment.hue)
   c, s = saturation * xnp.cos(angle), saturation * xnp.sin(angle)
   one, zero = xnp.ones_like(c), xnp.zeros_like(c)
   rows = [[one, zero, zero], [zero, c, -s], [zero, s, c]]
   turn = xnp.stack([xnp.stack(row, -1) for row in rows], -2)  # [..., 3, 3]
   rgb, yiq = xnp.asarray(_RGB, dice.dtype), xnp.asarray(_YIQ, dice.dtype)
   matrix = contrast[..., None, None] * xnp.matmul(xnp.matmul(rgb, turn), yiq)
-  offset = (1 - contrast) / 2 + _range(dice, 1, augment.brightness)
+  offset = (1 - contrast) / 2 + _symmetric(dice, 1, augment.brightness)
   return matrix, offset[..., None]
 
 
-def coloured(images, matrix, offset, xnp: ModuleType = np):
+def apply_color(images, matrix, offset, xnp: ModuleType = np):
   """Change the colours of frames.  uint8 [b, ..., 3] -> uint8 [b, ..., 3]"""
   flat = images.reshape(images.shape[0], -1, 3).astype(matrix.dtype)
   changed = xnp.matmul(flat, xnp.swapaxes(matrix, -1, -2))  # [b, pixels, 3]
@@ -101,18 +102,21 @@ def coloured(images, matrix, offset, xnp: ModuleType = np):
   return changed.reshape(images.shape)
 
 
-def movement(augment: Augment, dice):
+def crop_jitter(augment: Augmentation, dice):
   """Shift right and down, scale of the sides, roll.  [..., 14] -> 4 x [...]
 
   Shifts are shares of the crop's sides along its own axes, roll is radians.
   """
-  shifts = _range(dice, 5, augment.shift), _range(dice, 6, augment.shift)
-  scale = 1 + _range(dice, 7, augment.scale)
-  return *shifts, scale, _range(dice, 8, math.radians(augment.roll))
+  shifts = (
+    _symmetric(dice, 5, augment.shift),
+    _symmetric(dice, 6, augment.shift),
+  )
+  scale = 1 + _symmetric(dice, 7, augment.scale)
+  return *shifts, scale, _symmetric(dice, 8, math.radians(augment.roll))
 
 
-def moved(crop: Crop, dx, dy, scale, roll) -> Crop:
-  """The crop under a `movement`."""
+def jitter_crop(crop: Crop, dx, dy, scale, roll) -> Crop:
+  """The crop under a `crop_jitter`."""
   c, s = math.cos(crop.roll), math.sin(crop.roll)
   x, y = float(dx) * crop.w, float(dy) * crop.h
   return Crop(
@@ -124,7 +128,7 @@ def moved(crop: Crop, dx, dy, scale, roll) -> Crop:
   )
 
 
-def masked(mels, starts, origins, augment: Augment, dice, xnp=np):
+def mask_mel(mels, starts, origins, augment: Augmentation, dice, xnp=np):
   """Put some columns and some bins of mel windows to silence.
 
   Windows that share an origin lose the same moments of sound.
@@ -137,7 +141,7 @@ def masked(mels, starts, origins, augment: Augment, dice, xnp=np):
   """
   width = xnp.floor(dice[..., 9] * (augment.mask_columns + 1))
   left = xnp.floor(dice[..., 10] * (audio.WINDOW_COLUMNS + 1 - width))
-  steps = windows.along(audio.WINDOW_COLUMNS, starts.ndim + 1)
+  steps = windows.arange_along_last(audio.WINDOW_COLUMNS, starts.ndim + 1)
   at = starts[..., None] - origins[..., None] + steps  # [..., k, 16]
   low, high = left[..., None, None], (left + width)[..., None, None]
   gone = ((at >= low) & (at < high))[..., None, :]  # [..., k, 1, 16]
@@ -145,13 +149,13 @@ def masked(mels, starts, origins, augment: Augment, dice, xnp=np):
   place = dice[..., 11] * (augment.mask_bins + 1)
   height = xnp.floor(place)
   bottom = xnp.floor((place - height) * (audio.MELS + 1 - height))
-  bins = windows.along(audio.MELS, bottom.ndim + 1)
+  bins = windows.arange_along_last(audio.MELS, bottom.ndim + 1)
   band = (bins >= bottom[..., None]) & (bins < (bottom + height)[..., None])
   gone = gone | band[..., None, :, None]
   return xnp.where(gone, xnp.asarray(audio.SILENCE, mels.dtype), mels)
 
 
-def voiced(mels, augment: Augment, dice, xnp: ModuleType = np):
+def perturb_voice(mels, augment: Augmentation, dice, xnp: ModuleType = np):
   """Mel windows as if another had spoken: louder, with a longer throat.
 
   A throat's length stretches the spectrum (vocal tract length
@@ -163,8 +167,10 @@ def voiced(mels, augment: Augment, dice, xnp: ModuleType = np):
     dice: [..., 14].
   """
   if augment.warp:
-    stretch = 1 + _range(dice, 12, augment.warp)[..., None]  # [..., 1]
-    bins = windows.along(audio.MELS, stretch.ndim).astype(np.float32)
+    stretch = 1 + _symmetric(dice, 12, augment.warp)[..., None]  # [..., 1]
+    bins = windows.arange_along_last(audio.MELS, stretch.ndim).astype(
+      np.float32
+    )
     at = xnp.clip(bins * stretch, 0, audio.MELS - 1)  # [..., 80]
     low = xnp.floor(at)
     part = (at - low)[..., None, :, None]
@@ -176,13 +182,13 @@ def voiced(mels, augment: Augment, dice, xnp: ModuleType = np):
     mels = below + part * (above - below)
   if augment.gain:
     step = -2 * audio.SILENCE / mel.SPAN_DB  # of the scale, a decibel
-    louder = step * _range(dice, 13, augment.gain)[..., None, None, None]
+    louder = step * _symmetric(dice, 13, augment.gain)[..., None, None, None]
     moved = xnp.clip(mels + louder, audio.SILENCE, -audio.SILENCE)
     mels = xnp.where(mels > audio.SILENCE, moved, mels)
   return mels
 
 
-def noise_level(augment: Augment, seed: int) -> float | None:
+def noise_snr_db(augment: Augmentation, seed: int) -> float | None:
   """Decibels of sound over noise for a pick; None for no noise."""
   rng = np.random.default_rng([seed, 0])
   if rng.random() >= augment.noise:
@@ -190,7 +196,7 @@ def noise_level(augment: Augment, seed: int) -> float | None:
   return float(rng.uniform(augment.loud, augment.quiet))
 
 
-def noisy_mel(
+def noisy_log_mel(
   wave: Int16[np.ndarray, 'n'], low: int, high: int, level: float, seed: int
 ) -> Float[np.ndarray, '80 s']:
   """Columns `low` to `high` of the log-mel of `wave` with white noise added.

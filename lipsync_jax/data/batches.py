@@ -3,7 +3,7 @@
 The state of an iterator is one number, and restoring it gives the very same
 batches (`picks` says why).
 
-On the wire pictures are uint8; `ready` makes of a batch, on the device,
+On the wire pictures are uint8; `to_model_inputs` makes of a batch, on the device,
 what the networks take. Alphabet: `b` batch, `t` five frames, `h w` pixels.
 """
 
@@ -14,12 +14,15 @@ from types import ModuleType
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from lipsync_jax import audio, augment, picks, records, windows
-from lipsync_jax.augment import Augment
+from lipsync_jax import audio
+from lipsync_jax.audio import FPS, FRAMES_PER_WINDOW, frame_columns
+from lipsync_jax.data import augmentation, sampler, windows
+from lipsync_jax.data.augmentation import Augmentation
+from lipsync_jax.data.clip import Clip, ClipDataset
 from lipsync_jax.faces import landmarks
 from lipsync_jax.faces.crop import crop_from_row, extract_crop
 
-FRAMES = windows.FRAMES
+FRAMES = FRAMES_PER_WINDOW
 Batch = dict  # arrays by name, numpy or jax
 
 
@@ -27,15 +30,17 @@ class DataError(ValueError):
   """A batch that cannot be made; one line says what to change."""
 
 
-def plan(source: records.Source, kind: str, **values) -> windows.Plan:
-  """`windows.plan` for all clips of a source."""
-  return windows.plan(
+def index_dataset(
+  source: ClipDataset, kind: str, **values
+) -> windows.WindowIndex:
+  """`windows.index_windows` for all clips of a source."""
+  return windows.index_windows(
     source.frames, source.columns, source.speakers, kind, **values
   )
 
 
-def images(
-  clip: records.Clip,
+def decode_crops(
+  clip: Clip,
   frames: Int[np.ndarray, 't'],
   size: int,
   movement: tuple | None = None,
@@ -44,7 +49,7 @@ def images(
 
   Args:
     size: side of the square result, pixels.
-    movement: of the crops, see `augment.movement`.
+    movement: of the crops, see `augmentation.crop_jitter`.
   """
   import cv2
 
@@ -52,7 +57,7 @@ def images(
   for i, frame in enumerate(frames):
     crop = crop_from_row(clip.crops[frame])
     if movement:
-      crop = augment.moved(crop, *movement)
+      crop = augmentation.jitter_crop(crop, *movement)
     data = np.frombuffer(clip.frames[frame], np.uint8)
     rgb = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
     if rgb is None:
@@ -63,17 +68,19 @@ def images(
   return out
 
 
-def moments(kind: str, frame):
+def frame_indices(kind: str, frame):
   """The frames of the window at `frame`; those of a pair are named already.
 
   [...] -> [..., 5], or [..., 2] as it is.
   """
   if kind == 'pair':
     return frame
-  return frame[..., None] + windows.along(FRAMES, frame.ndim + 1)
+  return frame[..., None] + windows.arange_along_last(FRAMES, frame.ndim + 1)
 
 
-def window_starts(kind: str, frame, lead: Fraction, xnp: ModuleType = np):
+def example_window_starts(
+  kind: str, frame, lead: Fraction, xnp: ModuleType = np
+):
   """First columns and mask origins of an example's mel windows.
 
   [..., k] windows: for the generator those of the five frames and then the
@@ -82,41 +89,43 @@ def window_starts(kind: str, frame, lead: Fraction, xnp: ModuleType = np):
   """
   if kind in ('syncnet', 'contrastive'):
     frame = frame if kind == 'contrastive' else frame[..., None]
-    starts = windows.columns(frame, Fraction(0))
+    starts = frame_columns(frame, Fraction(0))
     return starts, starts
-  starts = windows.columns(moments(kind, frame), lead)
+  starts = frame_columns(frame_indices(kind, frame), lead)
   if kind == 'pair':
     return starts, starts
-  shared = windows.columns(frame[..., None], Fraction(0))
+  shared = frame_columns(frame[..., None], Fraction(0))
   starts = xnp.concatenate([starts, shared], -1)  # [..., 6]
   return starts, xnp.broadcast_to(shared, starts.shape)
 
 
-def _mels(clip, pick, kind, lead, change: Augment | None):
+def _mel_windows(clip, pick, kind, lead, change: Augmentation | None):
   """Mel windows [k, 80, 16] of one pick."""
-  starts, origins = window_starts(kind, pick['frame'], lead)
-  level = augment.noise_level(change, int(pick['seed'])) if change else None
+  starts, origins = example_window_starts(kind, pick['frame'], lead)
+  level = (
+    augmentation.noise_snr_db(change, int(pick['seed'])) if change else None
+  )
   if level is None:
     found = audio.mel_windows(clip.mel, starts)
   else:
     # Noise must be the same wherever windows overlap: one stretch of it.
     low, high = int(starts.min()), int(starts.max()) + audio.WINDOW_COLUMNS
     seed = int(pick['seed'])
-    strip = augment.noisy_mel(clip.wave, low, high, level, seed)
+    strip = augmentation.noisy_log_mel(clip.wave, low, high, level, seed)
     found = audio.mel_windows(strip, starts - low)
   if change:
-    found = augment.voiced(found, change, pick['dice'])
-    found = augment.masked(found, starts, origins, change, pick['dice'])
+    found = augmentation.perturb_voice(found, change, pick['dice'])
+    found = augmentation.mask_mel(found, starts, origins, change, pick['dice'])
   return found
 
 
-def example(
-  pick: windows.Pick,
-  source: records.Source,
+def read_example(
+  pick: windows.WindowSample,
+  source: ClipDataset,
   kind: str,
   size: int,
   lead: Fraction = audio.CENTERED_LEAD,
-  change: Augment | None = None,
+  change: Augmentation | None = None,
 ) -> Batch:
   """Read one example.
 
@@ -130,14 +139,14 @@ def example(
     With the pick's clip and frame, so that an example can be named.
   """
   clip = source[int(pick['clip'])]
-  if clip.fps != windows.RATE:
+  if clip.fps != FPS:
     raise DataError(
-      f'{clip.key}: expected {windows.RATE} frames/s, found {clip.fps:g}; '
+      f'{clip.key}: expected {FPS} frames/s, found {clip.fps:g}; '
       'build the data set with data_prep'
     )
   if kind == 'pair':
     opening = landmarks.lip_openings(clip.points, clip.crops)
-    pick = windows.chosen(pick, opening[pick['frame']])
+    pick = windows.select_most_different(pick, opening[pick['frame']])
   if kind == 'contrastive':
     sets = [(clip, frame) for frame in pick['frame']]
   else:
@@ -146,28 +155,32 @@ def example(
     sets = [(other, pick['start'])]
     sets += [] if kind == 'syncnet' else [(clip, pick['frame'])]
   dice = pick['dice']
-  move = augment.movement(change, dice) if change and change.moves else None
-  pictures = np.stack(
-    [images(c, moments(kind, at), size, move) for c, at in sets]
+  move = (
+    augmentation.crop_jitter(change, dice) if change and change.moves else None
   )
-  if change and augment.flips(change, dice):
+  pictures = np.stack(
+    [decode_crops(c, frame_indices(kind, at), size, move) for c, at in sets]
+  )
+  if change and augmentation.flip_mask(change, dice):
     pictures = pictures[:, :, :, ::-1]
   if change and change.colours:
-    matrix, offset = augment.colour(change, dice)
-    pictures = augment.coloured(pictures, matrix[None], offset[None])
-  batch = laid_out(kind, _mels(clip, pick, kind, lead, change), pictures)
+    matrix, offset = augmentation.color_transform(change, dice)
+    pictures = augmentation.apply_color(pictures, matrix[None], offset[None])
+  batch = assemble_example(
+    kind, _mel_windows(clip, pick, kind, lead, change), pictures
+  )
   if kind == 'contrastive':
     opening = landmarks.lip_openings(clip.points, clip.crops)
-    batch['opening'] = opening[moments(kind, pick['frame'])]
+    batch['opening'] = opening[frame_indices(kind, pick['frame'])]
   names = ('clip', 'frame', 'label')
   return batch | {name: pick[name] for name in names if name in pick}
 
 
-def laid_out(kind: str, mels, pictures, xnp: ModuleType = np) -> Batch:
+def assemble_example(kind: str, mels, pictures, xnp: ModuleType = np) -> Batch:
   """Mel windows and pictures as an example.
 
   Args:
-    mels: [..., k, 80, 16], see `window_starts`.
+    mels: [..., k, 80, 16], see `example_window_starts`.
     pictures: [..., k, t, h, w, 3]; k is reference, target for the generator.
   """
   mels = mels[..., None]
@@ -187,7 +200,7 @@ def laid_out(kind: str, mels, pictures, xnp: ModuleType = np) -> Batch:
   return {'mel': mels[..., 0, :, :, :], 'frames': lower[..., 0, :, :, :]}
 
 
-def ready(batch: Batch, xnp: ModuleType = np) -> Batch:
+def to_model_inputs(batch: Batch, xnp: ModuleType = np) -> Batch:
   """A batch as the networks take it, pictures float32 in [0, 1].
 
   For the generator: face [..., t, h, w, 6], the target with its lower half
@@ -206,14 +219,14 @@ def ready(batch: Batch, xnp: ModuleType = np) -> Batch:
   return out
 
 
-def batches(
-  source: records.Source,
-  plan: windows.Plan,
+def example_batches(
+  source: ClipDataset,
+  plan: windows.WindowIndex,
   batch: int,
   size: int,
   *,
   lead: Fraction = audio.CENTERED_LEAD,
-  change: Augment | None = None,
+  change: Augmentation | None = None,
   seed: int = 0,
   process: tuple[int, int] = (0, 1),
   rounds: int | None = None,
@@ -225,7 +238,7 @@ def batches(
   Its iterators have `get_state()`, a few numbers, and `set_state()`.
 
   Args:
-    batch, seed, process, rounds: see `picks.Picks`.
+    batch, seed, process, rounds: see `sampler.BatchSampler`.
     size: side of the network's square crop, pixels.
     change: augmentation, None for none.
     threads: that decode; twice the cores is plenty.
@@ -233,7 +246,9 @@ def batches(
   """
   import grain
 
-  rows = picks.Rows(picks.Picks(plan, batch, seed, process, rounds))
+  rows = sampler.ExampleSampler(
+    sampler.BatchSampler(plan, batch, seed, process, rounds)
+  )
   read = functools.partial(
     _example, source=source, kind=plan.kind, size=size, lead=lead, change=change
   )
@@ -243,18 +258,18 @@ def batches(
   made = made.to_iter_dataset(options).batch(count)
   if sharding is None:
     return made
-  made = made.map(functools.partial(spread, sharding=sharding))
+  made = made.map(functools.partial(to_global_arrays, sharding=sharding))
   return grain.experimental.ThreadPrefetchIterDataset(
     made, prefetch_buffer_size=2
   )
 
 
 def _example(pick, **values):
-  made = example(pick, **values)
+  made = read_example(pick, **values)
   return made | ({'mask': pick['mask']} if 'mask' in pick else {})
 
 
-def spread(batch: Batch, sharding) -> dict:
+def to_global_arrays(batch: Batch, sharding) -> dict:
   """This process's rows of a batch as part of global jax arrays."""
   import jax
 

@@ -11,30 +11,34 @@ import pathlib
 import numpy as np
 from jaxtyping import Float32, Int16, UInt8
 
-from lipsync_jax import audio, records, shards
+from lipsync_jax import audio
+from lipsync_jax.data import tfrecord
+from lipsync_jax.data.clip import DATASET_NAME, NUM_LANDMARKS, Clip, write_clips
 
-SIDE = 120  # pixels of a stored picture, crop and margin
-STEP = 640  # samples a frame
+IMAGE_SIZE = 120  # pixels of a stored picture, crop and margin
+SAMPLES_PER_FRAME = 640  # samples a frame
 
 
-def clip(key: str, frames: int, seed: int) -> records.Clip:
+def synthetic_clip(key: str, frames: int, seed: int) -> Clip:
   """One talking face of `frames` frames; its speaker's looks are theirs."""
   speaker = key.split('/')[0]
   looks = np.random.default_rng([seed, *speaker.encode()])
   rng = np.random.default_rng([seed, *key.encode()])
-  wave, opening = speech(frames, rng)
+  wave, opening = synthetic_speech(frames, rng)
   colours = looks.integers(60, 230, (3, 3))
   drift = np.cumsum(rng.normal(0, 0.4, (frames, 2)), 0)
   drift = np.clip(drift, -5, 5)
-  pictures = [draw(colours, drift[i], float(opening[i])) for i in range(frames)]
-  middle = np.float32([SIDE / 2, SIDE / 2, 96, 96, 0])
+  pictures = [
+    draw_face(colours, drift[i], float(opening[i])) for i in range(frames)
+  ]
+  middle = np.float32([IMAGE_SIZE / 2, IMAGE_SIZE / 2, 96, 96, 0])
   corner = np.float32([12, 12, 108, 108])
-  return records.Clip(
+  return Clip(
     key=key,
     speaker=speaker,
     frames=tuple(_jpeg(rgb) for rgb in pictures),
     crops=np.tile(middle, (frames, 1)),
-    points=np.full((frames, records.POINTS, 2), SIDE / 2, np.float32),
+    points=np.full((frames, NUM_LANDMARKS, 2), IMAGE_SIZE / 2, np.float32),
     boxes=np.tile(corner, (frames, 1)),
     mel=audio.log_mel(wave / np.float32(32768)),
     wave=wave,
@@ -42,11 +46,11 @@ def clip(key: str, frames: int, seed: int) -> records.Clip:
   )
 
 
-def speech(
+def synthetic_speech(
   frames: int, rng: np.random.Generator
 ) -> tuple[Int16[np.ndarray, 's'], Float32[np.ndarray, 'n']]:
   """A buzzing voice with syllables, and how far the mouth is open, [0, 1]."""
-  count = frames * STEP
+  count = frames * SAMPLES_PER_FRAME
   # A new loudness every three frames or so, and never a rhythm.
   knots = np.sort(rng.uniform(0, count, max(2, frames // 3)))
   level = np.interp(np.arange(count), knots, rng.random(len(knots)))
@@ -55,18 +59,18 @@ def speech(
   pitch = rng.uniform(100, 220)
   voice = sum(np.sin(2 * np.pi * pitch * k * time) / k for k in range(1, 12))
   wave = 5000 * level * voice + rng.normal(0, 20, count)
-  opening = level.reshape(frames, STEP).mean(1)
+  opening = level.reshape(frames, SAMPLES_PER_FRAME).mean(1)
   return wave.astype(np.int16), opening.astype(np.float32)
 
 
-def draw(colours, shift, opening: float) -> UInt8[np.ndarray, 'h w 3']:
+def draw_face(colours, shift, opening: float) -> UInt8[np.ndarray, 'h w 3']:
   """A face: `opening` in [0, 1] is that of the mouth."""
   import cv2
 
   skin, shirt, wall = (tuple(int(v) for v in row) for row in colours)
-  rgb = np.full((SIDE, SIDE, 3), wall, np.uint8)
-  x, y = (int(SIDE / 2 + v) for v in shift)
-  cv2.ellipse(rgb, (x, SIDE), (50, 26), 0, 0, 360, shirt, -1, cv2.LINE_AA)
+  rgb = np.full((IMAGE_SIZE, IMAGE_SIZE, 3), wall, np.uint8)
+  x, y = (int(IMAGE_SIZE / 2 + v) for v in shift)
+  cv2.ellipse(rgb, (x, IMAGE_SIZE), (50, 26), 0, 0, 360, shirt, -1, cv2.LINE_AA)
   cv2.ellipse(rgb, (x, y), (36, 48), 0, 0, 360, skin, -1, cv2.LINE_AA)
   for side in (-14, 14):
     cv2.circle(rgb, (x + side, y - 14), 5, (250, 250, 250), -1, cv2.LINE_AA)
@@ -85,7 +89,9 @@ def _jpeg(rgb: np.ndarray) -> bytes:
   return data.tobytes()
 
 
-def build(folder, seed: int = 0, speakers: int = 4, frames: int = 40) -> None:
+def build_dataset(
+  folder, seed: int = 0, speakers: int = 4, frames: int = 40
+) -> None:
   """Shards of two splits, 'train' and 'val', whose speakers differ.
 
   What is there already stays.
@@ -93,8 +99,8 @@ def build(folder, seed: int = 0, speakers: int = 4, frames: int = 40) -> None:
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
   for split, number, clips in (('train', speakers, 6), ('val', 2, 3)):
-    path = folder / shards.shard_name(records.NAME, split, 0, 1)
+    path = folder / tfrecord.shard_name(DATASET_NAME, split, 0, 1)
     if path.exists():
       continue
     keys = [f'{split}{s}/{i:05d}' for s in range(number) for i in range(clips)]
-    records.write(path, (clip(key, frames, seed) for key in keys))
+    write_clips(path, (synthetic_clip(key, frames, seed) for key in keys))

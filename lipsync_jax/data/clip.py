@@ -18,15 +18,17 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from jaxtyping import Float32, Int16
 
-from lipsync_jax import examples, shards
+from lipsync_jax.data import tf_example, tfrecord
 
-NAME = 'lipsync_clips'  # of the data set, first word of every shard's name
-POINTS = 89  # landmarks of a face (`landmarks.LANDMARK_IDS`)
+DATASET_NAME = (
+  'lipsync_clips'  # of the data set, first word of every shard's name
+)
+NUM_LANDMARKS = 89  # landmarks of a face (`landmarks.LANDMARK_IDS`)
 MELS, HOP = 80, 200  # mel bins; samples a mel column, at 16 kHz
 _KEY = re.compile(r'^[^\s/]+/[^\s/]+$')
 _ARRAYS = {
   'crops': ('<f4', (-1, 5)),
-  'points': ('<f4', (-1, POINTS, 2)),
+  'points': ('<f4', (-1, NUM_LANDMARKS, 2)),
   'boxes': ('<f4', (-1, 4)),
   'mel': ('<f4', (MELS, -1)),
   'wave': ('<i2', (-1,)),
@@ -69,7 +71,7 @@ class Clip:
 
 
 @dataclasses.dataclass(frozen=True)
-class Facts:
+class ClipInfo:
   """What the index knows of a clip without opening it."""
 
   frames: int
@@ -78,13 +80,13 @@ class Facts:
   confidence: float
 
 
-def facts(clip: Clip) -> Facts:
+def clip_info(clip: Clip) -> ClipInfo:
   """The numbers that go into the index."""
   columns = clip.mel.shape[1]
-  return Facts(len(clip.frames), columns, clip.offset, clip.confidence)
+  return ClipInfo(len(clip.frames), columns, clip.offset, clip.confidence)
 
 
-def check(clip: Clip) -> Clip:
+def check_clip(clip: Clip) -> Clip:
   """The clip itself; raises RecordError if it breaks the schema."""
   n, columns = len(clip.frames), 1 + len(clip.wave) // HOP
   rows = len(clip.crops), len(clip.points), len(clip.boxes)
@@ -94,7 +96,7 @@ def check(clip: Clip) -> Clip:
     'at least one frame': n == 0,
     'frames in JPEG': not all(f[:2] == b'\xff\xd8' for f in clip.frames),
     f'{n} crops, landmarks and boxes, found {rows}': set(rows) != {n},
-    f'{POINTS} landmarks': clip.points.shape[1:] != (POINTS, 2),
+    f'{NUM_LANDMARKS} landmarks': clip.points.shape[1:] != (NUM_LANDMARKS, 2),
     'finite crops with a size': not np.isfinite(clip.crops).all()
     or not (clip.crops[:, 2:4] > 0).all(),
     f'{columns} mel columns for {len(clip.wave)} samples, '
@@ -108,20 +110,20 @@ def check(clip: Clip) -> Clip:
   return clip
 
 
-def encode(clip: Clip) -> bytes:
+def encode_clip(clip: Clip) -> bytes:
   """A clip as the bytes of a `tf.train.Example`; the same clip, same bytes."""
-  check(clip)
+  check_clip(clip)
   fields = {'frames': list(clip.frames)}
   fields |= {k: [getattr(clip, k).encode()] for k in _TEXTS}
   fields |= {k: np.array([getattr(clip, k)], '<f4') for k in _NUMBERS}
   for name, (kind, _) in _ARRAYS.items():
     fields[name] = [np.ascontiguousarray(getattr(clip, name), kind).tobytes()]
-  return examples.encode(fields)
+  return tf_example.encode_example(fields)
 
 
-def decode(data: bytes, key: str | None = None) -> Clip:
+def decode_clip(data: bytes, key: str | None = None) -> Clip:
   """The clip in a record; raises RecordError if it is not `key`."""
-  fields = examples.decode(data)
+  fields = tf_example.decode_example(data)
   wanted = {f.name for f in dataclasses.fields(Clip)}
   if missing := sorted(wanted - set(fields)):
     raise RecordError(
@@ -141,35 +143,39 @@ def decode(data: bytes, key: str | None = None) -> Clip:
   return Clip(frames=tuple(fields['frames']), **texts, **arrays, **numbers)
 
 
-def write(path: str | os.PathLike, clips: Iterable[Clip]) -> shards.Index:
+def write_clips(
+  path: str | os.PathLike, clips: Iterable[Clip]
+) -> tfrecord.Index:
   """Write clips to a shard with its index, whole or not at all."""
-  return write_encoded(path, ((c.key, encode(c), facts(c)) for c in clips))
+  return write_encoded_clips(
+    path, ((c.key, encode_clip(c), clip_info(c)) for c in clips)
+  )
 
 
-def write_encoded(
-  path: str | os.PathLike, records: Iterable[tuple[str, bytes, Facts]]
-) -> shards.Index:
-  """`write` for clips that were encoded before, elsewhere perhaps."""
-  return shards.write(
+def write_encoded_clips(
+  path: str | os.PathLike, records: Iterable[tuple[str, bytes, ClipInfo]]
+) -> tfrecord.Index:
+  """`write_clips` for clips that were encoded before, elsewhere perhaps."""
+  return tfrecord.write_shard(
     path, ((key, data, dataclasses.astuple(f)) for key, data, f in records)
   )
 
 
-def reindex(path: str | os.PathLike) -> shards.Index:
+def rebuild_index(path: str | os.PathLike) -> tfrecord.Index:
   """Write the index of a shard anew from its records."""
   keys, lengths, rows = [], [], []
-  for _, data in shards.scan(path):
-    clip = decode(data)
+  for _, data in tfrecord.scan_records(path):
+    clip = decode_clip(data)
     keys.append(clip.key)
     lengths.append(len(data))
-    rows.append(dataclasses.astuple(facts(clip)))
+    rows.append(dataclasses.astuple(clip_info(clip)))
   table = np.array(rows, np.float64).reshape(len(keys), -1 if rows else 0)
-  index = shards.Index(tuple(keys), np.array(lengths, np.int64), table)
-  shards.write_index(path, index)
+  index = tfrecord.Index(tuple(keys), np.array(lengths, np.int64), table)
+  tfrecord.write_index(path, index)
   return index
 
 
-class Source:
+class ClipDataset:
   """All clips of a split, open for random access by any thread.
 
   Attributes:
@@ -180,10 +186,10 @@ class Source:
 
   def __init__(self, folder: str | os.PathLike, split: str):
     self.folder, self.split = os.fspath(folder), split
-    self._shards = shards.Shards(folder, split)
+    self._shards = tfrecord.TFRecordReader(folder, split)
     self.keys = self._shards.keys
     self.speakers = tuple(key.rpartition('/')[0] for key in self.keys)
-    width = len(dataclasses.fields(Facts))
+    width = len(dataclasses.fields(ClipInfo))
     table = self._shards.facts.reshape(len(self.keys), width)
     self.frames, self.columns = table[:, :2].astype(np.int64).T
     self.offset, self.confidence = table[:, 2:].T
@@ -193,14 +199,14 @@ class Source:
 
   def __getitem__(self, i: int) -> Clip:
     """Clip `i`, every byte of it checked."""
-    return decode(self._shards.read(i), self.keys[i])
+    return decode_clip(self._shards.read(i), self.keys[i])
 
   def close(self) -> None:
     """Close the files; a later read opens them again."""
     self._shards.close()
 
 
-def features():
+def tfds_features():
   """The schema as TFDS features. Imports TFDS; only data_prep needs it."""
   import tensorflow_datasets as tfds
 
@@ -221,7 +227,7 @@ def features():
   )
 
 
-def write_info(
+def write_tfds_info(
   folder: str | os.PathLike,
   splits: Sequence[str],
   description: str = '',
@@ -236,8 +242,8 @@ def write_info(
 
   infos = []
   for split in splits:
-    paths = shards.find(folder, split)
-    indices = [shards.read_index(path) for path in paths]
+    paths = tfrecord.find_shards(folder, split)
+    indices = [tfrecord.read_index(path) for path in paths]
     infos.append(
       tfds.core.SplitInfo(
         name=split,
@@ -247,7 +253,7 @@ def write_info(
     )
   tfds.folder_dataset.write_metadata(
     data_dir=os.fspath(folder),
-    features=features(),
+    features=tfds_features(),
     split_infos=infos,
     version=version,
     description=description,

@@ -2,7 +2,7 @@
 
 Order and randomness are functions of (seed, number of the batch) alone, so
 that any number of processes draws the same global batches, and a run that is
-resumed goes on with the next. A batch is drawn at once (`windows.pick`).
+resumed goes on with the next. A batch is drawn at once (`windows.sample_windows`).
 
 Alphabet: `b` rows of a batch, `n` items of an epoch.
 """
@@ -14,17 +14,20 @@ import sys
 import numpy as np
 from jaxtyping import Int
 
-from lipsync_jax import windows
+from lipsync_jax.data import windows
 
-ORDERED, DRAWN = 1, 2  # doors of the seed: the order, and what is drawn
+ORDER_STREAM, DRAW_STREAM = (
+  1,
+  2,
+)  # doors of the seed: the order, and what is drawn
 
 
-class PickError(ValueError):
+class SamplerError(ValueError):
   """A batch that cannot be shared; one line says what to change."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Picks:
+class BatchSampler:
   """This process's rows of every global batch, a source for grain.
 
   Args:
@@ -37,7 +40,7 @@ class Picks:
       fill up the last batch.
   """
 
-  plan: windows.Plan
+  plan: windows.WindowIndex
   batch: int
   seed: int = 0
   process: tuple[int, int] = (0, 1)
@@ -46,7 +49,7 @@ class Picks:
   def __post_init__(self):
     index, count = self.process
     if self.batch % count or not 0 <= index < count:
-      raise PickError(
+      raise SamplerError(
         f'expected a batch that {count} processes can share, found '
         f'{self.batch}; choose a multiple of {count}'
       )
@@ -61,12 +64,12 @@ class Picks:
       return sys.maxsize // (2 * self.batch)
     return -(-self.rounds * len(self.plan) // self.batch)
 
-  def __getitem__(self, number: int) -> windows.Pick:
+  def __getitem__(self, number: int) -> windows.WindowSample:
     """The rows of batch `number`; all processes draw the same batch."""
     at = int(number) * self.batch + np.arange(self.batch)
     items = self._items(at)
-    rng = np.random.default_rng([self.seed, DRAWN, int(number)])
-    found = windows.pick(items, rng, self.plan)
+    rng = np.random.default_rng([self.seed, DRAW_STREAM, int(number)])
+    found = windows.sample_windows(items, rng, self.plan)
     if self.rounds is not None:
       total = self.rounds * len(self.plan)
       found['mask'] = (at < total).astype(np.float32)
@@ -80,27 +83,29 @@ class Picks:
       return np.where(epochs < self.rounds, items, len(self.plan) - 1)
     for epoch in np.unique(epochs):
       here = epochs == epoch
-      items[here] = _order(self.seed, int(epoch), len(self.plan))[items[here]]
+      items[here] = _epoch_order(self.seed, int(epoch), len(self.plan))[
+        items[here]
+      ]
     return items
 
 
 @functools.lru_cache(4)
-def _order(seed: int, epoch: int, count: int) -> Int[np.ndarray, 'n']:
+def _epoch_order(seed: int, epoch: int, count: int) -> Int[np.ndarray, 'n']:
   """The items of an epoch, shuffled."""
-  rng = np.random.default_rng([seed, ORDERED, epoch])
+  rng = np.random.default_rng([seed, ORDER_STREAM, epoch])
   return rng.permutation(count)
 
 
 @dataclasses.dataclass(frozen=True)
-class Rows:
+class ExampleSampler:
   """The rows of `picks` one after another."""
 
-  picks: Picks
+  picks: BatchSampler
 
   def __len__(self) -> int:
     return len(self.picks) * self.picks.rows
 
-  def __getitem__(self, i: int) -> windows.Pick:
+  def __getitem__(self, i: int) -> windows.WindowSample:
     number, row = divmod(int(i), self.picks.rows)
     found = self._batch(number)
     return {name: np.asarray(x[row]) for name, x in found.items()}
@@ -113,9 +118,9 @@ class Rows:
     return {'picks': self.picks}
 
 
-def batches(plan: windows.Plan, batch: int, **values):
-  """`Picks` as a grain IterDataset: the resident mode's feed."""
+def sample_batches(plan: windows.WindowIndex, batch: int, **values):
+  """`BatchSampler` as a grain IterDataset: the resident mode's feed."""
   import grain
 
-  chosen = grain.MapDataset.source(Picks(plan, batch, **values))
+  chosen = grain.MapDataset.source(BatchSampler(plan, batch, **values))
   return chosen.to_iter_dataset(grain.ReadOptions(num_threads=1))

@@ -21,12 +21,14 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, UInt8
 
-from lipsync_jax import audio, augment, data, records, windows
-from lipsync_jax.augment import Augment
+from lipsync_jax import audio
+from lipsync_jax.data import augmentation, batches, windows
+from lipsync_jax.data.augmentation import Augmentation
+from lipsync_jax.data.clip import Clip, ClipDataset
 from lipsync_jax.faces import landmarks
 from lipsync_jax.faces.crop import crop_from_row, extract_crop
 
-CHUNK = 2048  # frames sent to the device at once
+UPLOAD_FRAMES = 2048  # frames sent to the device at once
 
 
 @functools.partial(
@@ -38,7 +40,7 @@ CHUNK = 2048  # frames sent to the device at once
   meta_fields=['size'],
 )
 @dataclasses.dataclass(frozen=True)
-class Resident:
+class DeviceDataset:
   """A split on the device."""
 
   images: UInt8[Array, 'n s s 3']  # crops with `(s - size) / 2` px of margin
@@ -51,8 +53,8 @@ class Resident:
   size: int  # side of a network's crop, pixels
 
 
-def cut(
-  clip: records.Clip, size: int, margin: int
+def stored_crops(
+  clip: Clip, size: int, margin: int
 ) -> UInt8[np.ndarray, 'n s s 3']:
   """All crops of a clip, each with `margin` pixels of its surroundings.
 
@@ -67,20 +69,20 @@ def cut(
     rgb = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB)
     crop = crop_from_row(clip.crops[i])
     if margin:
-      wide = augment.moved(crop, 0, 0, side / size, 0)
+      wide = augmentation.jitter_crop(crop, 0, 0, side / size, 0)
       out[i] = extract_crop(rgb, wide, side)
     # Cut again: a wider crop's coordinates round differently.
     out[i, middle, middle] = extract_crop(rgb, crop, size)
   return out
 
 
-def load(
-  source: records.Source,
+def load_dataset(
+  source: ClipDataset,
   size: int,
-  change: Augment | None = None,
+  change: Augmentation | None = None,
   progress: Callable[[int], object] | None = None,
   threads: int = 8,
-) -> Resident:
+) -> DeviceDataset:
   """Read a whole split to the default device.
 
   Args:
@@ -97,37 +99,37 @@ def load(
     donate_argnums=0,  # so that memory holds the split once
   )
   held, at, aspects, openings, mels = [], 0, [], [], []
-  for i, clip, crops in _clips(source, size, margin, threads):
+  for i, clip, crops in _decode_clips(source, size, margin, threads):
     held.append(crops)
     aspects.append(clip.crops[:, 3] / clip.crops[:, 2])
     openings.append(landmarks.lip_openings(clip.points, clip.crops))
     mels.append(clip.mel.T)
     # Equal blocks, so that `put` is compiled twice at most.
     rows = np.concatenate(held)
-    while len(rows) >= CHUNK or (i == len(source) - 1 and len(rows)):
-      images = put(images, rows[:CHUNK], at)
-      at, rows = at + len(rows[:CHUNK]), rows[CHUNK:]
+    while len(rows) >= UPLOAD_FRAMES or (i == len(source) - 1 and len(rows)):
+      images = put(images, rows[:UPLOAD_FRAMES], at)
+      at, rows = at + len(rows[:UPLOAD_FRAMES]), rows[UPLOAD_FRAMES:]
     held = [rows]
     if progress:
       progress(i + 1)
-  return Resident(
+  return DeviceDataset(
     images=images,
     aspects=jnp.asarray(np.concatenate(aspects)),
     openings=jnp.asarray(np.concatenate(openings)),
     mel=jnp.asarray(np.concatenate(mels)),
-    firsts=_starts(source.frames),
-    mel_firsts=_starts(source.columns),
+    firsts=_first_rows(source.frames),
+    mel_firsts=_first_rows(source.columns),
     columns=jnp.asarray(source.columns, jnp.int32),
     size=size,
   )
 
 
-def _clips(source: records.Source, size: int, margin: int, threads: int):
+def _decode_clips(source: ClipDataset, size: int, margin: int, threads: int):
   """(number, clip, crops) of all clips, decoded side by side, in order."""
 
   def one(i: int):
     clip = source[i]
-    return i, clip, cut(clip, size, margin)
+    return i, clip, stored_crops(clip, size, margin)
 
   step = 4 * threads  # clips that wait in memory, at most
   with concurrent.futures.ThreadPoolExecutor(threads) as pool:
@@ -135,31 +137,31 @@ def _clips(source: records.Source, size: int, margin: int, threads: int):
       yield from pool.map(one, range(start, min(start + step, len(source))))
 
 
-def _starts(counts: Int[np.ndarray, 'c']) -> Int[Array, 'c']:
+def _first_rows(counts: Int[np.ndarray, 'c']) -> Int[Array, 'c']:
   return jnp.asarray(np.cumsum(counts) - counts, jnp.int32)
 
 
-def sample(
-  store: Resident,
+def sample_batch(
+  store: DeviceDataset,
   picks: dict[str, Array | np.ndarray],
   *,
   kind: str,
   lead: Fraction = audio.CENTERED_LEAD,
-  change: Augment | None = None,
+  change: Augmentation | None = None,
 ) -> dict[str, Array]:
-  """The batch of `data.batches` for the same picks; pure, to be jitted.
+  """The batch of `batches.example_batches` for the same picks; pure, to be jitted.
 
   Args:
-    picks: of `picks.batches`.
-    kind, lead, change: as for the plan and `data.batches`.
+    picks: of `sampler.sample_batches`.
+    kind, lead, change: as for the plan and `batches.example_batches`.
   """
   clip = picks['clip']
   if kind == 'pair':
     rows = store.firsts[clip][:, None, None] + picks['frame']
-    picks = windows.chosen(picks, store.openings[rows], jnp)
+    picks = windows.select_most_different(picks, store.openings[rows], jnp)
   frame = picks['frame']
   if change and change.noise:
-    raise data.DataError(
+    raise batches.DataError(
       'expected no noise with device-resident data, found '
       f'noise={change.noise}: set it to 0 or stream'
     )
@@ -169,26 +171,31 @@ def sample(
     sets = [(picks['other'], picks['start'])]
     sets += [] if kind == 'syncnet' else [(clip, frame)]
   wanted = [
-    store.firsts[c][..., None] + data.moments(kind, at) for c, at in sets
+    store.firsts[c][..., None] + batches.frame_indices(kind, at)
+    for c, at in sets
   ]
   wanted = wanted[0] if kind == 'contrastive' else jnp.stack(wanted, 1)
-  pictures = _pictures(store, wanted, picks['dice'], change)
-  starts, origins = data.window_starts(kind, frame, lead, jnp)
-  mels = _mels(store, clip, starts)
+  pictures = _augmented_crops(store, wanted, picks['dice'], change)
+  starts, origins = batches.example_window_starts(kind, frame, lead, jnp)
+  mels = _mel_windows(store, clip, starts)
   if change:
-    mels = augment.voiced(mels, change, picks['dice'], jnp)
-    mels = augment.masked(mels, starts, origins, change, picks['dice'], jnp)
-  batch = data.laid_out(kind, mels, pictures, jnp)
+    mels = augmentation.perturb_voice(mels, change, picks['dice'], jnp)
+    mels = augmentation.mask_mel(
+      mels, starts, origins, change, picks['dice'], jnp
+    )
+  batch = batches.assemble_example(kind, mels, pictures, jnp)
   if kind == 'contrastive':
     batch['opening'] = store.openings[wanted]
   names = ('clip', 'frame', 'label', 'mask')
   return batch | {name: picks[name] for name in names if name in picks}
 
 
-def _mels(
-  store: Resident, clip: Int[Array, 'b'], starts: Int[Array, 'b k']
+def _mel_windows(
+  store: DeviceDataset, clip: Int[Array, 'b'], starts: Int[Array, 'b k']
 ) -> Float[Array, 'b k 80 16']:
-  at = starts[..., None] + windows.along(audio.WINDOW_COLUMNS, 3)  # [b, k, 16]
+  at = starts[..., None] + windows.arange_along_last(
+    audio.WINDOW_COLUMNS, 3
+  )  # [b, k, 16]
   ends = store.columns[clip][:, None, None]
   inside = (at >= 0) & (at < ends)
   rows = store.mel_firsts[clip][:, None, None] + jnp.clip(at, 0, ends - 1)
@@ -196,29 +203,31 @@ def _mels(
   return found.swapaxes(-1, -2)  # [b, k, 80, 16]
 
 
-def _pictures(
-  store: Resident,
+def _augmented_crops(
+  store: DeviceDataset,
   wanted: Int[Array, 'b k t'],
   dice: Float[Array, 'b 14'],
-  change: Augment | None,
+  change: Augmentation | None,
 ) -> UInt8[Array, 'b k t h w 3']:
   stored, size = store.images[wanted], store.size  # [b, k, t, s, s, 3]
   margin = (stored.shape[-2] - size) // 2
   if change and change.moves:
-    pictures = _moved(stored, store.aspects[wanted], dice, change, size)
+    pictures = _resample_crops(
+      stored, store.aspects[wanted], dice, change, size
+    )
   else:
     middle = slice(margin, margin + size)
     pictures = stored[..., middle, middle, :]
   if change and change.flip:
-    mirrored = augment.flips(change, dice).reshape(-1, 1, 1, 1, 1, 1)
+    mirrored = augmentation.flip_mask(change, dice).reshape(-1, 1, 1, 1, 1, 1)
     pictures = jnp.where(mirrored, pictures[..., ::-1, :], pictures)
   if change and change.colours:
-    matrix, offset = augment.colour(change, dice, jnp)
-    pictures = augment.coloured(pictures, matrix, offset, jnp)
+    matrix, offset = augmentation.color_transform(change, dice, jnp)
+    pictures = augmentation.apply_color(pictures, matrix, offset, jnp)
   return pictures
 
 
-def _moved(stored, aspects, dice, change: Augment, size: int):
+def _resample_crops(stored, aspects, dice, change: Augmentation, size: int):
   """Sample moved crops out of the stored ones, bilinear.
 
   Streaming cuts them from the JPEG instead, so the two differ a little in
@@ -226,7 +235,8 @@ def _moved(stored, aspects, dice, change: Augment, size: int):
   """
   side = stored.shape[-2]
   dx, dy, scale, roll = (
-    value.reshape(-1, 1, 1, 1, 1) for value in augment.movement(change, dice)
+    value.reshape(-1, 1, 1, 1, 1)
+    for value in augmentation.crop_jitter(change, dice)
   )
   aspects = aspects[..., None, None]  # [b, k, t, 1, 1]
   grid = (np.arange(size, dtype=np.float32) + 0.5) / size - 0.5
