@@ -13,9 +13,10 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import Float
 
-from lipsync_jax import audio, compose, takes
+from lipsync_jax import audio, takes
 from lipsync_jax.audio import log_mel, noise_gate
 from lipsync_jax.faces.crop import crop_from_row
+from lipsync_jax.inference import compositing
 from lipsync_jax.takes import Take
 from lipsync_jax.weights import convert
 
@@ -75,7 +76,7 @@ def dubbed(
   pictures = []
   for i, picture in enumerate(take.pictures):
     crop = crop_from_row(take.crops[i])
-    patch, alpha, (x, y) = compose.paste_patch(
+    patch, alpha, (x, y) = compositing.paste_patch(
       spoken[i], source[i], crop, points[i], picture.shape[:2], picture
     )
     out = picture.copy()

@@ -14,11 +14,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lipsync_jax import casting, dub, footage, marks, produce, takes
+from lipsync_jax import casting, dub, footage, marks, takes
 from lipsync_jax.appraisal import Tools
 from lipsync_jax.casting import Case
 from lipsync_jax.dub import Dubber
-from lipsync_jax.request import Request
+from lipsync_jax.inference import pipeline
+from lipsync_jax.inference.options import SyncOptions
 from lipsync_jax.takes import Take
 
 SHIFTS = (5, 15)  # frames by which control rows have their sound late
@@ -145,8 +146,8 @@ def synced(entrant: Entrant, scene: Scene) -> str:
   if case.protocol == 'silence':
     sound = str(folder / f'{mark}.wav')
     write_wav(sound, driven.wave)
-  produce.produce(
-    Request(
+  pipeline.run(
+    SyncOptions(
       face=case.subject.path,
       audio=sound,
       outfile=str(path),

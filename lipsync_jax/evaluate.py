@@ -27,7 +27,6 @@ from lipsync_jax import (
   judge,
   lse,
   page,
-  produce,
   report,
   ridge,
   takes,
@@ -37,6 +36,7 @@ from lipsync_jax.common import cache
 from lipsync_jax.data.clip import ClipDataset
 from lipsync_jax.entrants import Entrant, Scene
 from lipsync_jax.faces import detector
+from lipsync_jax.inference import pipeline
 from lipsync_jax.weights import convert
 
 VERSION = 2  # of results kept: raise it when a measure changes
@@ -119,7 +119,7 @@ def _add_scorers(add) -> None:
 
 def evaluate(args: argparse.Namespace) -> dict:
   """Run what a command line asks for; returns the summary of the report."""
-  hidden = functools.partial(produce.progress, True)
+  hidden = functools.partial(pipeline.progress_bar, True)
   rivals = entrants.rivals(args.rival)
   todo = cast(args, hidden)
   for row in rivals:

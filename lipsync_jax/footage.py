@@ -16,8 +16,9 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import Float, Int16
 
-from lipsync_jax import audio, search, takes
+from lipsync_jax import audio, takes
 from lipsync_jax.faces import crop, identity, trajectory
+from lipsync_jax.inference import face_tracks
 from lipsync_jax.media import decoder, yuv
 from lipsync_jax.media.container import printable
 from lipsync_jax.media.types import Video
@@ -57,7 +58,7 @@ def place(path: str, seconds: float, bar) -> Place:
   """
   video = decoder.probe_video(path)
   until = Fraction(seconds).limit_denominator(1000)
-  analysis, times = search.detected(video, until, bar)
+  analysis, times = face_tracks.analyze_video(video, until, bar)
   person = identity.choose_person(identity.group_people(analysis), 'largest')
   path_of = trajectory.build_trajectory(analysis, person)
   count = int(min(until, times[-1] + 1 / video.rate) * takes.RATE)

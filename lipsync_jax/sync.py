@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 
-from lipsync_jax.request import Request, SyncError, check
+from lipsync_jax.inference.options import SyncError, SyncOptions, validate
 
 PathLike = str | os.PathLike
 
@@ -30,7 +30,7 @@ def sync(
     audio: any file with sound; it drives the lips and is the output's sound.
       Not needed where `audio_for` says what everybody speaks.
     outfile: .mp4, .mov, .mkv, .avi or .webm; appears only when whole.
-    **options: see `request.Request`; the command line's help explains each.
+    **options: see `options.SyncOptions`; the command line's help explains each.
 
   Returns:
     The report: frames, rate, person, skipped ranges (seconds), seconds spent
@@ -39,14 +39,14 @@ def sync(
   Raises:
     ValueError: one line on what was expected, what was found, what to do.
   """
-  from lipsync_jax import produce
+  from lipsync_jax.inference import pipeline
 
   if outfile:
     options['outfile'] = os.fspath(outfile)
-  wanted = Request(os.fspath(face), os.fspath(audio), **options)
-  check(wanted)
+  wanted = SyncOptions(os.fspath(face), os.fspath(audio), **options)
+  validate(wanted)
   began = time.perf_counter()
-  report = produce.produce(wanted)
+  report = pipeline.run(wanted)
   report['seconds']['total'] = round(time.perf_counter() - began, 3)
   if wanted.report:
     with open(wanted.report, 'w', encoding='utf-8') as file:

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from lipsync_jax import compose
 from lipsync_jax.faces import landmarks
 from lipsync_jax.faces.crop import (
   Crop,
@@ -14,6 +13,7 @@ from lipsync_jax.faces.crop import (
   face_crops,
   transform_points,
 )
+from lipsync_jax.inference import compositing
 from tests.helpers.synthetic_face import face
 
 FRAME = (400, 640)
@@ -25,8 +25,8 @@ def setting(width=100.0, roll=0.0, gape=0.1):
 
 
 def whole_mask(points, crop):
-  mask = compose.grid_mask(points, crop)
-  return compose.mouth_mask(mask, crop, (0, 0, FRAME[1], FRAME[0]))
+  mask = compositing.face_mask(points, crop)
+  return compositing.resample_mask(mask, crop, (0, 0, FRAME[1], FRAME[0]))
 
 
 def inside(polygon, grow=0.0):
@@ -78,8 +78,8 @@ def test_mask_moves_with_the_face_by_parts_of_a_pixel():
 
 def test_mask_without_landmarks_covers_the_mouth():
   points, crop = setting()
-  blind = compose.grid_mask(np.full((89, 2), np.nan), crop)
-  known = compose.grid_mask(points, crop)
+  blind = compositing.face_mask(np.full((89, 2), np.nan), crop)
+  known = compositing.face_mask(points, crop)
   mouth = known == 1
   assert blind[: 256 // 2].max() == 0
   assert (blind[mouth] > 0.5).mean() > 0.9
@@ -93,28 +93,28 @@ def source_face(size=96):
 
 def test_equal_colours_stay():
   points, crop = setting()
-  alpha = compose.mouth_mask(
-    compose.grid_mask(points, crop),
+  alpha = compositing.resample_mask(
+    compositing.face_mask(points, crop),
     Crop(48, 48, 96, 96, 0.0),
     (0, 0, 96, 96),
   )
   face_ = source_face()
   np.testing.assert_allclose(
-    compose.colour_match(face_, face_, alpha), face_, atol=1e-4
+    compositing.match_color(face_, face_, alpha), face_, atol=1e-4
   )
 
 
 def test_a_shift_of_colour_is_undone_and_a_mouth_is_kept():
   points, crop = setting()
-  alpha = compose.mouth_mask(
-    compose.grid_mask(points, crop),
+  alpha = compositing.resample_mask(
+    compositing.face_mask(points, crop),
     Crop(48, 48, 96, 96, 0.0),
     (0, 0, 96, 96),
   )
   face_, shift = source_face(), np.array([30, -12, 5], np.float32)
   mouth = np.zeros((96, 96, 1), np.float32)
   mouth[66:72, 40:56] = -70  # dark between the lips
-  out = compose.colour_match(face_ + shift + mouth, face_, alpha)
+  out = compositing.match_color(face_ + shift + mouth, face_, alpha)
   edge = (alpha > 0.1) & (alpha < 0.9)
   assert np.abs(out - face_)[edge].max() < 0.5
   np.testing.assert_allclose(out - face_, mouth + 0 * out, atol=1)
@@ -122,8 +122,8 @@ def test_a_shift_of_colour_is_undone_and_a_mouth_is_kept():
 
 def test_a_tilt_of_colour_is_undone_at_the_edge():
   points, crop = setting()
-  alpha = compose.mouth_mask(
-    compose.grid_mask(points, crop),
+  alpha = compositing.resample_mask(
+    compositing.face_mask(points, crop),
     Crop(48, 48, 96, 96, 0.0),
     (0, 0, 96, 96),
   )
@@ -131,7 +131,7 @@ def test_a_tilt_of_colour_is_undone_at_the_edge():
   tilt = np.linspace(-12, 12, 96, dtype=np.float32)[None, :, None]
   edge = (alpha > 0.1) & (alpha < 0.9)
   before = np.abs(tilt + 0 * face_)[edge].mean()
-  after = np.abs(compose.colour_match(face_ + tilt, face_, alpha) - face_)
+  after = np.abs(compositing.match_color(face_ + tilt, face_, alpha) - face_)
   assert after[edge].mean() < 0.35 * before
 
 
@@ -143,7 +143,9 @@ def test_cut_and_paste_gives_the_frame_back(size, roll):
   frame = np.stack(waves, -1).astype(np.uint8)
   points, crop = setting(120.0, roll)
   cut = extract_crop(frame, crop, size)
-  patch, alpha, (left, top) = compose.paste_patch(cut, cut, crop, points, FRAME)
+  patch, alpha, (left, top) = compositing.paste_patch(
+    cut, cut, crop, points, FRAME
+  )
   h, w = alpha.shape
   old = frame[top : top + h, left : left + w].astype(float)
   change = alpha[..., None] * (patch - old)
@@ -158,7 +160,7 @@ def test_a_face_at_the_edge_of_the_frame():
   points = face(10, 380, 120)
   crop = crop_from_row(face_crops(points[None])[0])
   grey = np.full((96, 96, 3), 99, np.uint8)
-  patch, alpha, (left, top) = compose.paste_patch(
+  patch, alpha, (left, top) = compositing.paste_patch(
     grey, grey, crop, points, FRAME
   )
   assert left >= 0 and top + alpha.shape[0] <= FRAME[0]
@@ -171,16 +173,16 @@ def test_the_whole_box_is_pasted_as_the_original_does():
   rng = np.random.default_rng(0)
   generated = rng.uniform(0, 255.99, (96, 96, 3)).astype(np.float32)
   crop = crop_from_box((100, 50, 221, 199))
-  patch, alpha, corner = compose.whole_box_patch(generated, crop, FRAME)
+  patch, alpha, corner = compositing.whole_box_patch(generated, crop, FRAME)
   expected = cv2.resize(generated.astype(np.uint8), (121, 149))
   np.testing.assert_array_equal(patch, expected)
   assert (alpha == 1).all() and corner == (100, 50)
-  outside = compose.whole_box_patch(
+  outside = compositing.whole_box_patch(
     generated, crop_from_box((-20, 300, 81, 451)), FRAME
   )
   assert outside[0].shape == (100, 81, 3) and outside[2] == (0, 300)
 
 
 def test_lower_half():
-  mask = compose.lower_half(96)
+  mask = compositing.lower_half_mask(96)
   assert mask[:48].max() == 0 and mask[48:].min() == 1

@@ -16,8 +16,9 @@ import cv2
 import numpy as np
 import pytest
 
-from lipsync_jax import audio, produce, sync
+from lipsync_jax import audio, sync
 from lipsync_jax.faces import detector, track_builder
+from lipsync_jax.inference import pipeline
 from lipsync_jax.weights import convert
 from tests.helpers import test_clips
 
@@ -165,8 +166,8 @@ def rough(monkeypatch):
     sha256='0',
     mel_lead=audio.CENTERED_LEAD,
   )
-  monkeypatch.setattr(produce.weights, 'read', lambda path, network: net)
-  monkeypatch.setattr(produce.engine, 'predictor', predictor)
+  monkeypatch.setattr(pipeline.weights, 'read', lambda path, network: net)
+  monkeypatch.setattr(pipeline.engine, 'predictor', predictor)
 
 
 @dataclasses.dataclass

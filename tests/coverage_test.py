@@ -5,9 +5,9 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from lipsync_jax import coverage, timeline
 from lipsync_jax.faces import landmarks
 from lipsync_jax.faces.trajectory import FaceTrajectory
+from lipsync_jax.inference import timeline, visibility
 from tests.helpers import synthetic_face
 
 
@@ -35,7 +35,7 @@ def shown(count: int, seconds: float | None = None):
   times = [Fraction(i, 25) for i in range(count)]
   length = Fraction(count, 25) if seconds is None else Fraction(seconds)
   return times, list(
-    timeline.shows(times, Fraction(25), length, video_longer='keep')
+    timeline.schedule_frames(times, Fraction(25), length, video_longer='keep')
   )
 
 
@@ -44,7 +44,7 @@ def shown(count: int, seconds: float | None = None):
 def test_turn_does_not_depend_on_the_lean_or_the_size(share, roll):
   c, s = np.cos(roll), np.sin(roll)
   points = 3 * turned(share) @ np.array([[c, s], [-s, c]])
-  found = coverage.turn(points[None].astype(np.float32))
+  found = visibility.nose_offset(points[None].astype(np.float32))
   np.testing.assert_allclose(found, share, atol=1e-4)
 
 
@@ -52,14 +52,14 @@ def test_a_turning_head_fades_and_comes_back():
   swing = 1.2 * np.sin(np.linspace(0, np.pi, 50))
   path = path_of([turned(share) for share in swing])
   times, shows = shown(50)
-  share, why = coverage.cover(path, times, shows)
+  share, why = visibility.mouth_opacity(path, times, shows)
   assert (share[np.abs(swing) < 0.74] == 1).all()
   assert (share[np.abs(swing) > 0.96] == 0).all()
   partly = (share > 0) & (share < 1)
   assert partly.any() and (why[partly] == 4).all()
   half = share[:25]
   assert (np.diff(half) <= 0).all() and np.abs(np.diff(share)).max() < 0.7
-  (found,) = coverage.ranges(shows, why)
+  (found,) = visibility.skipped_ranges(shows, why)
   assert found['why'] == 'head turned away'
   first, last = np.flatnonzero(share < 1)[[0, -1]]
   assert (found['from'], found['to']) == (first / 25, (last + 1) / 25)
@@ -70,10 +70,10 @@ def test_a_long_gap_in_the_landmarks_fades_a_blink_does_not():
   filled[5] = filled[15:27] = True
   path = path_of([synthetic_face.face()] * 40, filled=filled)
   times, shows = shown(40)
-  share, why = coverage.cover(path, times, shows)
+  share, why = visibility.mouth_opacity(path, times, shows)
   assert share[5] == 1 and share[20] == 0
   assert set(np.flatnonzero(why)) <= set(range(15, 27))
-  (found,) = coverage.ranges(shows, why)
+  (found,) = visibility.skipped_ranges(shows, why)
   assert found['why'] == 'mouth not seen'
 
 
@@ -81,9 +81,14 @@ def test_segments_absence_and_the_end_of_the_sound():
   present = np.arange(50) % 50 >= 10
   path = path_of([synthetic_face.face()] * 50, present)
   times, shows = shown(50, 1.6)
-  share, why = coverage.cover(path, times, shows, since=0.6, until=1.2)
+  share, why = visibility.mouth_opacity(
+    path, times, shows, since=0.6, until=1.2
+  )
   np.testing.assert_array_equal(np.flatnonzero(share), np.arange(15, 30))
-  found = [(r['from'], r['to'], r['why']) for r in coverage.ranges(shows, why)]
+  found = [
+    (r['from'], r['to'], r['why'])
+    for r in visibility.skipped_ranges(shows, why)
+  ]
   assert found == [
     (0.0, 0.6, 'outside --from and --to'),
     (1.2, 1.6, 'outside --from and --to'),
@@ -95,6 +100,6 @@ def test_a_box_given_by_hand_is_always_spoken():
   path = path_of([synthetic_face.face()] * 10)
   path.points[:] = np.nan
   times, shows = shown(10)
-  share, why = coverage.cover(path, times, shows)
+  share, why = visibility.mouth_opacity(path, times, shows)
   assert (share == 1).all() and not why.any()
-  assert coverage.ranges(shows, why) == []
+  assert visibility.skipped_ranges(shows, why) == []

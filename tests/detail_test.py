@@ -4,7 +4,6 @@ import cv2
 import numpy as np
 import pytest
 
-from lipsync_jax import compose, detail
 from lipsync_jax.faces import landmarks
 from lipsync_jax.faces.crop import (
   Crop,
@@ -15,6 +14,7 @@ from lipsync_jax.faces.crop import (
   face_crops,
   transform_points,
 )
+from lipsync_jax.inference import compositing, detail_transfer
 from tests.helpers.synthetic_face import face
 
 FRAME = (400, 640)
@@ -43,12 +43,12 @@ def energy(light) -> float:
 def laid(frame, generated, source, roll=0.0, **given):
   """(what is pasted, alpha, what the frame has there), all brightness."""
   points, crop = setting(roll)
-  patch, alpha, (x, y) = compose.paste_patch(
+  patch, alpha, (x, y) = compositing.paste_patch(
     generated, source, crop, points, FRAME, **given
   )
   h, w = alpha.shape
-  old = frame[y : y + h, x : x + w].astype(np.float32) @ detail.LUMA
-  return patch @ detail.LUMA, alpha, old
+  old = frame[y : y + h, x : x + w].astype(np.float32) @ detail_transfer.LUMA
+  return patch @ detail_transfer.LUMA, alpha, old
 
 
 @pytest.mark.parametrize('roll', [0.0, 0.4])
@@ -76,7 +76,7 @@ def test_detail_goes_where_the_face_goes():
   _, _, still = laid(frame, soft, source)
   deep = alpha > 0.9
   fine = [
-    detail.finer(x.astype(np.float32), 3.0)[deep]
+    detail_transfer.high_pass(x.astype(np.float32), 3.0)[deep]
     for x in (after, wanted, still)
   ]
   assert np.corrcoef(fine[0], fine[1])[0, 1] > 0.8
@@ -91,7 +91,7 @@ def test_where_the_two_differ_the_network_is_left_alone():
   lips = transform_points(crop_matrix(crop, 96), points[landmarks.OUTER_LIPS])
   middle = tuple(int(v) for v in lips.mean(0))
   mouth = cv2.ellipse(mouth, middle, (16, 10), 0, 0, 360, (10, 10, 10), -1)
-  led = detail.guide(mouth, source.astype(np.float32))
+  led = detail_transfer.flow_and_confidence(mouth, source.astype(np.float32))
   x, y = middle
   assert led[y - 3 : y + 4, x - 6 : x + 7, 2].max() < 0.05
   assert np.median(led[60:66, 20:30, 2]) > 0.8  # skin beside it
@@ -113,20 +113,24 @@ def test_brightness_alone_changes_and_a_tiny_face_not_at_all():
   frame, (_, crop) = skin(), setting()
   source = extract_crop(frame, crop, 96)
   tint = cv2.GaussianBlur(source.astype(np.float32), (0, 0), 2.5)
-  led = detail.guide(tint, source.astype(np.float32))
+  led = detail_transfer.flow_and_confidence(tint, source.astype(np.float32))
   patch = np.full((50, 60, 3), 99, np.float32)
-  out = detail.carried(patch, (280, 230), led, crop, frame, (0, 0))
+  out = detail_transfer.transfer_detail(
+    patch, (280, 230), led, crop, frame, (0, 0)
+  )
   np.testing.assert_allclose(np.ptp(out, -1), 0, atol=1e-3)
   assert np.abs(out - patch).max() > 1
   tiny = Crop(300, 200, 20, 26, 0.0)
-  kept = detail.carried(patch, (280, 230), led, tiny, frame, (0, 0))
+  kept = detail_transfer.transfer_detail(
+    patch, (280, 230), led, tiny, frame, (0, 0)
+  )
   np.testing.assert_array_equal(kept, patch)
 
 
 @pytest.mark.parametrize('sigma', [7.9, 8.0, 13.0, 40.0])
 def test_a_broad_blur_is_that_of_the_whole_picture(sigma):
-  light = skin().astype(np.float32) @ detail.LUMA
+  light = skin().astype(np.float32) @ detail_transfer.LUMA
   light = np.ascontiguousarray(light[:301, :503])
   exact = light - cv2.GaussianBlur(light, (0, 0), sigma)
-  error = np.abs(detail.finer(light, sigma) - exact)
+  error = np.abs(detail_transfer.high_pass(light, sigma) - exact)
   assert error.max() < 1.5 and error.mean() < 0.03 * np.abs(exact).mean()

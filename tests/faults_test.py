@@ -9,22 +9,15 @@ import cv2
 import numpy as np
 import pytest
 
-from lipsync_jax import (
-  appraisal,
-  footage,
-  marks,
-  produce,
-  quality,
-  ridge,
-  takes,
-)
+from lipsync_jax import appraisal, footage, marks, quality, ridge, takes
 from lipsync_jax.faces import detector, landmarks
+from lipsync_jax.inference import pipeline
 
 pytestmark = pytest.mark.slow
 
 
 def hidden(what, total):
-  return produce.progress(True, what, total)
+  return pipeline.progress_bar(True, what, total)
 
 
 @pytest.fixture(scope='module')

@@ -4,10 +4,11 @@ import cv2
 import numpy as np
 import pytest
 
-from lipsync_jax import compose, quality
+from lipsync_jax import quality
 from lipsync_jax.faces import landmarks
 from lipsync_jax.faces.crop import crop_from_row, extract_crop, face_crops
 from lipsync_jax.faces.landmarks import OUTER_LIPS
+from lipsync_jax.inference import compositing
 from tests.helpers import synthetic_face
 
 SIZE = 256
@@ -141,10 +142,10 @@ def test_pasted_rectangle_has_a_border_and_a_soft_patch_none(face):
   source = extract_crop(picture, crop, 96)
   made = np.clip(source.astype(float) + 25, 0, 255).astype(np.uint8)
   steps = {}
-  hard = compose.whole_box_patch(made, crop, picture.shape[:2])
-  soft = compose.paste_patch(made, source, crop, points, picture.shape[:2])
-  no_match = compose.mouth_mask(
-    compose.grid_mask(points, crop), crop, (0, 0, SIZE, SIZE)
+  hard = compositing.whole_box_patch(made, crop, picture.shape[:2])
+  soft = compositing.paste_patch(made, source, crop, points, picture.shape[:2])
+  no_match = compositing.resample_mask(
+    compositing.face_mask(points, crop), crop, (0, 0, SIZE, SIZE)
   )
   feathered = picture + 25 * no_match[..., None]
   for name, (patch, alpha, (x, y)) in (('hard', hard), ('soft', soft)):

@@ -9,12 +9,13 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from lipsync_jax import audio, produce, render, voices
-from lipsync_jax.common import threads
+from lipsync_jax import audio
+from lipsync_jax.common import disk_array, threads
 from lipsync_jax.faces.trajectory import FaceTrajectory
+from lipsync_jax.inference import pipeline, renderer, speech
+from lipsync_jax.inference.options import SyncOptions
 from lipsync_jax.media import audio_reader
 from lipsync_jax.media.types import Color, Frame, Video
-from lipsync_jax.request import Request
 from lipsync_jax.weights import convert
 from tests.helpers import synthetic_face
 
@@ -41,14 +42,14 @@ class Full:
 def test_a_shelf_gives_back_what_was_laid_there(disk, monkeypatch):
   if disk:
     monkeypatch.setattr(tempfile, 'TemporaryFile', disk)
-  monkeypatch.setattr(render, 'BLOCK', 16)
+  monkeypatch.setattr(disk_array, 'BLOCK_ROWS', 16)
   rows = np.random.default_rng(0).normal(size=(5, 100)).astype(np.float32).T
-  shelf = render.Shelf(rows)
+  shelf = disk_array.DiskArray(rows)
   assert len(shelf) == 100 and (shelf.file is None) == bool(disk)
   for first, end in ((0, 100), (15, 17), (99, 100), (40, 40), (0, 1)):
     np.testing.assert_array_equal(shelf.read(first, end), rows[first:end])
   deep = np.arange(24.0).reshape(2, 4, 3)
-  np.testing.assert_array_equal(render.Shelf(deep).read(1, 2), deep[1:])
+  np.testing.assert_array_equal(disk_array.DiskArray(deep).read(1, 2), deep[1:])
   with pytest.raises(AssertionError):
     shelf.read(90, 101)
 
@@ -59,9 +60,9 @@ def test_a_speaker_hears_the_windows_of_the_whole_mel():
   one = speaker(path_of(len(starts)), mel, starts)
   scene = scene_of(one)
   for position in range(len(starts)):
-    item = render.Item(position, blank(position))
+    item = renderer.FrameJob(position, blank(position))
     np.testing.assert_array_equal(
-      render.heard(scene, item, 0),
+      renderer.job_mel_window(scene, item, 0),
       audio.mel_windows(mel, starts[[position]]),
     )
 
@@ -73,9 +74,9 @@ def path_of(count: int) -> FaceTrajectory:
   return FaceTrajectory(there, gone, crops, points, np.array([[0, count]]))
 
 
-def speaker(path, mel, starts) -> render.Speaker:
+def speaker(path, mel, starts) -> renderer.SpeakerTrack:
   share = np.ones(len(starts))
-  return render.speaker(path, render.Shelf(mel.T), starts, share)
+  return renderer.make_speaker(path, disk_array.DiskArray(mel.T), starts, share)
 
 
 VIDEO = Video(
@@ -87,8 +88,8 @@ SOUND = audio_reader.AudioStream(
 )
 
 
-def scene_of(*speakers) -> render.Scene:
-  return render.Scene(VIDEO, [], [], speakers, 96, 4)
+def scene_of(*speakers) -> renderer.RenderPlan:
+  return renderer.RenderPlan(VIDEO, [], [], speakers, 96, 4)
 
 
 def blank(index: int) -> Frame:
@@ -108,7 +109,7 @@ def kept(monkeypatch):
     sha256='0',
     mel_lead=audio.CENTERED_LEAD,
   )
-  monkeypatch.setattr(produce.engine, 'predictor', lambda *_, **__: (None, ''))
+  monkeypatch.setattr(pipeline.engine, 'predictor', lambda *_, **__: (None, ''))
 
   def measure(seconds: int) -> int:
     count = RATE * seconds
@@ -120,14 +121,14 @@ def kept(monkeypatch):
       times = [Fraction(i, RATE) for i in range(count)]
       return times, [path_of(count)], {'speakers': [{}]}
 
-    monkeypatch.setattr(voices, 'listen', listen)
-    monkeypatch.setattr(produce.search, 'find', find)
-    cast = [voices.Voice('largest', SOUND, None)]
+    monkeypatch.setattr(speech, 'speech_mel', listen)
+    monkeypatch.setattr(pipeline.search, 'find', find)
+    cast = [speech.SpeechTrack('largest', SOUND, None)]
     tracemalloc.start()
     try:
       before = tracemalloc.get_traced_memory()[0]
-      made = produce.prepare(
-        Request('face.mp4'), net, VIDEO, cast, threads.StageTimer(), None
+      made = pipeline.prepare(
+        SyncOptions('face.mp4'), net, VIDEO, cast, threads.StageTimer(), None
       )
       gc.collect()
       after = tracemalloc.get_traced_memory()[0]

@@ -15,8 +15,9 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from lipsync_jax import audio, compose, produce, sync
+from lipsync_jax import audio, sync
 from lipsync_jax.audio import log_mel
+from lipsync_jax.inference import compositing, pipeline
 from lipsync_jax.weights import convert
 from tests.helpers import test_clips
 
@@ -51,13 +52,13 @@ def stand_in(monkeypatch):
     sha256='0',
     mel_lead=audio.CENTERED_LEAD,
   )
-  monkeypatch.setattr(produce.weights, 'read', lambda path, network: net)
-  monkeypatch.setattr(produce.engine, 'predictor', predictor)
+  monkeypatch.setattr(pipeline.weights, 'read', lambda path, network: net)
+  monkeypatch.setattr(pipeline.engine, 'predictor', predictor)
   # The paint must arrive as it is, without mask and colour matching.
   monkeypatch.setattr(
-    produce.render.compose,
+    pipeline.render.compose,
     'paste_patch',
-    lambda spoken, face, crop, points, frame, *_: compose.whole_box_patch(
+    lambda spoken, face, crop, points, frame, *_: compositing.whole_box_patch(
       spoken, crop, frame
     ),
   )
@@ -413,7 +414,7 @@ def test_old_output_survives_a_failure(scene, capsys, stand_in, monkeypatch):
   def breaks(*_, **__):
     raise KeyboardInterrupt
 
-  monkeypatch.setattr(produce.render, 'render', breaks)
+  monkeypatch.setattr(pipeline.render, 'render', breaks)
   words = ['--face', 'grey.mp4', '--audio', 'voice.wav', '--outfile', 'o.mp4']
   words += ['--box', '8', '56', '8', '56', '--checkpoint_path', 'x', '--quiet']
   monkeypatch.chdir(scene)
@@ -457,11 +458,11 @@ def test_two_people_speak_with_voices_of_their_own(
     assert who == ['left', 'right']
     rows = [np.tile([x, 32.0, 48, 48, 0], (50, 1)) for x in (32, 96)]
     paths = [
-      produce.search.constant_path(row, np.ones(50, bool)) for row in rows
+      pipeline.search.constant_path(row, np.ones(50, bool)) for row in rows
     ]
     return times, paths, {'speakers': [{'person': 1}, {'person': 0}]}
 
-  monkeypatch.setattr(produce.search, 'find', find)
+  monkeypatch.setattr(pipeline.search, 'find', find)
   out = tmp_path / 'o.mp4'
   report = sync.sync(
     face, outfile=out, checkpoint_path='x', crf=0, quiet=True,
@@ -516,7 +517,7 @@ def packets(path):
 def test_a_killed_job_goes_on_and_ends_as_the_unbroken_one(
   tmp_path, stand_in, monkeypatch, suffix
 ):
-  monkeypatch.setattr(produce.reels, 'LENGTH', 40)
+  monkeypatch.setattr(pipeline.reels, 'LENGTH', 40)
   times = test_clips.steady(5, 25) if suffix == '.avi' else varying(5)
   given = {
     'face': test_clips.write_video(tmp_path / 'face.mp4', times),
@@ -526,7 +527,7 @@ def test_a_killed_job_goes_on_and_ends_as_the_unbroken_one(
   whole, out = tmp_path / f'whole{suffix}', tmp_path / f'out{suffix}'
   plain = sync.sync(outfile=whole, **given)
   given |= {'outfile': out, 'resume': True}
-  render, rendered = produce.render.render, []
+  render, rendered = pipeline.render.render, []
 
   def breaks(scene, *rest):
     rendered.append(len(scene.shows))
@@ -534,7 +535,7 @@ def test_a_killed_job_goes_on_and_ends_as_the_unbroken_one(
       raise MemoryError('killed')
     render(scene, *rest)
 
-  monkeypatch.setattr(produce.render, 'render', breaks)
+  monkeypatch.setattr(pipeline.render, 'render', breaks)
   with pytest.raises(MemoryError):
     sync.sync(**given)
   left = sorted(p.name for p in tmp_path.iterdir())
@@ -560,7 +561,7 @@ def test_reels_of_another_request_have_other_names(tmp_path):
   face.write_bytes(b'one')
 
   def label(weights='w', **values):
-    return produce.reels.label(sync.Request(str(face), **values), weights)
+    return pipeline.reels.label(sync.Request(str(face), **values), weights)
 
   marks = {label(), label('other'), label(crf=5), label(person='left')}
   marks |= {label(outfile='b.mkv'), label(since=1.0)}

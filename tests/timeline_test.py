@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lipsync_jax import timeline
+from lipsync_jax.inference import timeline
 
 RATES = [Fraction(24000, 1001), 25, Fraction(30000, 1001), 50, 60, Fraction(22)]
 
@@ -20,44 +20,52 @@ def steady(count, rate):
 @pytest.mark.parametrize('mode', ['bounce', 'loop', 'hold'])
 def test_length_is_the_sounds(rate, mode):
   duration = Fraction(7019, 1000)
-  got = list(timeline.shows(steady(40, rate), Fraction(rate), duration, mode))
+  got = list(
+    timeline.schedule_frames(steady(40, rate), Fraction(rate), duration, mode)
+  )
   assert len(got) == round(duration * Fraction(rate))
   assert [s.time for s in got] == steady(len(got), rate)
 
 
 def test_cut_ends_with_the_video():
   times = steady(40, 25)
-  got = list(timeline.shows(times, Fraction(25), Fraction(9), 'cut'))
+  got = list(timeline.schedule_frames(times, Fraction(25), Fraction(9), 'cut'))
   assert [s.index for s in got] == list(range(40))
 
 
 def test_keep_plays_the_rest_unspoken():
   times = steady(40, 25)
-  got = list(timeline.shows(times, Fraction(25), Fraction(1), 'bounce', 'keep'))
+  got = list(
+    timeline.schedule_frames(times, Fraction(25), Fraction(1), 'bounce', 'keep')
+  )
   assert [s.index for s in got] == list(range(40))
   assert [s.spoken for s in got] == [True] * 25 + [False] * 15
 
 
 def test_keep_does_not_go_on_for_ever_when_sound_is_longer():
   times = steady(10, 25)
-  got = list(timeline.shows(times, Fraction(25), Fraction(2), 'loop', 'keep'))
+  got = list(
+    timeline.schedule_frames(times, Fraction(25), Fraction(2), 'loop', 'keep')
+  )
   assert len(got) == 50
 
 
 def test_bounce_never_jumps_and_never_doubles():
-  indices = list(itertools.islice(timeline.order(5, 'bounce'), 20))
+  indices = list(itertools.islice(timeline.play_order(5, 'bounce'), 20))
   assert indices[:12] == [0, 1, 2, 3, 4, 3, 2, 1, 0, 1, 2, 3]
   assert all(abs(a - b) == 1 for a, b in itertools.pairwise(indices))
 
 
 def test_two_frames_and_one_frame_bounce():
-  assert list(itertools.islice(timeline.order(2, 'bounce'), 6)) == [0, 1] * 3
-  assert list(itertools.islice(timeline.order(1, 'bounce'), 4)) == [0] * 4
+  assert (
+    list(itertools.islice(timeline.play_order(2, 'bounce'), 6)) == [0, 1] * 3
+  )
+  assert list(itertools.islice(timeline.play_order(1, 'bounce'), 4)) == [0] * 4
 
 
 def test_variable_rate_keeps_its_stamps_and_bounces_in_step():
   times = [Fraction(0), Fraction(1, 10), Fraction(1, 2)]
-  got = list(timeline.shows(times, Fraction(10), Fraction(13, 10)))
+  got = list(timeline.schedule_frames(times, Fraction(10), Fraction(13, 10)))
   assert [s.index for s in got] == [0, 1, 2, 1, 0, 1]
   assert [s.time for s in got] == [
     Fraction(t, 10) for t in (0, 1, 5, 6, 10, 11)
@@ -66,13 +74,15 @@ def test_variable_rate_keeps_its_stamps_and_bounces_in_step():
 
 
 def test_a_click_still_gets_a_frame():
-  got = list(timeline.shows(steady(9, 25), Fraction(25), Fraction(1, 1000)))
+  got = list(
+    timeline.schedule_frames(steady(9, 25), Fraction(25), Fraction(1, 1000))
+  )
   assert len(got) == 1
 
 
 def test_no_frames_is_an_error():
   with pytest.raises(timeline.TimelineError, match='found none'):
-    list(timeline.shows([], Fraction(25), Fraction(1)))
+    list(timeline.schedule_frames([], Fraction(25), Fraction(1)))
 
 
 @settings(deadline=None)
@@ -87,22 +97,22 @@ def test_packed_reads_like_the_list(gaps, ticks, rate, length, mode):
   rate = Fraction(rate)
   times = [Fraction(t, ticks) for t in itertools.accumulate(gaps, initial=0)]
   given = times, rate, Fraction(length, 90000), mode, 'keep'
-  whole = list(timeline.shows(*given))
-  got = timeline.packed(timeline.shows(*given), times, rate)
-  assert isinstance(got, timeline.Shows) and list(got) == whole
+  whole = list(timeline.schedule_frames(*given))
+  got = timeline.pack_schedule(timeline.schedule_frames(*given), times, rate)
+  assert isinstance(got, timeline.PackedSchedule) and list(got) == whole
   assert len(got) == len(whole) and got[-1] == whole[-1]
   assert list(got[1:3]) == whole[1:3] and list(got[2:][:1]) == whole[2:3]
-  short = timeline.stamps(times)
-  assert isinstance(short, timeline.Stamps) and list(short) == times
+  short = timeline.pack_times(times)
+  assert isinstance(short, timeline.PackedTimes) and list(short) == times
   assert list(short[:2]) == times[:2] and short[-1] == times[-1]
-  assert list(timeline.shows(short, *given[1:])) == whole
+  assert list(timeline.schedule_frames(short, *given[1:])) == whole
 
 
 def test_times_without_a_common_unit_stay_exact():
   odd = [Fraction(0), Fraction(1, 2**31 - 1), Fraction(1, 10**4)]
-  assert timeline.stamps(odd) is odd
-  whole = list(timeline.shows(odd, Fraction(25), Fraction(1, 20)))
-  assert timeline.packed(iter(whole), odd, Fraction(25)) == whole
+  assert timeline.pack_times(odd) is odd
+  whole = list(timeline.schedule_frames(odd, Fraction(25), Fraction(1, 20)))
+  assert timeline.pack_schedule(iter(whole), odd, Fraction(25)) == whole
 
 
 @settings(deadline=None)
@@ -112,9 +122,9 @@ def test_times_without_a_common_unit_stay_exact():
   st.sampled_from(['bounce', 'loop', 'hold']),
 )
 def test_runs_cover_the_order_exactly(count, total, mode):
-  indices = list(itertools.islice(timeline.order(count, mode), total))
+  indices = list(itertools.islice(timeline.play_order(count, mode), total))
   rebuilt = []
-  for start, length, step in timeline.runs(indices):
+  for start, length, step in timeline.playback_runs(indices):
     assert start == len(rebuilt)
     first = indices[start]
     rebuilt += [first + step * i for i in range(length)]

@@ -6,11 +6,11 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from lipsync_jax import voices
 from lipsync_jax.audio import mel as mel_lib
 from lipsync_jax.audio import noise_gate
+from lipsync_jax.inference import speech
+from lipsync_jax.inference.speech import SpeechTrack
 from lipsync_jax.media import audio_reader
-from lipsync_jax.voices import Voice
 from tests.helpers import test_clips
 
 
@@ -19,9 +19,9 @@ def tone(pitch: float, seconds: float, rate: int = 16000, level: float = 0.4):
   return level * np.sin(2 * np.pi * pitch * t)
 
 
-def voice(path, samples, rate=16000) -> Voice:
+def voice(path, samples, rate=16000) -> SpeechTrack:
   test_clips.write_wav(path, samples, rate)
-  return Voice('left', audio_reader.probe_audio(path), None)
+  return SpeechTrack('left', audio_reader.probe_audio(path), None)
 
 
 def spectrum(samples, rate, pitch, start, end) -> float:
@@ -37,7 +37,7 @@ def test_a_mix_holds_every_voice_to_its_end(tmp_path):
     voice(tmp_path / 'b.wav', tone(1000, 1.5, 44100), 44100),
   ]
   path = tmp_path / 'mix.flac'
-  voices.write_mix(str(path), cast)
+  speech.write_mix(str(path), cast)
   found = audio_reader.probe_audio(path)
   assert (found.rate, found.channels, found.codec) == (48000, 2, 'flac')
   samples = np.concatenate(list(audio_reader.read_audio(found)), 1)
@@ -56,7 +56,7 @@ def test_a_mix_holds_every_voice_to_its_end(tmp_path):
 
 def test_too_loud_is_cut_not_wrapped(tmp_path):
   cast = [voice(tmp_path / f'{i}.wav', tone(200, 0.5, level=0.9)) for i in 'ab']
-  voices.write_mix(str(tmp_path / 'mix.flac'), cast)
+  speech.write_mix(str(tmp_path / 'mix.flac'), cast)
   found = audio_reader.probe_audio(tmp_path / 'mix.flac')
   samples = np.concatenate(list(audio_reader.read_audio(found)), 1)[0]
   raw = 1.8 * np.sin(2 * np.pi * 200 * np.arange(samples.size) / 48000)
@@ -68,18 +68,18 @@ def test_listening_gates_pauses_and_obeys_the_preview(tmp_path):
   samples = np.concatenate([tone(300, 1), np.zeros(16000), tone(300, 1)])
   samples += 1e-4 * rng.standard_normal(samples.size)
   one = voice(tmp_path / 'a.wav', samples)
-  gated, length = voices.listen(one, None)
-  raw, _ = voices.listen(one, None, gated=False)
+  gated, length = speech.speech_mel(one, None)
+  raw, _ = speech.speech_mel(one, None, gated=False)
   assert length == 3 and raw[:, 110:140].max() > -4 == gated[:, 110:140].max()
   np.testing.assert_array_equal(gated[:, :78], raw[:, :78])
-  assert voices.listen(one, 0.5)[1] == pytest.approx(0.5)
+  assert speech.speech_mel(one, 0.5)[1] == pytest.approx(0.5)
 
 
 def test_listening_holds_the_mel_once(monkeypatch):
   """Parts that are joined, or a gated copy, would be there beside it."""
   rng = np.random.default_rng(0)
   blocks = (rng.normal(size=(1, 3200)).astype(np.float32) for _ in range(500))
-  monkeypatch.setattr(voices.decoder, 'read_audio', lambda *_: blocks)
+  monkeypatch.setattr(speech.decoder, 'read_audio', lambda *_: blocks)
   monkeypatch.setattr(mel_lib, 'BLOCK', 4000)
   monkeypatch.setattr(mel_lib, 'RESERVED_COLUMNS', 64)
   monkeypatch.setattr(noise_gate, 'BLOCK', 256)
@@ -89,7 +89,7 @@ def test_listening_holds_the_mel_once(monkeypatch):
   )
   tracemalloc.start()
   try:
-    mel, length = voices.listen(Voice('left', one, None), None)
+    mel, length = speech.speech_mel(SpeechTrack('left', one, None), None)
     peak = tracemalloc.get_traced_memory()[1]
   finally:
     tracemalloc.stop()

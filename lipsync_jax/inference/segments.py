@@ -15,40 +15,40 @@ import shutil
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 
-from lipsync_jax import render
 from lipsync_jax.common.threads import StageTimer
+from lipsync_jax.inference import renderer
+from lipsync_jax.inference.options import SyncOptions
 from lipsync_jax.media import video_writer
 from lipsync_jax.media.container import as_media_error
 from lipsync_jax.media.types import Video
-from lipsync_jax.request import Request
 
 VERSION = 2  # raise it when the same request gives other pictures
-LENGTH = 500  # frames of a reel
+SEGMENT_FRAMES = 500  # frames of a reel
 # What a request may change without changing a single picture.
-FREE = ('outfile', 'report', 'quiet', 'resume', 'final_audio')
+IGNORED_OPTIONS = ('outfile', 'report', 'quiet', 'resume', 'final_audio')
 
 
-def folder_of(outfile: str | os.PathLike) -> pathlib.Path:
+def segments_dir(outfile: str | os.PathLike) -> pathlib.Path:
   """Where the reels of an output lie: beside it."""
   path = pathlib.Path(outfile)
   return path.with_name(f'{path.name}.reels')
 
 
-def claim(outfile: str | os.PathLike) -> None:
+def prepare_folder(outfile: str | os.PathLike) -> None:
   """Make the folder, so that what cannot be written fails before the work."""
   video_writer.format_of(pathlib.Path(outfile))
   with as_media_error(outfile, 'the output cannot be written'):
-    folder_of(outfile).mkdir(parents=True, exist_ok=True)
+    segments_dir(outfile).mkdir(parents=True, exist_ok=True)
 
 
-def label(wanted: Request, weights: str) -> str:
+def fingerprint(wanted: SyncOptions, weights: str) -> str:
   """SHA-256 of all that decides what the reels show.
 
   Args:
     weights: SHA-256 of the network's tensors.
   """
   values = dataclasses.asdict(wanted)
-  for name in FREE:
+  for name in IGNORED_OPTIONS:
     values.pop(name)
   paths = [wanted.face, wanted.audio, *(path for _, path in wanted.audio_for)]
   digests = []
@@ -60,14 +60,16 @@ def label(wanted: Request, weights: str) -> str:
   return hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()
 
 
-def pieces(count: int) -> list[tuple[int, int]]:
+def segment_bounds(count: int) -> list[tuple[int, int]]:
   """(first, end) of every reel of `count` frames."""
-  return [(i, min(i + LENGTH, count)) for i in range(0, count, LENGTH)]
+  return [
+    (i, min(i + SEGMENT_FRAMES, count)) for i in range(0, count, SEGMENT_FRAMES)
+  ]
 
 
-def shoot(
-  wanted: Request,
-  scene: render.Scene,
+def render_segments(
+  wanted: SyncOptions,
+  scene: renderer.RenderPlan,
   predict: Callable,
   weights: str,
   clock: StageTimer,
@@ -78,12 +80,12 @@ def shoot(
   Returns:
     Every reel's file, and the time of its first frame.
   """
-  folder, mark = folder_of(wanted.outfile), label(wanted, weights)
+  folder, mark = segments_dir(wanted.outfile), fingerprint(wanted, weights)
   suffix = pathlib.Path(wanted.outfile).suffix.lower()
   # Matroska rounds to milliseconds; MP4 keeps the time stamps.
   suffix = '.mp4' if suffix == '.mkv' else suffix
   found = []
-  for first, end in pieces(len(scene.shows)):
+  for first, end in segment_bounds(len(scene.shows)):
     # The name says what it shows: reels of another request are not taken.
     path = folder / f'{mark[:16]}-{first:08d}{suffix}'
     start = scene.shows[first].time
@@ -92,13 +94,15 @@ def shoot(
       tick(end - first)
       continue
     with video_writer.VideoWriter(path, scene.video, crf=wanted.crf) as out:
-      part = excerpt(scene, first, end)
-      render.render(part, predict, out.write, clock, lambda: tick(1))
-      out.duration = following(scene, end) - start
+      part = subplan(scene, first, end)
+      renderer.render_frames(part, predict, out.write, clock, lambda: tick(1))
+      out.duration = end_time(scene, end) - start
   return found
 
 
-def excerpt(scene: render.Scene, first: int, end: int) -> render.Scene:
+def subplan(
+  scene: renderer.RenderPlan, first: int, end: int
+) -> renderer.RenderPlan:
   """The scene of some shows, which begins at time 0."""
   zero = scene.shows[first].time
   shows = [
@@ -116,14 +120,14 @@ def excerpt(scene: render.Scene, first: int, end: int) -> render.Scene:
   return dataclasses.replace(scene, shows=shows, speakers=speakers)
 
 
-def following(scene: render.Scene, end: int) -> Fraction:
+def end_time(scene: renderer.RenderPlan, end: int) -> Fraction:
   """When the frames before show `end` are over."""
   last = scene.shows[end - 1]
   return last.time + last.length
 
 
-def join(
-  wanted: Request,
+def concatenate(
+  wanted: SyncOptions,
   video: Video,
   reels: Sequence[tuple[pathlib.Path, Fraction]],
   sound,
@@ -142,4 +146,4 @@ def join(
   ) as out:
     for path, start in reels:
       out.append(path, start)
-  shutil.rmtree(folder_of(wanted.outfile), ignore_errors=True)
+  shutil.rmtree(segments_dir(wanted.outfile), ignore_errors=True)

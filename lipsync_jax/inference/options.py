@@ -9,7 +9,7 @@ class SyncError(ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Request:
+class SyncOptions:
   """Everything `sync` can be told; the flags have the same names.
 
   Attributes:
@@ -74,7 +74,7 @@ class Request:
   quiet: bool = False
 
 
-def check(wanted: Request) -> None:
+def validate(wanted: SyncOptions) -> None:
   """Refuse what no file can put right, before anything is loaded."""
   if not wanted.audio and not wanted.audio_for:
     raise SyncError('expected --audio FILE or --audio-for N=FILE, found none')

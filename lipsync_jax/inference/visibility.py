@@ -4,7 +4,7 @@ Pure. The mouth fades to the source's own where the head turns further than
 the networks have seen, and where it could not be measured: covered by a
 hand, perhaps. Every range that is not wholly spoken is reported.
 
-Alphabet: `f` source frames, `p` output frames (`timeline.Show`).
+Alphabet: `f` source frames, `p` output frames (`timeline.OutputFrame`).
 """
 
 import itertools
@@ -16,14 +16,14 @@ from jaxtyping import Float, Int
 
 from lipsync_jax.faces import landmarks
 from lipsync_jax.faces.trajectory import FaceTrajectory
-from lipsync_jax.timeline import Show
+from lipsync_jax.inference.timeline import OutputFrame
 
 # Place of the nose's tip between the sides of the face, 0 in the middle and
 # 1 at the edge. 30 talking clips stay below 0.55; 0.75 is a turn of some 45
 # degrees, 0.95 of some 60, where half of the mouth is gone.
-TURNED = (0.75, 0.95)
-HIDDEN = (0.06, 0.16)  # seconds without landmarks: fades, is gone
-WHY = (
+TURN_LIMITS = (0.75, 0.95)
+HIDDEN_SECONDS = (0.06, 0.16)  # seconds without landmarks: fades, is gone
+SKIP_REASONS = (
   'spoken',
   'no sound',
   'outside --from and --to',
@@ -33,7 +33,7 @@ WHY = (
 )
 
 
-def turn(points: Float[np.ndarray, 'f n 2']) -> Float[np.ndarray, 'f']:
+def nose_offset(points: Float[np.ndarray, 'f n 2']) -> Float[np.ndarray, 'f']:
   """Place of the nose between the sides of the face, -1 to 1 and beyond."""
   left, right = (
     points[:, side].astype(np.float64) for side in landmarks.OVAL_SIDES
@@ -44,7 +44,7 @@ def turn(points: Float[np.ndarray, 'f n 2']) -> Float[np.ndarray, 'f']:
   return 2 * (nose * across).sum(-1) / square
 
 
-def falling(
+def smooth_falloff(
   x: Float[np.ndarray, 'f'], span: tuple[float, float]
 ) -> Float[np.ndarray, 'f']:
   """1 below the span, 0 above, smooth between; NaN, the unknown, is 1."""
@@ -53,7 +53,7 @@ def falling(
   return 1 - x * x * (3 - 2 * x)
 
 
-def unseen(
+def seconds_undetected(
   path: FaceTrajectory, times: Float[np.ndarray, 'f']
 ) -> Float[np.ndarray, 'f']:
   """Seconds to the nearest measured frame, 0 where it was measured."""
@@ -68,10 +68,10 @@ def unseen(
   return away
 
 
-def cover(
+def mouth_opacity(
   path: FaceTrajectory,
   times: Sequence[Fraction],
-  shows: Sequence[Show],
+  shows: Sequence[OutputFrame],
   since: float = 0.0,
   until: float | None = None,
 ) -> tuple[Float[np.ndarray, 'p'], Int[np.ndarray, 'p']]:
@@ -86,8 +86,8 @@ def cover(
     Shares in [0, 1]; numbers in WHY, of what takes the most away.
   """
   seconds = np.fromiter((float(time) for time in times), np.float64)
-  turned = falling(np.abs(turn(path.points)), TURNED)
-  hidden = falling(unseen(path, seconds), HIDDEN)
+  turned = smooth_falloff(np.abs(nose_offset(path.points)), TURN_LIMITS)
+  hidden = smooth_falloff(seconds_undetected(path, seconds), HIDDEN_SECONDS)
   source = np.fromiter((show.index for show in shows), np.int64)
   clock = np.fromiter((float(show.time) for show in shows), np.float64)
   end = np.inf if until is None else until
@@ -103,8 +103,8 @@ def cover(
   return share, why
 
 
-def ranges(
-  shows: Sequence[Show], why: Int[np.ndarray, 'p']
+def skipped_ranges(
+  shows: Sequence[OutputFrame], why: Int[np.ndarray, 'p']
 ) -> list[dict[str, float | str]]:
   """Seconds from and to which frames are not wholly spoken, and why."""
   found, end = [], 0
@@ -113,5 +113,7 @@ def ranges(
     if number:
       since, last = shows[first].time, shows[end - 1]
       until = float(last.time + last.length)
-      found.append({'from': float(since), 'to': until, 'why': WHY[number]})
+      found.append(
+        {'from': float(since), 'to': until, 'why': SKIP_REASONS[number]}
+      )
   return found

@@ -21,16 +21,18 @@ from lipsync_jax.faces import (
   trajectory,
 )
 from lipsync_jax.faces.crop import crop_bounds, crop_from_box
+from lipsync_jax.inference.options import SyncOptions
 from lipsync_jax.media import decoder, yuv
 from lipsync_jax.media.types import Frame, Video
-from lipsync_jax.request import Request
 
-SMALL = 640  # pixels, longest side of the frame that is searched for faces
-ORIGINAL_PADS = (0, 10, 0, 0)  # top bottom left right pixels (spec 7.1)
+DETECTION_SIDE = (
+  640  # pixels, longest side of the frame that is searched for faces
+)
+WAV2LIP_PADS = (0, 10, 0, 0)  # top bottom left right pixels (spec 7.1)
 
 
-def find(
-  wanted: Request,
+def locate_speakers(
+  wanted: SyncOptions,
   video: Video,
   who: list[str],
   duration: Fraction,
@@ -41,13 +43,13 @@ def find(
   Args:
     who: people as `identity.choose_person` takes them.
     duration: seconds of sound.
-    bar: progress bars, see `produce.progress`.
+    bar: progress bars, see `pipeline.progress_bar`.
   """
   keep = wanted.when_video_longer == 'keep' and wanted.preview is None
   until = None if keep else duration
   if wanted.box:
-    return boxed(wanted, video, until, bar)
-  analysis, times = detected(video, until, bar)
+    return box_trajectory(wanted, video, until, bar)
+  analysis, times = analyze_video(video, until, bar)
   found = identity.group_people(analysis)
   chosen = [identity.choose_person(found, spec) for spec in who]
   numbers = [next(i for i, p in enumerate(found) if p is c) for c in chosen]
@@ -59,16 +61,16 @@ def find(
   cast = {
     'people': identity.describe_people(found),
     'speakers': [
-      {'person': number, 'tracks': seen(analysis, person)}
+      {'person': number, 'tracks': track_times(analysis, person)}
       for number, person in zip(numbers, chosen, strict=True)
     ],
     'cuts': [float(analysis.times[c]) for c in analysis.cuts],
   }
-  follow = original_path if wanted.compat else followed
+  follow = wav2lip_trajectory if wanted.compat else speaker_trajectory
   return times, [follow(analysis, person, wanted) for person in chosen], cast
 
 
-def seen(
+def track_times(
   analysis: tracks.Analysis, person: identity.Person
 ) -> list[tuple[float, float]]:
   """First and last second of each of a person's tracks."""
@@ -78,8 +80,8 @@ def seen(
   ]
 
 
-def followed(
-  analysis: tracks.Analysis, person: identity.Person, wanted: Request
+def speaker_trajectory(
+  analysis: tracks.Analysis, person: identity.Person, wanted: SyncOptions
 ) -> trajectory.FaceTrajectory:
   """The steady path of one person."""
   return trajectory.build_trajectory(
@@ -87,7 +89,7 @@ def followed(
   )
 
 
-def reached(video: Video, until: Fraction | None) -> Iterator[Frame]:
+def frames_until(video: Video, until: Fraction | None) -> Iterator[Frame]:
   """The frames that sound of `until` seconds reaches; all if None."""
   with contextlib.closing(decoder.read_frames(video)) as frames:
     for frame in frames:
@@ -98,20 +100,20 @@ def reached(video: Video, until: Fraction | None) -> Iterator[Frame]:
         return
 
 
-def small_size(video: Video) -> tuple[int, int]:
+def detection_size(video: Video) -> tuple[int, int]:
   """(w, h) of the frame scaled to at most SMALL pixels a side."""
-  scale = min(1.0, SMALL / max(video.width, video.height))
+  scale = min(1.0, DETECTION_SIDE / max(video.width, video.height))
   return round(video.width * scale), round(video.height * scale)
 
 
-def detected(
+def analyze_video(
   video: Video, until: Fraction | None, bar: Callable
 ) -> tuple[tracks.Analysis, list[Fraction]]:
   """Every face of every frame, from the cache if this video is known."""
-  shape, size = (video.height, video.width), small_size(video)
+  shape, size = (video.height, video.width), detection_size(video)
 
   def stream(tick):
-    for frame in reached(video, until):
+    for frame in frames_until(video, until):
 
       def fetch(box, frame=frame):
         return yuv.to_rgb(video, frame, box)
@@ -134,7 +136,7 @@ def detected(
   analysis = analysis_cache.cached_analysis(
     key, None if until is None else float(until), compute
   )
-  return analysis, exact(analysis.times, video.tick)
+  return analysis, snap_to_ticks(analysis.times, video.tick)
 
 
 def expected_frames(video: Video, until: Fraction | None) -> int | None:
@@ -145,29 +147,33 @@ def expected_frames(video: Video, until: Fraction | None) -> int | None:
   return round(min(lengths) * video.rate) if video.duration else None
 
 
-def exact(times: Float[np.ndarray, 'f'], tick: Fraction) -> list[Fraction]:
+def snap_to_ticks(
+  times: Float[np.ndarray, 'f'], tick: Fraction
+) -> list[Fraction]:
   """Time stamps as the file has them: whole ticks."""
   return [round(time / float(tick)) * tick for time in times.tolist()]
 
 
-def boxed(wanted: Request, video: Video, until: Fraction | None, bar: Callable):
+def box_trajectory(
+  wanted: SyncOptions, video: Video, until: Fraction | None, bar: Callable
+):
   """The path of a face box given by hand, in every frame."""
   top, bottom, left, right = wanted.box
   crop = crop_from_box((left, top, right, bottom))
   crop_bounds(crop, (video.height, video.width))  # is it in the picture?
   times = []
   with bar('reading', expected_frames(video, until)) as tick:
-    for frame in reached(video, until):
+    for frame in frames_until(video, until):
       times.append(frame.time)
       tick()
   count = len(times)
   row = np.array([crop.cx, crop.cy, crop.w, crop.h, crop.roll])
-  path = constant_path(np.tile(row, (count, 1)), np.ones(count, bool))
+  path = constant_trajectory(np.tile(row, (count, 1)), np.ones(count, bool))
   cast = {'people': 'a box given by hand', 'speakers': [{'person': 0}]}
   return times, [path], cast
 
 
-def constant_path(
+def constant_trajectory(
   crops: Float[np.ndarray, 'f 5'], present: np.ndarray
 ) -> trajectory.FaceTrajectory:
   """A path without landmarks: its box is pasted whole."""
@@ -181,8 +187,8 @@ def constant_path(
   )
 
 
-def original_path(
-  analysis: tracks.Analysis, person: identity.Person, wanted: Request
+def wav2lip_trajectory(
+  analysis: tracks.Analysis, person: identity.Person, wanted: SyncOptions
 ) -> trajectory.FaceTrajectory:
   """Wav2Lip's boxes: padded, cut at the frame, smoothed forwards (spec 7.3).
 
@@ -195,7 +201,7 @@ def original_path(
   for track in person.tracks:
     boxes[track.frames] = np.trunc(track.boxes)
     present[track.frames] = True
-  top, bottom, left, right = wanted.pads or ORIGINAL_PADS
+  top, bottom, left, right = wanted.pads or WAV2LIP_PADS
   boxes += np.array([-left, -top, right, bottom])
   limits = np.array([width, height, width, height])
   boxes = np.clip(boxes, 0, limits).astype(np.int64)
@@ -204,4 +210,4 @@ def original_path(
   x0, y0, x1, y1 = boxes.T.astype(np.float64)
   crops = np.stack([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0, 0 * x0], -1)
   crops[~present] = np.nan
-  return constant_path(crops, present)
+  return constant_trajectory(crops, present)

@@ -8,105 +8,66 @@ Alphabet: b batch, s side of the network's square crop in pixels.
 
 import contextlib
 import dataclasses
-import math
-import tempfile
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped, UInt8
+from jaxtyping import Float, Int, UInt8
 
-from lipsync_jax import audio, compose, timeline
+from lipsync_jax import audio
+from lipsync_jax.common import disk_array
 from lipsync_jax.common.threads import StageTimer, prefetch
 from lipsync_jax.faces.crop import crop_bounds, crop_from_row, extract_crop
 from lipsync_jax.faces.trajectory import FaceTrajectory
+from lipsync_jax.inference import compositing, timeline
 from lipsync_jax.media import decoder, yuv
 from lipsync_jax.media.container import MediaError, printable
 from lipsync_jax.media.types import Frame, Video
 
-IN_FLIGHT = 384 * 2**20  # bytes of frames that may wait between the stages
-BLOCK = 4096  # rows laid aside at once
-
-
-class Shelf:
-  """Rows of numbers laid aside on disk, read a few at a time.
-
-  Nobody sees the file, which ends with this object or the program. Where
-  there is no room for it the rows stay in memory. One thread reads.
-  """
-
-  def __init__(self, rows: Shaped[np.ndarray, 'n ...']):
-    self.shape, self.kind = rows.shape, rows.dtype
-    self.file = _laid_aside(rows)
-    self.rows = rows if self.file is None else None
-    if self.file is not None:
-      weakref.finalize(self, self.file.close)
-
-  def __len__(self) -> int:
-    return self.shape[0]
-
-  def read(self, first: int, end: int) -> Shaped[np.ndarray, 'n ...']:
-    """The rows from `first` to before `end`, both within the shelf."""
-    assert 0 <= first <= end <= len(self), (first, end, len(self))
-    if self.rows is not None:
-      return self.rows[first:end]
-    shape = (end - first, *self.shape[1:])
-    size = math.prod(self.shape[1:]) * self.kind.itemsize
-    self.file.seek(first * size)
-    content = self.file.read((end - first) * size)
-    return np.frombuffer(content, self.kind).reshape(shape)
-
-
-def _laid_aside(rows: Shaped[np.ndarray, 'n ...']):
-  """An open file without a name that holds the rows; None without room."""
-  with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
-    file = stack.enter_context(tempfile.TemporaryFile())
-    for at in range(0, len(rows), BLOCK):
-      file.write(np.ascontiguousarray(rows[at : at + BLOCK]))
-    file.flush()
-    stack.pop_all()
-    return file
-  return None
+IN_FLIGHT_BYTES = (
+  384 * 2**20
+)  # bytes of frames that may wait between the stages
 
 
 @dataclasses.dataclass(frozen=True)
-class Speaker:
-  """One person who speaks; what is large lies on shelves (`speaker`)."""
+class SpeakerTrack:
+  """One person who speaks; what is large lies on shelves (`make_speaker`)."""
 
   crops: Float[np.ndarray, 'f 5']  # of the source frames, as `crop.face_crops`
-  points: Shelf  # their landmarks [f n 2]
-  mel: Shelf  # columns [t 80]
+  points: disk_array.DiskArray  # their landmarks [f n 2]
+  mel: disk_array.DiskArray  # columns [t 80]
   starts: Int[np.ndarray, 'p']  # first mel column of each show
   share: Float[np.ndarray, 'p']  # of the generated mouth in each, 0 to 1
 
 
-def speaker(
+def make_speaker(
   path: FaceTrajectory,
-  mel: Shelf,
+  mel: disk_array.DiskArray,
   starts: Int[np.ndarray, 'p'],
   share: Float[np.ndarray, 'p'],
-) -> Speaker:
+) -> SpeakerTrack:
   """A speaker with the path's landmarks laid aside."""
-  return Speaker(path.crops, Shelf(path.points), mel, starts, share)
+  return SpeakerTrack(
+    path.crops, disk_array.DiskArray(path.points), mel, starts, share
+  )
 
 
 @dataclasses.dataclass(frozen=True)
-class Scene:
+class RenderPlan:
   """What is fixed while one output is rendered."""
 
   video: Video
   times: Sequence[Fraction]  # of the source frames, seconds
-  shows: Sequence[timeline.Show]
-  speakers: tuple[Speaker, ...]
+  shows: Sequence[timeline.OutputFrame]
+  speakers: tuple[SpeakerTrack, ...]
   size: int  # of the network's crop
   batch: int
   whole_box: bool = False  # paste as Wav2Lip does, the whole rectangle
-  detail: bool = True  # carry it over from the source (`detail.py`)
+  detail: bool = True  # carry it over from the source (`detail_transfer.py`)
 
 
 @dataclasses.dataclass
-class Item:
+class FrameJob:
   """One output frame on its way through the stages.
 
   Faces are [s, s, 3] uint8, by the number of their speaker; a frame without
@@ -119,27 +80,27 @@ class Item:
   spoken: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
-def render(
-  scene: Scene,
+def render_frames(
+  scene: RenderPlan,
   predict: Callable[[np.ndarray, np.ndarray], np.ndarray],
   write: Callable[[Frame, Fraction], None],
   clock: StageTimer,
   tick: Callable[[], object],
 ) -> None:
   """Run all stages; `tick` is called for every frame written."""
-  depth = ahead_by(scene)
-  items = prefetch(cut(scene, clock), depth)
-  spoken = prefetch(generate(scene, items, predict, clock), depth)
+  depth = queue_depth(scene)
+  items = prefetch(extract_jobs(scene, clock), depth)
+  spoken = prefetch(generate_jobs(scene, items, predict, clock), depth)
   with contextlib.closing(spoken):
     for item in spoken:
       with clock('paste'):
-        frame = finish(scene, item)
+        frame = composite_job(scene, item)
       with clock('encode'):
         write(frame, scene.shows[item.position].time)
       tick()
 
 
-def ahead_by(scene: Scene) -> int:
+def queue_depth(scene: RenderPlan) -> int:
   """How many frames may wait in a queue, at least 2."""
   return max(2, fitting_batch(scene.video, 2 * scene.batch))
 
@@ -147,13 +108,13 @@ def ahead_by(scene: Scene) -> int:
 def fitting_batch(video: Video, wanted: int) -> int:
   """`wanted` frames, or as many as there is room for."""
   frame = video.width * video.height * (3 if video.colour.depth > 8 else 1.5)
-  return max(1, min(wanted, int(IN_FLIGHT / 3 / frame)))
+  return max(1, min(wanted, int(IN_FLIGHT_BYTES / 3 / frame)))
 
 
-def played(scene: Scene) -> Iterator[Frame]:
+def read_scheduled_frames(scene: RenderPlan) -> Iterator[Frame]:
   """Source frames in the order the time line shows them."""
   indices = np.fromiter((show.index for show in scene.shows), np.int64)
-  for start, count, step in timeline.runs(indices):
+  for start, count, step in timeline.playback_runs(indices):
     first = int(indices[start])
     if step == -1:
       source = decoder.read_backwards(scene.video, first, scene.times)
@@ -172,27 +133,27 @@ def played(scene: Scene) -> Iterator[Frame]:
         yield frame
 
 
-def cut(scene: Scene, clock: StageTimer) -> Iterator[Item]:
+def extract_jobs(scene: RenderPlan, clock: StageTimer) -> Iterator[FrameJob]:
   """Decode, and cut the faces of those who speak."""
   before = None
-  frames = played(scene)
+  frames = read_scheduled_frames(scene)
   for position in range(len(scene.shows)):
     with clock('decode'):
       frame = next(frames)
-      item = Item(position, frame)
+      item = FrameJob(position, frame)
       for number, speaker in enumerate(scene.speakers):
         if speaker.share[position] == 0:
           continue
         if before and before.frame is frame and number in before.faces:
           item.faces[number] = before.faces[number]  # held: cut once
         else:
-          item.faces[number] = cut_face(scene, speaker, item)
+          item.faces[number] = extract_face(scene, speaker, item)
       before = item
     yield item
 
 
-def cut_face(
-  scene: Scene, speaker: Speaker, item: Item
+def extract_face(
+  scene: RenderPlan, speaker: SpeakerTrack, item: FrameJob
 ) -> UInt8[np.ndarray, 's s 3']:
   """One speaker's face out of one frame."""
   row = speaker.crops[scene.shows[item.position].index]
@@ -202,34 +163,34 @@ def cut_face(
   return extract_crop(rgb, crop, scene.size, box[:2])
 
 
-def generate(
-  scene: Scene,
-  items: Iterable[Item],
+def generate_jobs(
+  scene: RenderPlan,
+  items: Iterable[FrameJob],
   predict: Callable[[np.ndarray, np.ndarray], np.ndarray],
   clock: StageTimer,
-) -> Iterator[Item]:
+) -> Iterator[FrameJob]:
   """Let faces speak, `scene.batch` at a time, keeping the order."""
-  held: list[Item] = []
+  held: list[FrameJob] = []
   waiting = 0
   for item in items:
     held.append(item)
     waiting += len(item.faces)
     if waiting >= scene.batch or not waiting or len(held) > 2 * scene.batch:
-      yield from speak(scene, held, predict, clock)
+      yield from generate_batch(scene, held, predict, clock)
       held, waiting = [], 0
-  yield from speak(scene, held, predict, clock)
+  yield from generate_batch(scene, held, predict, clock)
 
 
-def speak(
-  scene: Scene, items: list[Item], predict, clock: StageTimer
-) -> list[Item]:
+def generate_batch(
+  scene: RenderPlan, items: list[FrameJob], predict, clock: StageTimer
+) -> list[FrameJob]:
   """Batches of fixed shape: what is missing repeats the first face."""
   facing = [(item, number) for item in items for number in item.faces]
   for first in range(0, len(facing), scene.batch):
     part = facing[first : first + scene.batch]
     rows = np.zeros(scene.batch, np.int64)
     rows[: len(part)] = np.arange(len(part))
-    mel = np.concatenate([heard(scene, *one) for one in part])[rows]
+    mel = np.concatenate([job_mel_window(scene, *one) for one in part])[rows]
     face = np.stack([item.faces[number] for item, number in part])[rows]
     with clock('generate'):
       spoken = np.asarray(predict(mel, face))
@@ -238,8 +199,8 @@ def speak(
   return items
 
 
-def heard(
-  scene: Scene, item: Item, number: int
+def job_mel_window(
+  scene: RenderPlan, item: FrameJob, number: int
 ) -> Float[np.ndarray, '1 80 16']:
   """What a speaker says in one frame."""
   speaker = scene.speakers[number]
@@ -251,7 +212,7 @@ def heard(
   return audio.mel_windows(mel, np.array([start - first]))
 
 
-def finish(scene: Scene, item: Item) -> Frame:
+def composite_job(scene: RenderPlan, item: FrameJob) -> Frame:
   """Paste what was spoken into the frame."""
   frame = item.frame
   shape = (scene.video.height, scene.video.width)
@@ -260,12 +221,12 @@ def finish(scene: Scene, item: Item) -> Frame:
     speaker = scene.speakers[number]
     crop = crop_from_row(speaker.crops[index])
     if scene.whole_box:
-      patch, alpha, corner = compose.whole_box_patch(picture, crop, shape)
+      patch, alpha, corner = compositing.whole_box_patch(picture, crop, shape)
     else:
       (points,) = speaker.points.read(index, index + 1)
       box = tuple(int(v) for v in crop_bounds(crop, shape))
       seen = yuv.to_rgb(scene.video, item.frame, box) if scene.detail else None
-      patch, alpha, corner = compose.paste_patch(
+      patch, alpha, corner = compositing.paste_patch(
         picture, item.faces[number], crop, points, shape, seen, box[:2]
       )
     share = np.float32(speaker.share[item.position])

@@ -15,34 +15,44 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import Int
 
-from lipsync_jax import audio, coverage, reels, render, search, timeline, voices
-from lipsync_jax.common import cache, memory, threads
+from lipsync_jax import audio
+from lipsync_jax.common import cache, disk_array, memory, threads
+from lipsync_jax.inference import (
+  face_tracks,
+  renderer,
+  segments,
+  speech,
+  timeline,
+  visibility,
+)
+from lipsync_jax.inference.options import SyncOptions
 from lipsync_jax.media import decoder, video_writer
 from lipsync_jax.media.container import MediaError, printable
 from lipsync_jax.media.types import Video, View
 from lipsync_jax.models import runtime
-from lipsync_jax.request import Request
 from lipsync_jax.weights import convert
 
-BATCH = {'cpu': 16, 'gpu': 128, 'tpu': 128}  # faces at a time
+DEFAULT_BATCH = {'cpu': 16, 'gpu': 128, 'tpu': 128}  # faces at a time
 
 
-def produce(wanted: Request) -> dict:
+def run(wanted: SyncOptions) -> dict:
   """Do what a `Request` asks for and return the report."""
   clock = threads.StageTimer()
-  bar = functools.partial(progress, wanted.quiet)
+  bar = functools.partial(progress_bar, wanted.quiet)
   memory.map_large_blocks()
   decoder.start_idle_worker()
   with contextlib.ExitStack() as stack:
     with clock('load'):
-      net = generator_of(wanted)
-      video = video_of(wanted)
-      cast = voices.probe(wanted, video)
-      final, origin = stack.enter_context(voices.heard(wanted, video, cast))
+      net = load_generator(wanted)
+      video = open_video(wanted)
+      cast = speech.probe_speech(wanted, video)
+      final, origin = stack.enter_context(
+        speech.output_audio(wanted, video, cast)
+      )
     # The output is claimed before the long work, dropped if that fails.
     out = None
     if wanted.resume:
-      reels.claim(wanted.outfile)
+      segments.prepare_folder(wanted.outfile)
     else:
       out = video_writer.VideoWriter(
         wanted.outfile, video, audio=final, origin=origin, crf=wanted.crf
@@ -67,32 +77,38 @@ def produce(wanted: Request) -> dict:
 def prepare(wanted, net, video, cast, clock, bar) -> tuple[dict, Callable]:
   """All but the output's frames: the report, and what writes them."""
   with clock('listen'):
-    mels, duration = listen(wanted, cast)
+    mels, duration = speech_mels(wanted, cast)
   with clock('find faces'):
     who = [voice.who for voice in cast]
-    times, paths, found = search.find(wanted, video, who, duration, bar)
-    times = timeline.stamps(times)
+    times, paths, found = face_tracks.locate_speakers(
+      wanted, video, who, duration, bar
+    )
+    times = timeline.pack_times(times)
   shows, starts = schedule(wanted, net, video, times, mels, duration)
   covers = [
-    coverage.cover(path, times, shows, wanted.since, wanted.until)
+    visibility.mouth_opacity(path, times, shows, wanted.since, wanted.until)
     for path in paths
   ]
   rows = zip(paths, mels, starts, (share for share, _ in covers), strict=True)
-  speakers = tuple(render.speaker(*row) for row in rows)
+  speakers = tuple(renderer.make_speaker(*row) for row in rows)
   del paths, rows  # their landmarks are on disk by now
   memory.release_free_memory()
   with clock('compile'):
-    scene, predict, name = stage(wanted, net, video, times, shows, speakers)
-  end = ending(shows, duration, video.rate)
+    scene, predict, name = build_plan(
+      wanted, net, video, times, shows, speakers
+    )
+  end = output_end(shows, duration, video.rate)
 
   def finish(out: video_writer.VideoWriter | None, final, origin) -> None:
     with clock('speak'), bar('speaking', len(shows)) as tick:
       if out:
         out.duration = end
-        render.render(scene, predict, out.write, clock, tick)
+        renderer.render_frames(scene, predict, out.write, clock, tick)
         return
-      found = reels.shoot(wanted, scene, predict, net.sha256, clock, tick)
-    reels.join(wanted, video, found, final, origin, end)
+      found = segments.render_segments(
+        wanted, scene, predict, net.sha256, clock, tick
+      )
+    segments.concatenate(wanted, video, found, final, origin, end)
 
   for speaker, voice, cover in zip(
     found['speakers'], cast, covers, strict=True
@@ -100,25 +116,25 @@ def prepare(wanted, net, video, cast, clock, bar) -> tuple[dict, Callable]:
     share, why = cover
     speaker['audio'] = os.path.abspath(voice.sound.path)
     speaker['frames_spoken'] = int((share > 0).sum())
-    speaker['skipped'] = coverage.ranges(shows, why)
+    speaker['skipped'] = visibility.skipped_ranges(shows, why)
   facts = {'seconds_of_sound': round(float(duration), 4), 'frames': len(shows)}
   return facts | found | {'engine': name, 'batch': scene.batch}, finish
 
 
-def listen(
-  wanted: Request, cast: list[voices.Voice]
-) -> tuple[list[render.Shelf], Fraction]:
+def speech_mels(
+  wanted: SyncOptions, cast: list[speech.SpeechTrack]
+) -> tuple[list[disk_array.DiskArray], Fraction]:
   """The mels of all voices, laid aside, and the longest's seconds."""
   gated = not (wanted.no_gate or wanted.compat)
   mels, lengths = [], []
   for voice in cast:
-    mel, length = voices.listen(voice, wanted.preview, gated)
-    mels.append(render.Shelf(mel.T))
+    mel, length = speech.speech_mel(voice, wanted.preview, gated)
+    mels.append(disk_array.DiskArray(mel.T))
     lengths.append(length)
   return mels, max(lengths)
 
 
-def generator_of(wanted: Request) -> convert.Weights:
+def load_generator(wanted: SyncOptions) -> convert.Weights:
   """The weights asked for, or else, said in one line, those of the package."""
   if wanted.checkpoint_path is not None:
     return convert.load_any(wanted.checkpoint_path, 'generator')
@@ -133,7 +149,7 @@ def generator_of(wanted: Request) -> convert.Weights:
   return net
 
 
-def video_of(wanted: Request) -> Video:
+def open_video(wanted: SyncOptions) -> Video:
   """The face's video; a photo, or `static`, is one frame at `fps`."""
   view = View(wanted.resize_factor, wanted.rotate, wanted.crop)
   video = decoder.probe_video(wanted.face, view)
@@ -144,16 +160,16 @@ def video_of(wanted: Request) -> Video:
 
 
 def schedule(
-  wanted: Request,
+  wanted: SyncOptions,
   net: convert.Weights,
   video: Video,
   times: Sequence[Fraction],
-  mels: list[render.Shelf],
+  mels: list[disk_array.DiskArray],
   duration: Fraction,
-) -> tuple[Sequence[timeline.Show], list[Int[np.ndarray, 'p']]]:
+) -> tuple[Sequence[timeline.OutputFrame], list[Int[np.ndarray, 'p']]]:
   """What is shown when, and each voice's first mel column of every show."""
   if wanted.compat:
-    shows, starts = original_schedule(video, times, len(mels[0]))
+    shows, starts = wav2lip_schedule(video, times, len(mels[0]))
     return shows, [starts]
   mode = wanted.when_audio_longer or 'bounce'
   if video.still and mode == 'cut':
@@ -161,35 +177,37 @@ def schedule(
       f'{printable(video.path)}: a photo has no end at which to cut; leave '
       '--when-audio-longer out'
     )
-  found = timeline.shows(
+  found = timeline.schedule_frames(
     times, video.rate, duration, mode, wanted.when_video_longer
   )
-  shows = timeline.packed(found, times, video.rate)
+  shows = timeline.pack_schedule(found, times, video.rate)
   starts = audio.window_starts((s.time for s in shows), net.mel_lead)
   return shows, [starts] * len(mels)
 
 
-def original_schedule(
+def wav2lip_schedule(
   video: Video, times: Sequence[Fraction], columns: int
-) -> tuple[Sequence[timeline.Show], Int[np.ndarray, 'f']]:
+) -> tuple[Sequence[timeline.OutputFrame], Int[np.ndarray, 'f']]:
   """Wav2Lip's time line: constant rate, hard loop, no lead (spec 1.6, 7.2)."""
   starts = audio.wav2lip_starts(columns, float(video.rate))
   shows = (
-    timeline.Show(i / video.rate, 1 / video.rate, i % len(times))
+    timeline.OutputFrame(i / video.rate, 1 / video.rate, i % len(times))
     for i in range(len(starts))
   )
-  return timeline.packed(shows, (), video.rate), starts
+  return timeline.pack_schedule(shows, (), video.rate), starts
 
 
-def ending(
-  shows: Sequence[timeline.Show], duration: Fraction, rate: Fraction
+def output_end(
+  shows: Sequence[timeline.OutputFrame], duration: Fraction, rate: Fraction
 ) -> Fraction:
   """When the output's sound stops: with the sound, or with the last frame."""
   end = shows[-1].time + shows[-1].length
   return duration if abs(end - duration) <= 1 / rate else end
 
 
-def stage(wanted: Request, net: convert.Weights, video, times, shows, speakers):
+def build_plan(
+  wanted: SyncOptions, net: convert.Weights, video, times, shows, speakers
+):
   """The scene, the network compiled for it, and the engine's name."""
   import jax
 
@@ -198,9 +216,9 @@ def stage(wanted: Request, net: convert.Weights, video, times, shows, speakers):
     compiled = str(cache.cache_dir('compiled'))
     jax.config.update('jax_compilation_cache_dir', compiled)
   platform = jax.default_backend()
-  wish = wanted.batch or BATCH.get(platform, 16)
-  batch = render.fitting_batch(video, min(wish, len(shows)))
-  scene = render.Scene(
+  wish = wanted.batch or DEFAULT_BATCH.get(platform, 16)
+  batch = renderer.fitting_batch(video, min(wish, len(shows)))
+  scene = renderer.RenderPlan(
     video=video,
     times=times,
     shows=shows,
@@ -217,7 +235,7 @@ def stage(wanted: Request, net: convert.Weights, video, times, shows, speakers):
 
 
 @contextlib.contextmanager
-def progress(
+def progress_bar(
   quiet: bool, what: str, total: int | None
 ) -> Iterator[Callable[[], object]]:
   """A progress bar with an estimate, on standard error."""

@@ -12,7 +12,6 @@ Differs from Wav2Lip, which pastes the whole rectangle (spec 7.2, step 8);
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Shaped, UInt8
 
-from lipsync_jax import detail
 from lipsync_jax.faces.crop import (
   Crop,
   crop_bounds,
@@ -27,12 +26,13 @@ from lipsync_jax.faces.landmarks import (
   SUBNASALE,
   WINGS,
 )
+from lipsync_jax.inference import detail_transfer
 
 # The mask is drawn on a grid of the crop, whatever the size of the face, so
 # that its edge moves by parts of a pixel.
-GRID = (256, 192)  # rows, columns; a face's own proportions
+MASK_GRID = (256, 192)  # rows, columns; a face's own proportions
 FEATHER = 0.06  # width of the soft edge, of the face's width
-COARSE = 48  # side of the grid on which colours are compared
+COLOR_GRID = 48  # side of the grid on which colours are compared
 
 Patch = tuple[np.ndarray, np.ndarray, tuple[int, int]]
 
@@ -42,18 +42,18 @@ def _smoothstep(x: np.ndarray) -> Float32[np.ndarray, '*s']:
   return x * x * (3 - 2 * x)
 
 
-def _polygon(points: Float[np.ndarray, 'p 2']) -> Bool[np.ndarray, 'h w']:
+def _fill_polygon(points: Float[np.ndarray, 'p 2']) -> Bool[np.ndarray, 'h w']:
   """Grid cells inside a closed polygon given in grid units."""
   import cv2
 
-  area = np.zeros(GRID, np.uint8)
+  area = np.zeros(MASK_GRID, np.uint8)
   # Four bits of sub-pixel; OpenCV's pixel centres are whole numbers.
   fixed = np.rint((points - 0.5) * 16).astype(np.int32)
   cv2.fillPoly(area, [fixed], 1, shift=4)
   return area > 0
 
 
-def _depth(
+def _distance_to_outside(
   inside: Bool[np.ndarray, 'h w'], beyond: bool = False
 ) -> Float32[np.ndarray, 'h w']:
   """Distance of each cell to the outside, in widths of the grid.
@@ -64,10 +64,10 @@ def _depth(
 
   padded = np.pad(inside.astype(np.uint8), 1, constant_values=beyond)
   far = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-  return far[1:-1, 1:-1] / GRID[1]
+  return far[1:-1, 1:-1] / MASK_GRID[1]
 
 
-def grid_mask(
+def face_mask(
   points: Float[np.ndarray, 'n 2'], crop: Crop
 ) -> Float32[np.ndarray, '256 192']:
   """The share of the generated face over the crop, 0 to 1, on a fine grid.
@@ -78,9 +78,9 @@ def grid_mask(
   where they come nearer to the nose. Without landmarks (NaN) it is the lower
   part of an ellipse in the crop.
   """
-  scale = np.array([GRID[1], GRID[0]])
+  scale = np.array([MASK_GRID[1], MASK_GRID[0]])
   if not np.isfinite(points).all():
-    return _blind_mask()
+    return _box_mask()
   where = transform_points(crop_matrix(crop, 1), points.astype(np.float64))
   where = where * scale
   oval = where[OVAL]
@@ -94,39 +94,39 @@ def grid_mask(
       where[CHEEKS][1:],
     ]
   )
-  face = _depth(_polygon(oval))
+  face = _distance_to_outside(_fill_polygon(oval))
   # fillPoly draws a cell too wide, and interpolation reaches one further.
-  edge = 2.5 / GRID[1]
-  body = _depth(_polygon(region) & (face > 0))
-  lips = _polygon(where[OUTER_LIPS])
-  near = 1 - (_depth(~lips, beyond=True) - 0.02) / (
+  edge = 2.5 / MASK_GRID[1]
+  body = _distance_to_outside(_fill_polygon(region) & (face > 0))
+  lips = _fill_polygon(where[OUTER_LIPS])
+  near = 1 - (_distance_to_outside(~lips, beyond=True) - 0.02) / (
     FEATHER / 2
   )  # 1 up to 2 % around
   mouth = np.minimum(_smoothstep(near), _smoothstep((face - edge) / FEATHER))
   return np.maximum(_smoothstep((body - edge) / FEATHER), mouth)
 
 
-def _blind_mask() -> Float32[np.ndarray, '256 192']:
+def _box_mask() -> Float32[np.ndarray, '256 192']:
   """Where the mouth of a face is when only its box is known."""
-  y, x = np.mgrid[0 : GRID[0], 0 : GRID[1]] + 0.5
-  x, y = x / GRID[1], y / GRID[0]
+  y, x = np.mgrid[0 : MASK_GRID[0], 0 : MASK_GRID[1]] + 0.5
+  x, y = x / MASK_GRID[1], y / MASK_GRID[0]
   inside = np.hypot((x - 0.5) / 0.49, (y - 0.48) / 0.49) < 1
-  return _smoothstep(_depth(inside & (y > 0.56)) / FEATHER)
+  return _smoothstep(_distance_to_outside(inside & (y > 0.56)) / FEATHER)
 
 
-def mouth_mask(
+def resample_mask(
   mask: Float32[np.ndarray, '256 192'],
   crop: Crop,
   box: tuple[int, int, int, int],
 ) -> Float32[np.ndarray, 'h w']:
-  """A `grid_mask` on the pixels of a whole-pixel box of the frame."""
+  """A `face_mask` on the pixels of a whole-pixel box of the frame."""
   import cv2
 
   h, w = box[3] - box[1], box[2] - box[0]
-  to_grid = crop_matrix(crop, 1) * np.array([[GRID[1]], [GRID[0]]])
+  to_grid = crop_matrix(crop, 1) * np.array([[MASK_GRID[1]], [MASK_GRID[0]]])
   # A face much smaller than the grid: average before picking samples, but
   # no further out than the mask reaches.
-  shrink = int(GRID[1] / max(crop.w, 1))
+  shrink = int(MASK_GRID[1] / max(crop.w, 1))
   if shrink >= 2:
     mean = cv2.blur(mask, (shrink, shrink), borderType=cv2.BORDER_CONSTANT)
     mask = np.where(mask > 0, mean, 0).astype(np.float32)
@@ -139,14 +139,14 @@ def mouth_mask(
   )
 
 
-def lower_half(size: int) -> Float32[np.ndarray, 's s']:
+def lower_half_mask(size: int) -> Float32[np.ndarray, 's s']:
   """1 on the rows that are hidden from the generator, 0 above (spec 2)."""
   mask = np.zeros((size, size), np.float32)
   mask[size // 2 :] = 1
   return mask
 
 
-def colour_match(
+def match_color(
   generated: Float32[np.ndarray, 's s 3'],
   source: Float32[np.ndarray, 's s 3'],
   alpha: Float32[np.ndarray, 's s'],
@@ -169,7 +169,7 @@ def colour_match(
   odd = np.abs(change - common).max(-1) / 12  # levels of 255
   weight = weight / (1 + odd * odd)
   both = np.dstack([change * weight[..., None], weight])  # [s s 4]
-  small = min(COARSE, len(alpha))
+  small = min(COLOR_GRID, len(alpha))
   both = cv2.resize(both, (small, small), interpolation=cv2.INTER_AREA)
   both = cv2.GaussianBlur(
     both, (0, 0), small / 8, borderType=cv2.BORDER_CONSTANT
@@ -211,8 +211,8 @@ def paste_patch(
 
   size = len(generated)
   box = tuple(int(v) for v in crop_bounds(crop, frame))
-  mask = grid_mask(points, crop)
-  alpha = mouth_mask(mask, crop, box)
+  mask = face_mask(points, crop)
+  alpha = resample_mask(mask, crop, box)
   rows, columns = np.flatnonzero(alpha.any(1)), np.flatnonzero(alpha.any(0))
   if not rows.size:
     rows = columns = np.array([0])
@@ -220,7 +220,7 @@ def paste_patch(
   alpha = np.ascontiguousarray(alpha[part])
   corner = (box[0] + int(columns[0]), box[1] + int(rows[0]))
   small = cv2.resize(mask, (size, size), interpolation=cv2.INTER_AREA)
-  face = colour_match(
+  face = match_color(
     generated.astype(np.float32), source.astype(np.float32), small
   )
   shrink = int(size / max(min(crop.w, crop.h), 1))
@@ -236,8 +236,10 @@ def paste_patch(
     borderMode=cv2.BORDER_REPLICATE,
   )
   if picture is not None:
-    led = detail.guide(face, source.astype(np.float32))
-    patch = detail.carried(patch, corner, led, crop, picture, at)
+    led = detail_transfer.flow_and_confidence(face, source.astype(np.float32))
+    patch = detail_transfer.transfer_detail(
+      patch, corner, led, crop, picture, at
+    )
   return np.clip(patch, 0, 255), alpha, corner
 
 

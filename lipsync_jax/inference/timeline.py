@@ -17,7 +17,7 @@ from jaxtyping import Bool, Int, Int64
 # What to do when the sound outlasts the video, and the other way round.
 AUDIO_LONGER = ('bounce', 'loop', 'hold', 'cut')
 VIDEO_LONGER = ('cut', 'keep')
-FINEST = 2**40  # units a second; 64 bits then count for three months
+MAX_TIME_BASE = 2**40  # units a second; 64 bits then count for three months
 
 
 class TimelineError(ValueError):
@@ -25,7 +25,7 @@ class TimelineError(ValueError):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Show:
+class OutputFrame:
   """Source frame `index` is shown from `time` for `length` seconds.
 
   `spoken` is false where the sound has ended and the source goes on.
@@ -38,7 +38,7 @@ class Show:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Stamps(Sequence):
+class PackedTimes(Sequence):
   """Exact seconds in 8 bytes each; reads like a list of `Fraction`.
 
   As objects the times of an hour of video are some 10 MB.
@@ -52,16 +52,16 @@ class Stamps(Sequence):
 
   def __getitem__(self, at):
     if isinstance(at, slice):
-      return Stamps(self.counts[at], self.unit)
+      return PackedTimes(self.counts[at], self.unit)
     return int(self.counts[at]) * self.unit
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Shows(Sequence):
-  """A time line in 25 bytes a frame; reads like a list of `Show`."""
+class PackedSchedule(Sequence):
+  """A time line in 25 bytes a frame; reads like a list of `OutputFrame`."""
 
-  times: Stamps
-  lengths: Stamps
+  times: PackedTimes
+  frame_durations: PackedTimes
   indices: Int[np.ndarray, 'n']
   spoken: Bool[np.ndarray, 'n']
 
@@ -72,29 +72,29 @@ class Shows(Sequence):
     columns = (self.times, self.lengths, self.indices, self.spoken)
     found = (column[at] for column in columns)
     if isinstance(at, slice):
-      return Shows(*found)
+      return PackedSchedule(*found)
     time, length, index, spoken = found
-    return Show(time, length, int(index), bool(spoken))
+    return OutputFrame(time, length, int(index), bool(spoken))
 
 
-def stamps(times: Sequence[Fraction]) -> Sequence[Fraction]:
-  """The same times as `Stamps`, or as they are where no unit fits."""
-  unit = _unit(times)
+def pack_times(times: Sequence[Fraction]) -> Sequence[Fraction]:
+  """The same times as `PackedTimes`, or as they are where no unit fits."""
+  unit = _common_unit(times)
   if unit is None:
     return times
   counts = np.fromiter((int(t / unit) for t in times), np.int64, len(times))
-  return Stamps(counts, unit)
+  return PackedTimes(counts, unit)
 
 
-def packed(
-  shows: Iterable[Show], times: Sequence[Fraction], rate: Fraction
-) -> Sequence[Show]:
-  """The time line as `Shows`, or as a list where no unit of time fits.
+def pack_schedule(
+  shows: Iterable[OutputFrame], times: Sequence[Fraction], rate: Fraction
+) -> Sequence[OutputFrame]:
+  """The time line as `PackedSchedule`, or as a list where no unit of time fits.
 
   Args:
     shows: made of frames at `times` and at `rate`.
   """
-  unit = _unit(itertools.chain(times, [1 / rate]))
+  unit = _common_unit(itertools.chain(times, [1 / rate]))
   if unit is None:
     return list(shows)
   kinds = [('time', 'i8'), ('length', 'i8'), ('index', 'i8'), ('spoken', '?')]
@@ -107,22 +107,26 @@ def packed(
     kinds,
   )
   time, length, index, spoken = (rows[name].copy() for name, _ in kinds)
-  return Shows(Stamps(time, unit), Stamps(length, unit), index, spoken)
+  return PackedSchedule(
+    PackedTimes(time, unit), PackedTimes(length, unit), index, spoken
+  )
 
 
-def _unit(times: Iterable[Fraction]) -> Fraction | None:
+def _common_unit(times: Iterable[Fraction]) -> Fraction | None:
   """The longest that all times are whole numbers of; None if too short."""
   parts = math.lcm(*{time.denominator for time in times})
-  return Fraction(1, parts) if parts <= FINEST else None
+  return Fraction(1, parts) if parts <= MAX_TIME_BASE else None
 
 
-def lengths(times: Sequence[Fraction], rate: Fraction) -> list[Fraction]:
+def frame_durations(
+  times: Sequence[Fraction], rate: Fraction
+) -> list[Fraction]:
   """How long each frame is shown; the last one as long as `rate` says."""
   gaps = [b - a for a, b in itertools.pairwise(times)]
   return [*gaps, 1 / rate]
 
 
-def order(count: int, mode: str) -> Iterator[int]:
+def play_order(count: int, mode: str) -> Iterator[int]:
   """Frame indices in the order played once the sound is that long.
 
   `bounce` walks back and forth without doubling the end frames, so that
@@ -137,13 +141,13 @@ def order(count: int, mode: str) -> Iterator[int]:
   yield from itertools.cycle(range(count) if mode == 'loop' else there_and_back)
 
 
-def shows(
+def schedule_frames(
   times: Sequence[Fraction],
   rate: Fraction,
   duration: Fraction,
   audio_longer: str = 'bounce',
   video_longer: str = 'cut',
-) -> Iterator[Show]:
+) -> Iterator[OutputFrame]:
   """The output's frames for `duration` seconds of sound.
 
   Ends at the frame boundary nearest to the end of the sound: at a constant
@@ -153,19 +157,19 @@ def shows(
   assert video_longer in VIDEO_LONGER, video_longer
   if not times:
     raise TimelineError('expected video frames, found none: check the file')
-  lasting, time = lengths(times, rate), Fraction(0)
-  for position, index in enumerate(order(len(times), audio_longer)):
+  lasting, time = frame_durations(times, rate), Fraction(0)
+  for position, index in enumerate(play_order(len(times), audio_longer)):
     length = lasting[index]
     spoken = time + length / 2 <= duration
     # A sound shorter than half a frame still gets its one frame.
     over = video_longer == 'cut' or position >= len(times)
     if over and not spoken and position:
       return
-    yield Show(time, length, index, spoken or not position)
+    yield OutputFrame(time, length, index, spoken or not position)
     time += length
 
 
-def runs(
+def playback_runs(
   indices: Sequence[int] | Int[np.ndarray, 'f'],
 ) -> Iterator[tuple[int, int, int]]:
   """Split play order into (first position, length, step) of steady runs.

@@ -17,16 +17,16 @@ from jaxtyping import Float, Float32
 from lipsync_jax import audio
 from lipsync_jax.audio import SAMPLE_RATE, noise_gate, stream_log_mel
 from lipsync_jax.common import atomic_file
+from lipsync_jax.inference.options import SyncOptions
 from lipsync_jax.media import audio_reader, decoder
 from lipsync_jax.media.types import Video
-from lipsync_jax.request import Request
 
-MIXED = 48_000  # samples/s of a mix
+MIX_RATE = 48_000  # samples/s of a mix
 BLOCK = 48_000  # samples mixed at once
 
 
 @dataclasses.dataclass(frozen=True)
-class Voice:
+class SpeechTrack:
   """What one person says.
 
   `origin` is the file time of the sound at which the video begins; None is
@@ -38,17 +38,19 @@ class Voice:
   origin: Fraction | None
 
 
-def probe(wanted: Request, video: Video) -> list[Voice]:
+def probe_speech(wanted: SyncOptions, video: Video) -> list[SpeechTrack]:
   """The voices of a request, their files looked at."""
   pairs = [(wanted.person, wanted.audio)] if wanted.audio else []
   found = []
   for who, path in (*pairs, *wanted.audio_for):
     driver = decoder.probe_audio(path)
-    found.append(Voice(who, driver, zero(driver, video)))
+    found.append(SpeechTrack(who, driver, clock_origin(driver, video)))
   return found
 
 
-def zero(driver: audio_reader.AudioStream, video: Video) -> Fraction | None:
+def clock_origin(
+  driver: audio_reader.AudioStream, video: Video
+) -> Fraction | None:
   """File time of the sound at which the video begins; None: its own start.
 
   Only sound out of the face's own file shares the video's clock.
@@ -57,8 +59,8 @@ def zero(driver: audio_reader.AudioStream, video: Video) -> Fraction | None:
   return video.start if same else None
 
 
-def listen(
-  voice: Voice, preview: float | None, gated: bool = True
+def speech_mel(
+  voice: SpeechTrack, preview: float | None, gated: bool = True
 ) -> tuple[Float[np.ndarray, '80 t'], Fraction]:
   """The mel of a voice and its length in seconds.
 
@@ -86,15 +88,15 @@ def listen(
 
 
 @contextlib.contextmanager
-def heard(
-  wanted: Request, video: Video, voices: list[Voice]
+def output_audio(
+  wanted: SyncOptions, video: Video, voices: list[SpeechTrack]
 ) -> Iterator[tuple[audio_reader.AudioStream, Fraction | None]]:
   """The output's sound and its origin; a mix lasts as long as the block."""
   if wanted.final_audio or len(voices) == 1:
     final = voices[0].sound
     if wanted.final_audio:
       final = decoder.probe_audio(wanted.final_audio)
-    yield final, zero(final, video)
+    yield final, clock_origin(final, video)
     return
   claim = atomic_file.AtomicFile(
     os.path.join(tempfile.gettempdir(), 'mix.flac')
@@ -107,26 +109,28 @@ def heard(
     claim.drop()
 
 
-def write_mix(path: str, voices: list[Voice]) -> None:
+def write_mix(path: str, voices: list[SpeechTrack]) -> None:
   """Write the sum of all voices, 48 kHz stereo, cut at full scale."""
   import av
 
   with av.open(path, 'w', format='flac') as file:
-    stream = file.add_stream('flac', rate=MIXED, layout='stereo')
+    stream = file.add_stream('flac', rate=MIX_RATE, layout='stereo')
     count = 0
-    for block in mixed(voices):
+    for block in mix_blocks(voices):
       samples = np.rint(np.clip(block, -1, 1) * 32767).astype(np.int16)
       packed = np.ascontiguousarray(samples.T).reshape(1, -1)
       frame = av.AudioFrame.from_ndarray(packed, 's16', 'stereo')
-      frame.sample_rate, frame.pts = MIXED, count
+      frame.sample_rate, frame.pts = MIX_RATE, count
       count += samples.shape[1]
       file.mux(stream.encode(frame))
     file.mux(stream.encode(None))
 
 
-def mixed(voices: list[Voice]) -> Iterator[Float32[np.ndarray, '2 n']]:
+def mix_blocks(
+  voices: list[SpeechTrack],
+) -> Iterator[Float32[np.ndarray, '2 n']]:
   """Blocks of the sum of all voices, as long as the longest."""
-  open_ = [steady(stereo(voice)) for voice in voices]
+  open_ = [rechunk(stereo_blocks(voice)) for voice in voices]
   while open_:
     blocks, going = [], []
     for source in open_:
@@ -142,11 +146,11 @@ def mixed(voices: list[Voice]) -> Iterator[Float32[np.ndarray, '2 n']]:
     open_ = going
 
 
-def stereo(voice: Voice) -> Iterator[Float32[np.ndarray, '2 n']]:
+def stereo_blocks(voice: SpeechTrack) -> Iterator[Float32[np.ndarray, '2 n']]:
   """A voice's samples at 48 kHz, two channels."""
   import soxr
 
-  change = soxr.ResampleStream(voice.sound.rate, MIXED, 2, dtype='float32')
+  change = soxr.ResampleStream(voice.sound.rate, MIX_RATE, 2, dtype='float32')
   for block in decoder.read_audio(voice.sound, voice.origin):
     # More than two channels have no order that every codec shares.
     pair = block if len(block) == 2 else block.mean(0, keepdims=True)
@@ -155,7 +159,7 @@ def stereo(voice: Voice) -> Iterator[Float32[np.ndarray, '2 n']]:
   yield change.resample_chunk(np.zeros((0, 2), np.float32), last=True).T
 
 
-def steady(
+def rechunk(
   source: Iterator[Float32[np.ndarray, '2 n']],
 ) -> Iterator[Float32[np.ndarray, '2 n']]:
   """The same samples in blocks of BLOCK; the last may be shorter."""

@@ -16,17 +16,19 @@ from jaxtyping import Float32, UInt8
 
 from lipsync_jax.faces.crop import Crop, crop_matrix, opencv_affine
 
-FINE = 0.026  # of the face's width: what is finer is carried over
-SOFT = 0.012  # of the face's width: blur before pictures are compared
-NARROW = 4.0  # pixels: blurs from twice that on are done on smaller pictures
-LEAST = 0.7  # pixels of the frame; less than that is no detail
-BROAD = 0.06  # of the face's width: what is broader is shading
-APART = 6.0  # levels between blurred shapes that share half their detail
-DARKER = 30.0  # levels of shading that do the same
+FINE_SIGMA = 0.026  # of the face's width: what is finer is carried over
+SOFT_SIGMA = 0.012  # of the face's width: blur before pictures are compared
+MIN_CROP = 4.0  # pixels: blurs from twice that on are done on smaller pictures
+MIN_CONFIDENCE = 0.7  # pixels of the frame; less than that is no detail
+BROAD_SIGMA = 0.06  # of the face's width: what is broader is shading
+MAX_DIFFERENCE = (
+  6.0  # levels between blurred shapes that share half their detail
+)
+MAX_DARKENING = 30.0  # levels of shading that do the same
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
-def finer(
+def high_pass(
   light: Float32[np.ndarray, 'h w'], sigma: float
 ) -> Float32[np.ndarray, 'h w']:
   """What a blur of `sigma` pixels takes away.
@@ -36,7 +38,7 @@ def finer(
   """
   import cv2
 
-  (h, w), shrink = light.shape, int(sigma / NARROW)
+  (h, w), shrink = light.shape, int(sigma / MIN_CROP)
   if shrink < 2:
     return light - cv2.GaussianBlur(light, (0, 0), sigma)
   size = -(-w // shrink), -(-h // shrink)
@@ -48,7 +50,7 @@ def finer(
   return light - cv2.resize(small, (w, h), interpolation=cv2.INTER_LINEAR)
 
 
-def guide(
+def flow_and_confidence(
   generated: Float32[np.ndarray, 's s 3'], source: Float32[np.ndarray, 's s 3']
 ) -> Float32[np.ndarray, 's s 3']:
   """Where each point of the generated face is in the source, and how surely.
@@ -59,11 +61,13 @@ def guide(
   import cv2
 
   size = len(source)
-  soft = [cv2.GaussianBlur(x, (0, 0), SOFT * size) for x in (generated, source)]
+  soft = [
+    cv2.GaussianBlur(x, (0, 0), SOFT_SIGMA * size) for x in (generated, source)
+  ]
   grey = [np.clip(x @ LUMA, 0, 255).astype(np.uint8) for x in soft]
   seeker = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
   flow = seeker.calc(grey[0], grey[1], None)  # [s s 2]
-  flow = cv2.GaussianBlur(flow, (0, 0), FINE * size)
+  flow = cv2.GaussianBlur(flow, (0, 0), FINE_SIGMA * size)
   y, x = np.mgrid[:size, :size].astype(np.float32)
   found = cv2.remap(
     soft[1], x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR,
@@ -71,14 +75,17 @@ def guide(
   )  # fmt: skip
   apart = found - soft[0]
   # Shading that differs a little, and broadly, does not matter.
-  shape = apart - cv2.GaussianBlur(apart, (0, 0), BROAD * size)
-  far = np.abs(shape).max(-1) / APART, np.abs(apart).max(-1) / DARKER
+  shape = apart - cv2.GaussianBlur(apart, (0, 0), BROAD_SIGMA * size)
+  far = (
+    np.abs(shape).max(-1) / MAX_DIFFERENCE,
+    np.abs(apart).max(-1) / MAX_DARKENING,
+  )
   share = 1 / (1 + far[0] ** 4 + far[1] ** 4)
-  share = cv2.GaussianBlur(share, (0, 0), SOFT * size)
+  share = cv2.GaussianBlur(share, (0, 0), SOFT_SIGMA * size)
   return np.dstack([flow, share])
 
 
-def carried(
+def transfer_detail(
   patch: Float32[np.ndarray, 'h w 3'],
   corner: tuple[int, int],
   led: Float32[np.ndarray, 's s 3'],
@@ -90,7 +97,7 @@ def carried(
 
   Args:
     patch: the generated face on pixels of the frame, its first at `corner`.
-    led: of `guide`.
+    led: of `flow_and_confidence`.
     crop: where the network's square lies in the frame.
     picture: the frame about the patch, its first pixel at `at`.
 
@@ -99,8 +106,8 @@ def carried(
   """
   import cv2
 
-  size, shape, sigma = len(led), patch.shape[:2], FINE * crop.w
-  if sigma < LEAST:
+  size, shape, sigma = len(led), patch.shape[:2], FINE_SIGMA * crop.w
+  if sigma < MIN_CONFIDENCE:
     return patch
   to_square = crop_matrix(crop, size)
   led = cv2.warpAffine(
@@ -113,7 +120,7 @@ def carried(
   back = np.linalg.inv(to_square[:, :2]).astype(np.float32)
   moved = led[..., :2] @ back.T  # pixels of the frame
   y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
-  there = finer(picture.astype(np.float32) @ LUMA, sigma)
+  there = high_pass(picture.astype(np.float32) @ LUMA, sigma)
   there = cv2.remap(
     there,
     x + moved[..., 0] + (corner[0] - at[0]),
@@ -121,5 +128,5 @@ def carried(
     cv2.INTER_LINEAR,
     borderMode=cv2.BORDER_REPLICATE,
   )
-  here = finer(patch @ LUMA, sigma)
+  here = high_pass(patch @ LUMA, sigma)
   return patch + (led[..., 2] * (there - here))[..., None]
