@@ -38,7 +38,7 @@ def main(argv: list[str]) -> None:
     jax.distributed.initialize(
       _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
     )
-  from lipsync_jax import train
+  from lipsync_jax.training import train
 
   try:
     found = train.train_and_evaluate(_CONFIG.value, _WORKDIR.value)

@@ -14,9 +14,10 @@ import sys
 import jax
 import numpy as np
 
-from lipsync_jax import losses, models
+from lipsync_jax import models
 from lipsync_jax.data import batches
 from lipsync_jax.data.clip import ClipDataset
+from lipsync_jax.training import losses
 from lipsync_jax.weights import convert
 
 BATCH, BATCHES = 24, 8
@@ -28,10 +29,10 @@ def measure(apply, batch: dict, bump) -> dict:
   mel, face, true = (batch[k][:, 0] for k in ('mels', 'face', 'target'))
   own, other = apply(mel, face), apply(mel[::-1].copy(), face)
   return {
-    'own': losses.l1(own, true, bump),
-    'other': losses.l1(other, true, bump),
-    'reference': losses.l1(face[..., 3:], true, bump),
-    'moved': losses.l1(own, other, bump),
+    'own': losses.l1_loss(own, true, bump),
+    'other': losses.l1_loss(other, true, bump),
+    'reference': losses.l1_loss(face[..., 3:], true, bump),
+    'moved': losses.l1_loss(own, other, bump),
   }
 
 
@@ -52,7 +53,7 @@ def main(argv: list[str]) -> int:
   stream = batches.example_batches(
     source, plan, BATCH, net.size, seed=0, threads=2
   )
-  bump = losses.lips(net.size)
+  bump = losses.mouth_weight_map(net.size)
   rows = [measure(apply, x, bump) for x in itertools.islice(stream, BATCHES)]
   found = {name: np.concatenate([r[name] for r in rows]) for name in rows[0]}
   print({name: round(float(x.mean()), 4) for name, x in found.items()})

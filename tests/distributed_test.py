@@ -8,8 +8,8 @@ import subprocess
 
 import pytest
 
-from lipsync_jax import checkpoint, metrics
 from lipsync_jax.data import synthetic
+from lipsync_jax.training import checkpoint, metric_writer
 from tests.helpers import train_command
 
 pytestmark = pytest.mark.slow
@@ -64,7 +64,7 @@ def alone(compiled, command, devices: int):
 
 
 def losses(workdir) -> list[float]:
-  return [line['sync'] for line in metrics.read(workdir)]
+  return [line['sync'] for line in metric_writer.read_metrics(workdir)]
 
 
 @pytest.fixture(scope='module')
@@ -105,7 +105,9 @@ def test_two_processes_equal_one(pair, single):
   found, expected = losses(pair), losses(single)
   assert found[0] == pytest.approx(expected[0], abs=1e-5)
   assert found[1] == pytest.approx(expected[1], abs=1e-4)
-  looks = [metrics.read(x, 'validation')[0] for x in (pair, single)]
+  looks = [
+    metric_writer.read_metrics(x, 'validation')[0] for x in (pair, single)
+  ]
   assert looks[0]['sync'] == pytest.approx(looks[1]['sync'], abs=1e-4)
 
 
@@ -122,7 +124,7 @@ def test_checkpoint_of_two_goes_on(
     assert run.wait() == [0, 0], run.said()
   else:
     alone(compiled, command, 2)
-  with checkpoint.Checkpoints(workdir) as store:
+  with checkpoint.CheckpointManager(workdir) as store:
     assert store.steps() == [1, 2, 3]
     assert store.newest() == 3
   assert losses(workdir)[:2] == losses(pair)
@@ -138,5 +140,5 @@ def test_one_told_to_end_ends_both(pair, clips, compiled, tmp_path):
     signal.sigtimedwait([], 0.2)
   run.parts[1].send_signal(signal.SIGTERM)
   assert run.wait() == [0, 0], run.said()
-  with checkpoint.Checkpoints(workdir) as store:
+  with checkpoint.CheckpointManager(workdir) as store:
     assert store.newest() >= len(losses(workdir)) > 3

@@ -4,7 +4,6 @@ import av
 import numpy as np
 import pytest
 
-from lipsync_jax import film
 from lipsync_jax.data import synthetic
 from lipsync_jax.data.batches import (
   decode_crops,
@@ -13,6 +12,7 @@ from lipsync_jax.data.batches import (
   to_model_inputs,
 )
 from lipsync_jax.data.clip import ClipDataset
+from lipsync_jax.training import sample_video
 
 
 @pytest.fixture
@@ -31,8 +31,8 @@ def parts(batch):
 @pytest.mark.parametrize('batch', [4, 16])
 def test_film_shows_every_whole_window_once(batch, source):
   clip, size = source[0], 96
-  batches = film.windows(source, 0, size, batch)
-  shown = np.stack(list(film.frames(batches, parts)))
+  batches = sample_video.clip_batches(source, 0, size, batch)
+  shown = np.stack(list(sample_video.video_frames(batches, parts)))
   assert shown.shape == (30, size, 4 * size, 3)
   for i in (0, 7, 29):
     window = decode_crops(clip, i - i % 5 + np.arange(5), size)
@@ -51,7 +51,7 @@ def test_film_shows_every_whole_window_once(batch, source):
 def test_windows_have_the_shapes_of_validation(source):
   plan = index_dataset(source, 'generator')
   usual = next(iter(example_batches(source, plan, 4, 96, rounds=1)))
-  (mine, _) = film.windows(source, 0, 96, 4)
+  (mine, _) = sample_video.clip_batches(source, 0, 96, 4)
   assert mine.keys() == usual.keys()
   for name, value in usual.items():
     assert (mine[name].shape, mine[name].dtype) == (value.shape, value.dtype)
@@ -60,9 +60,9 @@ def test_windows_have_the_shapes_of_validation(source):
 def test_film_carries_its_sound_and_colours(source, tmp_path):
   clip = source[0]
   path = tmp_path / 'videos/00000002.mp4'
-  batches = film.windows(source, 0, 96, 8)
-  shown = list(film.frames(batches, parts))
-  film.write(path, shown, clip)
+  batches = sample_video.clip_batches(source, 0, 96, 8)
+  shown = list(sample_video.video_frames(batches, parts))
+  sample_video.write_video(path, shown, clip)
   with av.open(str(path)) as file:
     seen = [f.to_ndarray(format='rgb24') for f in file.decode(video=0)]
   with av.open(str(path)) as file:
@@ -83,13 +83,13 @@ def test_film_carries_its_sound_and_colours(source, tmp_path):
 def test_newest_films_stay(tmp_path):
   for step in range(8):
     (tmp_path / f'{step:08d}.mp4').touch()
-  film.prune(tmp_path)
+  sample_video.remove_old_videos(tmp_path)
   left = sorted(int(path.stem) for path in tmp_path.iterdir())
   assert left == [3, 4, 5, 6, 7]
 
 
 def test_clip_that_fills_the_film_is_chosen(source):
   source.frames = np.array([40, 60, 75, 90, 80])
-  assert film.choose(source) == 2
+  assert sample_video.choose_clip(source) == 2
   source.frames = np.array([40, 60, 50])
-  assert film.choose(source) == 1
+  assert sample_video.choose_clip(source) == 1

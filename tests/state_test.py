@@ -8,24 +8,24 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from lipsync_jax import models
-from lipsync_jax import state as states
+from lipsync_jax.training import optimizer, sharding, state
 
 WIDTH = 0.05
 
 
 def made(**values):
   networks = {'syncnet': models.build_model('syncnet', width=WIDTH)}
-  tx = states.optimiser(states.schedule(1e-3))
+  tx = optimizer.adam_optimizer(optimizer.learning_rate_schedule(1e-3))
   optimisers = {'syncnet': tx, 'temperature': tx}
   return dict(networks=networks, optimisers=optimisers) | values
 
 
 def test_init_is_a_function_of_the_seed_and_never_reuses_a_key():
-  mesh = states.mesh(1, 1, jax.devices()[:1])
+  mesh = sharding.make_mesh(1, 1, jax.devices()[:1])
   with jax.debug_key_reuse(True):
-    one, where = states.create(mesh, 1, **made(log_scale=2.0))
-  two, _ = states.create(mesh, 1, **made(log_scale=2.0))
-  three, _ = states.create(mesh, 2, **made())
+    one, where = state.create_state(mesh, 1, **made(log_scale=2.0))
+  two, _ = state.create_state(mesh, 1, **made(log_scale=2.0))
+  three, _ = state.create_state(mesh, 2, **made())
   jax.tree.map(np.testing.assert_array_equal, one, two)
   kernel = [
     s.params['syncnet']['audio_encoder_0']['kernel'] for s in (one, three)
@@ -39,7 +39,7 @@ def test_networks_without_an_optimiser_are_refused():
   values = made()
   del values['optimisers']['syncnet']
   with pytest.raises(AssertionError):
-    jax.eval_shape(lambda k: states.init(k, **values), jax.random.key(0))
+    jax.eval_shape(lambda k: state.init_state(k, **values), jax.random.key(0))
 
 
 @pytest.mark.parametrize(
@@ -54,20 +54,20 @@ def test_networks_without_an_optimiser_are_refused():
   ],
 )
 def test_largest_divisible_axis_is_split(shape, parts, expected):
-  assert states.split(shape, parts) == expected
+  assert sharding.fsdp_spec(shape, parts) == expected
 
 
 def test_mesh_that_does_not_fit_is_refused():
   with pytest.raises(ValueError, match='found 2 x 3'):
-    states.mesh(2, 3, jax.devices()[:1])
+    sharding.make_mesh(2, 3, jax.devices()[:1])
 
 
 def test_schedule_warms_up_and_decays():
-  rate = states.schedule(1.0, warmup_steps=4)
+  rate = optimizer.learning_rate_schedule(1.0, warmup_steps=4)
   np.testing.assert_allclose(
     [rate(i) for i in range(6)], [0.25, 0.4375, 0.625, 0.8125, 1, 1]
   )
-  rate = states.schedule(1.0, decay_steps=10)
+  rate = optimizer.learning_rate_schedule(1.0, decay_steps=10)
   np.testing.assert_allclose(
     [rate(0), rate(5), rate(10)], [1, 0.5, 0], atol=1e-6
   )
@@ -78,12 +78,12 @@ def test_optimiser_is_adam_with_clipping_and_accumulation():
   params = {'w': jnp.array([1.0, -2.0])}
   grads = [{'w': jnp.array([30.0, 0])}, {'w': jnp.array([0, 40.0])}]
   mean = {'w': jnp.array([15.0, 20.0])}
-  rate = states.schedule(0.1)
-  once = states.optimiser(rate, b1=0.5, clip=1.0)
+  rate = optimizer.learning_rate_schedule(0.1)
+  once = optimizer.adam_optimizer(rate, b1=0.5, clip=1.0)
   update, opt = once.update(mean, once.init(params), params)
   clipped = optax.tree_utils.tree_get(opt, 'mu')['w'] / 0.5
   np.testing.assert_allclose(clipped, [0.6, 0.8], rtol=1e-5)
-  twice = states.optimiser(rate, b1=0.5, clip=1.0, every=2)
+  twice = optimizer.adam_optimizer(rate, b1=0.5, clip=1.0, every=2)
   opt = twice.init(params)
   first, opt = twice.update(grads[0], opt, params)
   second, opt = twice.update(grads[1], opt, params)
@@ -96,7 +96,7 @@ def test_average_starts_short_and_grows_long():
   ema = {
     'g': {'params': {'w': jnp.zeros(2)}, 'batch_stats': {'m': jnp.zeros(2)}}
   }
-  early = states.averaged(ema, params, stats, 0.99, jnp.int32(0))
-  late = states.averaged(ema, params, stats, 0.99, jnp.int32(10**6))
+  early = state.update_ema(ema, params, stats, 0.99, jnp.int32(0))
+  late = state.update_ema(ema, params, stats, 0.99, jnp.int32(10**6))
   np.testing.assert_allclose(early['g']['params']['w'], 0.9, rtol=1e-6)
   np.testing.assert_allclose(late['g']['batch_stats']['m'], 0.01, rtol=1e-5)

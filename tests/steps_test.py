@@ -13,8 +13,9 @@ import numpy as np
 import optax
 import pytest
 
-from lipsync_jax import losses, models, steps
-from lipsync_jax import state as states
+from lipsync_jax import models
+from lipsync_jax.training import losses, optimizer, sharding, steps
+from lipsync_jax.training.state import TrainState, create_state, init_state
 from lipsync_jax.weights import tensor_mapping
 from tests.helpers import golden_weights, untrained_weights
 
@@ -60,10 +61,10 @@ def golden_batch() -> dict:
 def golden_state(shared):
   names = ('generator', 'discriminator')
   networks = {name: models.build_model(name) for name in (*names, 'syncnet')}
-  tx = states.optimiser(states.schedule(1e-4), b1=0.5)
+  tx = optimizer.adam_optimizer(optimizer.learning_rate_schedule(1e-4), b1=0.5)
   given = {name: golden_variables(shared, name) for name in names}
   params = {name: given[name]['params'] for name in names}
-  state = states.State(
+  state = TrainState(
     step=jnp.int32(0),
     params=params,
     batch_stats={k: given[k].get('batch_stats', {}) for k in names},
@@ -98,7 +99,7 @@ def test_golden_step(mode, shared):
   golden = goldens[f'train_step_syncnet_{mode}_mode']
   networks, optimisers, state = golden_state(shared)
   step = functools.partial(
-    steps.hq,
+    steps.hq_train_step,
     networks=networks,
     optimisers=optimisers,
     adversarial_weight=0.07,
@@ -174,14 +175,14 @@ def parts(stage: str, dtype: str = 'float32', **values):
   networks = {name: build(name) for name in used}
   if stage == 'pair':
     networks['generator'] = networks['generator'].clone(given_ears=True)
-  tx = states.optimiser(states.schedule(1e-3))
+  tx = optimizer.adam_optimizer(optimizer.learning_rate_schedule(1e-3))
   names = (*trained, 'temperature') if stage == 'contrastive' else trained
   optimisers = {name: tx for name in names}
   made = dict(
     networks={name: networks[name] for name in trained}, optimisers=optimisers
   )
   frozen = {}
-  step = steps.syncnet
+  step = steps.syncnet_train_step
   if 'generator' in trained:
     made['averaged'] = ('generator',)
     if stage != 'pair':
@@ -189,7 +190,7 @@ def parts(stage: str, dtype: str = 'float32', **values):
       frozen = {
         'syncnet': untrained_weights.variables('syncnet', width, seed=7)
       }
-    step = steps.hq if stage == 'hq' else steps.generator
+    step = steps.hq_train_step if stage == 'hq' else steps.generator_train_step
     values = dict(ema_decay=0.9, sync_rate=0.01) | values
     if stage == 'hq':
       values = dict(adversarial_weight=0.07) | values
@@ -200,18 +201,20 @@ def parts(stage: str, dtype: str = 'float32', **values):
 
 
 def single():
-  return states.mesh(1, 1, jax.devices()[:1])
+  return sharding.make_mesh(1, 1, jax.devices()[:1])
 
 
-def run(stage: str, mesh, count: int = 2, least=states.LEAST, **values):
+def run(
+  stage: str, mesh, count: int = 2, least=sharding.MIN_FSDP_SIZE, **values
+):
   """All metrics of `count` steps, and the last state."""
   step, made, frozen = parts(stage, **values)
-  state, where = states.create(mesh, 0, least, **made)
+  state, where = create_state(mesh, 0, least, **made)
   kind = 'generator' if frozen else stage
-  step = states.jit_step(step, mesh, where, CHEAP)
-  put = functools.partial(jax.device_put, device=states.by_batch(mesh))
+  step = sharding.jit_train_step(step, mesh, where, CHEAP)
+  put = functools.partial(jax.device_put, device=sharding.batch_sharding(mesh))
   batches = [put(batch_of(kind, seed=i)) for i in range(count)]
-  frozen = jax.device_put(frozen, states.replicated(mesh))
+  frozen = jax.device_put(frozen, sharding.replicated_sharding(mesh))
   seen = []
   with jax.transfer_guard('disallow'):
     for batch in batches:
@@ -290,11 +293,11 @@ def test_slope_is_that_of_the_logit():
   params = untrained_weights.variables('discriminator', WIDTH)['params']
   params = jax.tree.map(jnp.asarray, params)
   zero = jnp.float32(0)
-  state = states.State(0, {'discriminator': params}, {}, {}, {}, zero, zero)
+  state = TrainState(0, {'discriminator': params}, {}, {}, {}, zero, zero)
   rng = np.random.default_rng(0)
   true, made = jnp.asarray(rng.random((2, 2, 1, 96, 96, 3), np.float32))
-  plain, values = steps.contradict(net, state, true, made)
-  calmed, more = steps.contradict(net, state, true, made, 2.0)
+  plain, values = steps.discriminator_loss_and_grad(net, state, true, made)
+  calmed, more = steps.discriminator_loss_and_grad(net, state, true, made, 2.0)
   assert float(more['real']) == pytest.approx(float(values['real']), abs=1e-6)
   assert optax.tree.norm(optax.tree.sub(plain, calmed)) > 0
 
@@ -317,7 +320,7 @@ def test_pairs_teach_without_an_expert():
   total = 0.75 * seen[0]['l1'] + 0.25 * seen[0]['lips']
   total += 2.0 * seen[0]['motion']
   assert seen[0]['total'] == pytest.approx(total, rel=1e-5)
-  first, _ = states.create(single(), 0, **parts('pair')[1])
+  first, _ = create_state(single(), 0, **parts('pair')[1])
   for name in ('params', 'batch_stats'):
     old, new = (getattr(x, name)['generator'] for x in (first, state))
     for layer, kept in (('audio_encoder_3', True), ('output_block_0', False)):
@@ -327,7 +330,7 @@ def test_pairs_teach_without_an_expert():
 
 def test_what_is_not_finite_changes_nothing():
   step, made, frozen = parts('contrastive')
-  state = states.init(jax.random.key(0), **made)
+  state = init_state(jax.random.key(0), **made)
   batch = batch_of('contrastive', b=2)
   run = jax.jit(step, compiler_options=CHEAP)
   good, metrics = run(state, batch, frozen)
@@ -345,7 +348,7 @@ def test_what_is_not_finite_changes_nothing():
 def test_expert_learns_one_batch_by_heart():
   """The published loss leaves ln 2 on fixed pairs."""
   step, made, frozen = parts('syncnet')
-  state = states.init(jax.random.key(0), **made)
+  state = init_state(jax.random.key(0), **made)
   batch = batch_of('syncnet', b=4)
   run = jax.jit(step, compiler_options=CHEAP)
   values = []
@@ -358,7 +361,7 @@ def test_expert_learns_one_batch_by_heart():
 
 def test_expert_tells_the_lip_opening():
   step, made, frozen = parts('contrastive', opening_weight=0.5)
-  state = states.init(jax.random.key(0), **made)
+  state = init_state(jax.random.key(0), **made)
   batch = batch_of('contrastive', b=2)
   run = jax.jit(step, compiler_options=CHEAP)
   values = []
@@ -371,11 +374,11 @@ def test_expert_tells_the_lip_opening():
 
 def test_measuring_ignores_what_fills_up_a_batch():
   _, made, frozen = parts('contrastive')
-  state = states.init(jax.random.key(0), **made)
+  state = init_state(jax.random.key(0), **made)
   batch = batch_of('contrastive', b=4)
   batch['mask'] = jnp.array([1.0, 1, 1, 0])
   measure = jax.jit(
-    functools.partial(steps.measure_syncnet, networks=made['networks'])
+    functools.partial(steps.syncnet_eval_step, networks=made['networks'])
   )
   found = measure(state, batch, frozen)
   batch['mel'] = batch['mel'].at[3].set(jnp.nan)
@@ -393,12 +396,12 @@ def test_frames_are_laid_out_for_the_expert_as_data_does():
   expected = batches.assemble_example('syncnet', mels, frames[:, None])[
     'frames'
   ]
-  found = steps.lower(jnp.asarray(frames))
+  found = steps.lower_half_stack(jnp.asarray(frames))
   np.testing.assert_array_equal(found, expected)
 
 
 def test_weights_follow_the_goal():
-  rate = losses.towards(jnp.float32(0), jnp.float32(0.03), 0.01)
+  rate = losses.move_towards(jnp.float32(0), jnp.float32(0.03), 0.01)
   assert float(rate) == pytest.approx(0.01)
 
 

@@ -25,21 +25,23 @@ import numpy as np
 import pytest
 from absl import flags
 
-from lipsync_jax import (
-  checkpoint,
-  main,
-  metrics,
-  progress,
-  recipe,
-  settings,
-  train,
-  validation,
-)
-from lipsync_jax import feed as feeds
-from lipsync_jax import state as states
+from lipsync_jax import main
 from lipsync_jax.data import synthetic, tfrecord
 from lipsync_jax.data.clip import DATASET_NAME, check_clip, write_clips
 from lipsync_jax.models import flops
+from lipsync_jax.training import (
+  checkpoint,
+  config_check,
+  initialization,
+  input_pipeline,
+  metric_writer,
+  progress,
+  sharding,
+  stages,
+  train,
+  validation,
+)
+from lipsync_jax.training.state import TrainState, create_state, init_state
 from lipsync_jax.weights import convert
 from tests.helpers import toy_networks, train_command, untrained_weights
 
@@ -84,7 +86,9 @@ def test_config_is_locked_complete_and_explained(name):
     config.net.depth = 1
   assert '--config=configs/' in module.__doc__
   base = importlib.import_module('configs.wav2lip').get_config()
-  assert settings.plain(config).keys() == settings.plain(base).keys()
+  assert (
+    config_check.to_json(config).keys() == config_check.to_json(base).keys()
+  )
 
 
 # --- data that are drawn
@@ -168,9 +172,11 @@ def test_workdir_that_is_read_only_is_one_line(drawn, tmp_path, said):
 def test_config_that_disagrees_with_its_checkpoint_is_one_line(
   drawn, tmp_path, said
 ):
-  saved = settings.plain(small(drawn))
-  settings.agree(settings.plain(small(drawn, steps=9, video=False)), saved, 'w')
-  with checkpoint.Checkpoints(tmp_path) as store:
+  saved = config_check.to_json(small(drawn))
+  config_check.check_resumable(
+    config_check.to_json(small(drawn, steps=9, video=False)), saved, 'w'
+  )
+  with checkpoint.CheckpointManager(tmp_path) as store:
     store.save(3, {'x': jax.numpy.ones(3)}, {'batches': 3}, saved, {})
   other = small(drawn)
   other.net.width = 0.5
@@ -182,7 +188,7 @@ def test_disk_that_fills_up_is_one_line(drawn, tmp_path, said, monkeypatch):
     path = tmp_path / 'metrics.jsonl'
     raise OSError(errno.ENOSPC, 'No space left on device', str(path))
 
-  monkeypatch.setattr(train, 'loop', loop)
+  monkeypatch.setattr(train, 'train_loop', loop)
   line = said(small(drawn), tmp_path)
   assert 'metrics.jsonl: No space left on device; make room' in line
 
@@ -196,7 +202,7 @@ def test_checkpoint_that_does_not_fit_is_one_line(drawn, tmp_path, said):
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
   assert 'make room' in line
-  with checkpoint.Checkpoints(tmp_path) as store:
+  with checkpoint.CheckpointManager(tmp_path) as store:
     assert store.steps() == []
 
 
@@ -222,8 +228,8 @@ def test_signal_is_heard_and_handlers_come_back():
   assert (done.returncode, done.stdout) == (0, 'heard\n'), done.stderr[-500:]
 
 
-def log_of(writer) -> progress.Log:
-  return progress.Log(
+def log_of(writer) -> progress.TrainingLog:
+  return progress.TrainingLog(
     writer,
     every=1,
     start=0,
@@ -236,13 +242,15 @@ def log_of(writer) -> progress.Log:
 
 
 def test_not_finite_names_step_and_clips(tmp_path):
-  with metrics.Writer(tmp_path) as writer:
+  with metric_writer.MetricWriter(tmp_path) as writer:
     log = log_of(writer)
     log.add(1, {'sync': 0.5, 'finite': 1.0}, lambda: 'ann/1')
     log.add(2, {'sync': float('inf'), 'finite': 0.0}, lambda: 'bob/2')
-    with pytest.raises(progress.NotFinite, match=r'step 2.*sync.*bob/2'):
+    with pytest.raises(
+      progress.NonFiniteLossError, match=r'step 2.*sync.*bob/2'
+    ):
       log.flush()
-  assert [line['step'] for line in metrics.read(tmp_path)] == [1]
+  assert [line['step'] for line in metric_writer.read_metrics(tmp_path)] == [1]
 
 
 def test_log_of_speed_share_of_peak_and_idle_time(tmp_path, monkeypatch):
@@ -250,18 +258,18 @@ def test_log_of_speed_share_of_peak_and_idle_time(tmp_path, monkeypatch):
   now = 10.0
   monkeypatch.setattr(progress.time, 'perf_counter', lambda: now)
   monkeypatch.setattr(flops, 'peak_flops', lambda: 1e3)
-  with metrics.Writer(tmp_path) as writer:
+  with metric_writer.MetricWriter(tmp_path) as writer:
     log = log_of(writer)
     values = {'sync': jnp.ones(()), 'finite': jnp.ones(())}
     log.add(1, values, None)
     log.flush()
     log.wait(0.5)
     log.add(2, values, None)
-    monkeypatch.setattr(progress, '_ready', lambda _: False)
+    monkeypatch.setattr(progress, '_is_ready', lambda _: False)
     log.wait(1.0)
     now = 12.0
     log.flush()
-  last = metrics.read(tmp_path)[-1]
+  last = metric_writer.read_metrics(tmp_path)[-1]
   assert last['steps_per_s'] == 0.5 and last['faces_per_s'] == 2.5
   assert last['input_wait'] == 0.25
   assert last['of_peak'] == 10 * 0.5 / 1e3 / jax.device_count()
@@ -275,26 +283,28 @@ def test_generator_begins_with_the_ears_of_an_expert(drawn, tmp_path):
   )
   config = small(drawn, 'generator', ears=str(path)).unlock()
   config.data.frames = 2
-  made = recipe.recipe(config)
-  state, where = states.create(states.mesh(), 0, **made.init)
-  new = train.hearing(config, state, where)
+  made = stages.build_stage(config)
+  state, where = create_state(sharding.make_mesh(), 0, **made.init)
+  new = initialization.init_audio_encoder(config, state, where)
   for params in (new.params['generator'], new.ema['generator']['params']):
     for i, j in ((0, 0), (10, 10), (11, 12), (12, 13)):
       same(params[f'audio_encoder_{i}'], given['params'][f'audio_encoder_{j}'])
   config.net.width = 0.25
-  with pytest.raises(train.TrainingError, match=r'0\.25, found 0\.05'):
-    train.hearing(config, state, where)
+  with pytest.raises(initialization.TrainingError, match=r'0\.25, found 0\.05'):
+    initialization.init_audio_encoder(config, state, where)
 
 
 @pytest.mark.parametrize('made, goal', [(0.9, 0.03), (0.6, 0.0)])
 def test_sync_counts_until_it_is_that_of_real_lips(drawn, made, goal):
   config = small(drawn, 'generator').unlock()
   config.sync.update({'weight': 0.03, 'high': 10.0, 'low': 10.0})
-  state = states.State(0, {}, {}, {}, {}, np.float32(0.03), np.float32(0.03))
+  state = TrainState(0, {}, {}, {}, {}, np.float32(0.03), np.float32(0.03))
   numbers = {'sync': made, 'sync_of_truth': 0.7}
   for until_real in (False, True):
     config.sync.until_real = until_real
-    new = validation.steer(config, state, numbers, states.mesh())
+    new = validation.update_sync_weight_target(
+      config, state, numbers, sharding.make_mesh()
+    )
     expected = goal if until_real else 0.03
     assert float(new.sync_goal) == pytest.approx(expected)
 
@@ -308,15 +318,15 @@ def same(x, y):
 
 def final(workdir, config):
   """The last checkpoint's step, state and facts."""
-  found = recipe.recipe(config)
+  found = stages.build_stage(config)
   where = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   abstract = jax.eval_shape(
-    lambda key: states.init(key, **found.init), jax.random.key(0)
+    lambda key: init_state(key, **found.init), jax.random.key(0)
   )
   abstract = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), abstract
   )
-  with checkpoint.Checkpoints(workdir) as store:
+  with checkpoint.CheckpointManager(workdir) as store:
     step, state, data, _, facts = store.restore(abstract)
   return step, state, data, facts
 
@@ -341,10 +351,10 @@ def test_run_leaves_what_the_next_stage_needs(expert):
   assert not found['stopped']
   got = convert.load(found['weights'])
   assert (got.network, got.width) == ('syncnet', 0.05)
-  lines = metrics.read(workdir)
+  lines = metric_writer.read_metrics(workdir)
   assert [line['step'] for line in lines] == list(range(1, STEPS + 1))
   assert lines[2].keys() >= {'sync', 'accuracy', 'rate', 'input_wait'}
-  looks = metrics.read(workdir, 'validation')
+  looks = metric_writer.read_metrics(workdir, 'validation')
   assert [line['step'] for line in looks] == LOOKS
   best = min(looks, key=lambda line: line['measured'])
   assert got.meta['step'] == best['step']
@@ -352,7 +362,7 @@ def test_run_leaves_what_the_next_stage_needs(expert):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  'stage', recipe.STAGES if STEPS >= 20 else ['syncnet', 'hq']
+  'stage', stages.STAGES if STEPS >= 20 else ['syncnet', 'hq']
 )
 def test_a_run_in_halves_equals_an_unbroken_one(stage, expert, drawn, tmp_path):
   """To the bit: state, place in the data and what validation found. Only
@@ -368,9 +378,12 @@ def test_a_run_in_halves_equals_an_unbroken_one(stage, expert, drawn, tmp_path):
   assert train.train_and_evaluate(first, broken)['step'] == half
   assert train.train_and_evaluate(config, broken)['step'] == STEPS
   same(final(straight, config)[:3], final(broken, config)[:3])
-  looks = {line['step']: line for line in metrics.read(broken, 'validation')}
+  looks = {
+    line['step']: line
+    for line in metric_writer.read_metrics(broken, 'validation')
+  }
   assert looks.keys() == {*LOOKS, half}
-  for line in metrics.read(straight, 'validation'):
+  for line in metric_writer.read_metrics(straight, 'validation'):
     assert looks[line['step']] == line
   if stage != 'syncnet':
     assert len(list((straight / 'strips').iterdir())) == len(LOOKS)
@@ -381,10 +394,10 @@ def test_a_run_in_halves_equals_an_unbroken_one(stage, expert, drawn, tmp_path):
 def toy(monkeypatch):
   """Networks of a few numbers in place of the real ones."""
   for name, part in toy_networks.PARTS.items():
-    monkeypatch.setattr(recipe, name, part)
+    monkeypatch.setattr(stages, name, part)
 
 
-@pytest.mark.parametrize('stage', recipe.STAGES)
+@pytest.mark.parametrize('stage', stages.STAGES)
 def test_toy_of_four_steps_is_two_and_two(
   stage, toy, drawn, tmp_path, monkeypatch
 ):
@@ -414,7 +427,7 @@ def lives(drawn, compiled_once, monkeypatch):
     monkeypatch.setenv(name, value)
   context = multiprocessing.get_context('forkserver')
   context.set_forkserver_preload(
-    ['runs', 'lipsync_jax.train', 'grain', 'optax']
+    ['runs', 'lipsync_jax.training.train', 'grain', 'optax']
   )
 
   def start(workdir, **changes):
@@ -459,7 +472,10 @@ def test_killed_at_any_moment_equals_an_unbroken_run(
   config = small(drawn, **changes)
   same(final(straight, config), final(broken, config))
   lines = [
-    [(x['step'], x['sync'], x['accuracy']) for x in metrics.read(folder)]
+    [
+      (x['step'], x['sync'], x['accuracy'])
+      for x in metric_writer.read_metrics(folder)
+    ]
     for folder in (straight, broken)
   ]
   assert lines[0] == lines[1]
@@ -495,18 +511,18 @@ def test_termination_saves_and_the_same_command_resumes(drawn, tmp_path):
   run = subprocess.Popen(
     [*command, '--config.steps=100000'], cwd=train_command.ROOT
   )
-  while not metrics.read(tmp_path) and run.poll() is None:
+  while not metric_writer.read_metrics(tmp_path) and run.poll() is None:
     os.sched_yield()
   run.send_signal(signal.SIGTERM)
   assert run.wait(120) == 0
-  with checkpoint.Checkpoints(tmp_path) as store:
+  with checkpoint.CheckpointManager(tmp_path) as store:
     first, saved = store.steps()
   assert first == 0
   done = subprocess.run(
     [*command, f'--config.steps={saved + 1}'], cwd=train_command.ROOT
   )
   assert done.returncode == 0
-  with checkpoint.Checkpoints(tmp_path) as store:
+  with checkpoint.CheckpointManager(tmp_path) as store:
     assert store.steps() == [0, saved, saved + 1]
 
 
@@ -518,7 +534,7 @@ def test_resident_data_train_alike(drawn, tmp_path):
     config = small(drawn, steps=2, augmented=False)
     config.data.resident = resident
     train.train_and_evaluate(config, tmp_path / str(resident))
-    found.append(metrics.read(tmp_path / str(resident)))
+    found.append(metric_writer.read_metrics(tmp_path / str(resident)))
   for one, two in zip(*found, strict=True):
     assert one['sync'] == pytest.approx(two['sync'], abs=1e-5)
 
@@ -528,5 +544,7 @@ def test_batches_that_devices_cannot_share_are_refused(drawn):
     size = 3
 
   config = small(drawn)
-  with pytest.raises(feeds.FeedError, match='multiple of 3'):
-    feeds.open_feed(config, recipe.recipe(config), Mesh())
+  with pytest.raises(input_pipeline.InputPipelineError, match='multiple of 3'):
+    input_pipeline.build_input_pipeline(
+      config, stages.build_stage(config), Mesh()
+    )

@@ -11,11 +11,12 @@ import gc
 import jax
 import numpy as np
 
-from lipsync_jax import audio, losses, models, steps
-from lipsync_jax import state as states
+from lipsync_jax import audio, models
 from lipsync_jax.benchmark import generators, rounds
 from lipsync_jax.benchmark.rounds import Rivals
 from lipsync_jax.models import flops
+from lipsync_jax.training import losses, optimizer, sharding, steps
+from lipsync_jax.training.state import init_state
 
 STAGES = ('syncnet', 'generator', 'hq')
 GROUP = 6  # windows of a clip that compete, as in configs/syncnet.py
@@ -61,25 +62,29 @@ def ours(stage: str, size: int, width: float, dtype: str):
     models.build_model, size=size, width=width, dtype=dtype
   )
   networks = {name: build(name) for name in names}
-  tx = states.optimiser(states.schedule(RATE), b1=B1, clip=CLIP)
+  tx = optimizer.adam_optimizer(
+    optimizer.learning_rate_schedule(RATE), b1=B1, clip=CLIP
+  )
   optimisers = dict.fromkeys(names, tx)
   if stage == 'syncnet':
     optimisers['temperature'] = tx
   make = functools.partial(
-    states.init, networks=networks, optimisers=optimisers, averaged=names[:1]
+    init_state, networks=networks, optimisers=optimisers, averaged=names[:1]
   )
   state = start(jax.eval_shape(make, jax.random.key(0)), names, size, width)
   values = {'optimisers': optimisers, 'ema_decay': DECAY}
   if stage == 'syncnet':
     return (
-      functools.partial(steps.syncnet, networks=networks, **values),
+      functools.partial(steps.syncnet_train_step, networks=networks, **values),
       state,
       {},
     )
   if stage == 'hq':
     values['adversarial_weight'] = ADVERSARIAL
   networks |= {'syncnet': build('syncnet')}
-  step = functools.partial(steps.generator, networks=networks, **values)
+  step = functools.partial(
+    steps.generator_train_step, networks=networks, **values
+  )
   expert = generators.random_variables(size, width, 1, 'syncnet')
   return step, state, {'syncnet': expert}
 
@@ -104,12 +109,12 @@ def start(shapes, names, size: int, width: float):
 def our_rival(stage: str, size: int, width: float, dtype: str, batch: dict):
   """Run our step n times, as `train` compiles it."""
   step, state, frozen = ours(stage, size, width, dtype)
-  mesh = states.mesh(1, devices=jax.devices()[:1])
-  where = states.shardings(state, mesh)
+  mesh = sharding.make_mesh(1, devices=jax.devices()[:1])
+  where = sharding.state_sharding(state, mesh)
   state = jax.device_put(state, where)
-  batch = jax.device_put(batch, states.by_batch(mesh))
-  frozen = jax.device_put(frozen, states.replicated(mesh))
-  compiled = states.jit_step(step, mesh, where)
+  batch = jax.device_put(batch, sharding.batch_sharding(mesh))
+  frozen = jax.device_put(frozen, sharding.replicated_sharding(mesh))
+  compiled = sharding.jit_train_step(step, mesh, where)
 
   def run(n):
     nonlocal state

@@ -17,10 +17,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from lipsync_jax import losses
 from lipsync_jax.benchmark import training
 from lipsync_jax.benchmark.rounds import Rivals
 from lipsync_jax.models import discriminator, generator, syncnet
+from lipsync_jax.training import losses
 
 Tensors = dict[str, torch.Tensor]
 
@@ -115,17 +115,17 @@ def take(network: Network, variables: dict) -> None:
       put(block.norm.running_var, stats['var'])
 
 
-# --- losses, as in `lipsync_jax.losses`
+# --- losses, as in `lipsync_jax.training.losses`
 
 
 def straight_log(x):
-  floor = losses.FLOOR
+  floor = losses.LOG_FLOOR
   return x.clamp(min=floor).log() + (x - floor).clamp(max=0) / floor
 
 
 def contrastive(audio, face, log_scale):
   """Mean over all windows of vectors [b, k, d]."""
-  scale = log_scale.clamp(max=losses.LOG_SCALE_MOST).exp()
+  scale = log_scale.clamp(max=losses.MAX_LOG_SCALE).exp()
   logits = scale * audio @ face.transpose(1, 2)  # [b, k, k]
   hit = logits.diagonal(dim1=1, dim2=2)
   return ((logits.logsumexp(2) + logits.logsumexp(1)) / 2 - hit).mean()

@@ -64,7 +64,7 @@ def train_window_flops(
   gradient passes through.
 
   Args:
-    stage: of `recipe.STAGES`.
+    stage: of `stages.STAGES`.
     frames: that the generator makes for the window.
     expert: width of the SyncNet that listens, None where none does.
   """

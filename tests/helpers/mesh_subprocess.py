@@ -10,7 +10,7 @@ import jax
 jax.config.update('jax_num_cpu_devices', 8)
 import steps_test  # noqa: E402
 
-from lipsync_jax import state as states  # noqa: E402
+from lipsync_jax.training import sharding  # noqa: E402
 
 
 def main(stage: str, *shapes: str) -> None:
@@ -19,7 +19,7 @@ def main(stage: str, *shapes: str) -> None:
   found = {}
   for shape in shapes:
     data, fsdp = (int(side) for side in shape.split('x'))
-    mesh = states.mesh(data, fsdp, devices[: data * fsdp])
+    mesh = sharding.make_mesh(data, fsdp, devices[: data * fsdp])
     seen, state = steps_test.run(stage, mesh, count=1, least=64)
     split = [
       x for x in jax.tree.leaves(state.params) if not x.is_fully_replicated

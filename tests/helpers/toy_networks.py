@@ -4,7 +4,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lipsync_jax import models, recipe, train
+from lipsync_jax import models
+from lipsync_jax.training import stages, train
 from tests.helpers import train_command
 
 
@@ -50,5 +51,5 @@ PARTS = {'_build': build, 'read_expert': expert, 'export': export}
 def run(workdir, clips, changes: dict) -> None:
   """Train in this process, which was started to be killed."""
   for name, part in PARTS.items():
-    setattr(recipe, name, part)
+    setattr(stages, name, part)
   train.train_and_evaluate(train_command.debug(clips, **changes), workdir)

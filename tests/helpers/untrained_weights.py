@@ -5,7 +5,8 @@ import functools
 import jax
 import numpy as np
 
-from lipsync_jax import models, state
+from lipsync_jax import models
+from lipsync_jax.training import sharding
 from lipsync_jax.weights import safetensors_file
 
 
@@ -15,7 +16,7 @@ def variables(network: str, width: float = 1.0, size: int = 96, seed: int = 0):
   net = models.build_model(network, size, width)
   made = jax.jit(
     lambda key: models.init_variables(network, net, key),
-    compiler_options=state.QUICK,
+    compiler_options=sharding.FAST_COMPILE,
   )
   return jax.tree.map(np.asarray, made(jax.random.key(seed)))
 

@@ -14,27 +14,28 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import UInt8
 
-from lipsync_jax import audio, metrics
+from lipsync_jax import audio
 from lipsync_jax.data import batches
 from lipsync_jax.data.clip import Clip, ClipDataset
 from lipsync_jax.data.windows import NUM_UNIFORMS
 from lipsync_jax.media import audio_reader, video_writer, yuv
 from lipsync_jax.media.types import Color, Frame, Video
+from lipsync_jax.training import metric_writer
 
 SECONDS = 3  # of a clip, at most
-KEPT = 5  # newest films that stay
+MAX_VIDEOS = 5  # newest films that stay
 RATE = Fraction(audio.FPS)
 SAMPLES = 16000 // audio.FPS  # of sound, a frame
 # BT.709 in limited range, and tagged so.
-COLOUR = Color(matrix=1, range=1, primaries=1, transfer=1)
+COLOR = Color(matrix=1, range=1, primaries=1, transfer=1)
 
 
-def choose(source: ClipDataset) -> int:
+def choose_clip(source: ClipDataset) -> int:
   """The first clip that fills a film, or else the longest."""
   return int(np.argmax(np.minimum(source.frames, SECONDS * audio.FPS)))
 
 
-def windows(
+def clip_batches(
   source: ClipDataset, clip: int, size: int, batch: int
 ) -> Iterator[batches.Batch]:
   """Batches as those of validation, of a clip's first whole windows.
@@ -67,22 +68,22 @@ def windows(
     yield {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
-def frames(
+def video_frames(
   batches: Iterable[batches.Batch], show: Callable[[batches.Batch], dict]
 ) -> Iterator[UInt8[np.ndarray, 'h w 3']]:
   """The frames of a film, in order.
 
   Args:
-    show: of a batch the parts that `metrics.strip` takes.
+    show: of a batch the parts that `metric_writer.sample_grid` takes.
   """
   for batch in batches:
     shown = batch['mask'] > 0
     parts = {name: x[shown] for name, x in show(batch).items()}
-    rows = metrics.strip(**parts)  # [b*t*h, 4*w, 3]
+    rows = metric_writer.sample_grid(**parts)  # [b*t*h, 4*w, 3]
     yield from rows.reshape(-1, rows.shape[1] // 4, *rows.shape[1:])
 
 
-def write(path, pictures: Iterable, sound_of: Clip) -> None:
+def write_video(path, pictures: Iterable, sound_of: Clip) -> None:
   """Write pictures and the beginning of a clip's sound to a file.
 
   Raises:
@@ -98,7 +99,7 @@ def write(path, pictures: Iterable, sound_of: Clip) -> None:
     duration=len(pictures) / RATE,
     start=Fraction(0),
     pix_fmt='yuv420p',
-    colour=COLOUR,
+    colour=COLOR,
   )
   with tempfile.TemporaryDirectory() as folder:
     spoken = pathlib.Path(folder) / 'spoken.wav'
@@ -117,7 +118,7 @@ def write(path, pictures: Iterable, sound_of: Clip) -> None:
         writer.write(Frame(i, i / RATE, frame))
 
 
-def prune(folder: pathlib.Path) -> None:
+def remove_old_videos(folder: pathlib.Path) -> None:
   """Delete all films but the newest."""
-  for path in sorted(folder.glob('*.mp4'))[:-KEPT]:
+  for path in sorted(folder.glob('*.mp4'))[:-MAX_VIDEOS]:
     path.unlink()

@@ -15,34 +15,41 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-FLOOR = 1e-3  # of a likelihood, below which its logarithm goes on straight
+LOG_FLOOR = 1e-3  # of a likelihood, below which its logarithm goes on straight
 LOG_SCALE = 2.659  # log(1 / 0.07), the first inverse temperature (CLIP)
-LOG_SCALE_MOST = 4.605  # log 100: beyond, the softmax is an argmax
-OPENING = 0.015  # deviation of a speaker's lip opening, of the crop's height
-TOLD = 4.0  # deviations of it that a unit vector in its direction tells
-LIPS = (0.5, 0.76)  # their middle in a crop, of its width and height
-LIPS_SPREAD = (0.16, 0.1)  # standard deviations of the bump round it
+MAX_LOG_SCALE = 4.605  # log 100: beyond, the softmax is an argmax
+OPENING_STD = (
+  0.015  # deviation of a speaker's lip opening, of the crop's height
+)
+OPENING_SCALE = (
+  4.0  # deviations of it that a unit vector in its direction tells
+)
+MOUTH_CENTER = (0.5, 0.76)  # their middle in a crop, of its width and height
+MOUTH_SIGMA = (0.16, 0.1)  # standard deviations of the bump round it
 
 Vectors = Float[Array, '*b d']
 
 
-def straight_log(x: Float[Array, '*b']) -> Float[Array, '*b']:
+def log_linear_below_floor(x: Float[Array, '*b']) -> Float[Array, '*b']:
   """log x, continued by its tangent below FLOOR.
 
   Differs from Wav2Lip, whose logarithm is cut off at -100: there a cosine
   of exactly 0, which two ReLU towers reach easily, has no gradient.
   """
-  return jnp.log(jnp.maximum(x, FLOOR)) + jnp.minimum(x - FLOOR, 0) / FLOOR
+  return (
+    jnp.log(jnp.maximum(x, LOG_FLOOR))
+    + jnp.minimum(x - LOG_FLOOR, 0) / LOG_FLOOR
+  )
 
 
-def cosine(audio: Vectors, face: Vectors) -> Float[Array, '*b']:
+def cosine_similarity(audio: Vectors, face: Vectors) -> Float[Array, '*b']:
   """Cosine of unit vectors; in [0, 1] for SyncNet's."""
   return jnp.sum(audio * face, -1)
 
 
-def sync(audio: Vectors, face: Vectors) -> Float[Array, '*b']:
+def sync_loss(audio: Vectors, face: Vectors) -> Float[Array, '*b']:
   """-log cosine: how little the lips follow the sound (equation 3)."""
-  return -straight_log(cosine(audio, face))
+  return -log_linear_below_floor(cosine_similarity(audio, face))
 
 
 def cosine_bce(
@@ -56,11 +63,11 @@ def cosine_bce(
   """
   # 1 - cos of unit vectors, without the cancellation where they agree.
   apart = jnp.sum(jnp.square(audio - face), -1) / 2
-  wrong = -straight_log(apart)
-  return label * sync(audio, face) + (1 - label) * wrong
+  wrong = -log_linear_below_floor(apart)
+  return label * sync_loss(audio, face) + (1 - label) * wrong
 
 
-def contrastive(
+def info_nce(
   audio: Float[Array, '*b n d'],
   face: Float[Array, '*b n d'],
   log_scale: Float[Array, ''],
@@ -70,14 +77,14 @@ def contrastive(
   Chance is log n. The windows of one clip compete, so that the person
   never gives the answer away; `log_scale` is learnt (InfoNCE).
   """
-  scale = jnp.exp(jnp.minimum(log_scale, LOG_SCALE_MOST))
+  scale = jnp.exp(jnp.minimum(log_scale, MAX_LOG_SCALE))
   logits = scale * jnp.einsum('...id,...jd->...ij', audio, face)
   hit = jnp.diagonal(logits, axis1=-2, axis2=-1)  # [*b, n]
   logsumexp = jax.nn.logsumexp
   return (logsumexp(logits, -1) + logsumexp(logits, -2)) / 2 - hit
 
 
-def told(
+def lip_opening_regression(
   vectors: Float[Array, '*b n d'], opening: Float[Array, '*b n t']
 ) -> Float[Array, '*b']:
   """How badly vectors tell how far the lips are apart, frame by frame.
@@ -88,13 +95,13 @@ def told(
   """
   d, t = vectors.shape[-1], opening.shape[-1]
   waves = np.pi / d * np.outer(np.arange(d) + 0.5, np.arange(t) + 1)
-  read = vectors @ jnp.float32(TOLD * np.sqrt(2 / d) * np.cos(waves))
+  read = vectors @ jnp.float32(OPENING_SCALE * np.sqrt(2 / d) * np.cos(waves))
   read -= read.mean(-2, keepdims=True)
-  true = (opening - opening.mean(-2, keepdims=True)) / OPENING
+  true = (opening - opening.mean(-2, keepdims=True)) / OPENING_STD
   return jnp.square(read - jnp.clip(true, -3, 3)).mean((-2, -1))
 
 
-def retrieved(
+def retrieval_accuracy(
   audio: Float[Array, '*b n d'], face: Float[Array, '*b n d']
 ) -> Float[Array, '*b n']:
   """1 where a sound's nearest face among n is its own, else 0."""
@@ -105,7 +112,7 @@ def retrieved(
   return (hit > others.max(-1)).astype(jnp.float32)
 
 
-def l1(
+def l1_loss(
   made: Float[Array, '*b h w c'],
   true: Float[Array, '*b h w c'],
   where: Float[np.ndarray, 'h w 1'] | None = None,
@@ -122,20 +129,20 @@ def l1(
 
 
 @functools.cache
-def lips(size: int) -> Float[np.ndarray, 'h w 1']:
-  """Where lips are in a crop: a bump of mean 1, for `l1`.
+def mouth_weight_map(size: int) -> Float[np.ndarray, 'h w 1']:
+  """Where lips are in a crop: a bump of mean 1, for `l1_loss`.
 
   The crops of `faces` are steady, so one place serves everybody.
   """
   at = (np.arange(size) + 0.5) / size
-  (u, v), (du, dv) = LIPS, LIPS_SPREAD
+  (u, v), (du, dv) = MOUTH_CENTER, MOUTH_SIGMA
   rows = np.exp(-(((at - v) / dv) ** 2) / 2)
   columns = np.exp(-(((at - u) / du) ** 2) / 2)
   bump = np.outer(rows, columns)[..., None]
   return (bump / bump.mean()).astype(np.float32)
 
 
-def motion(
+def temporal_difference_loss(
   made: Float[Array, '*b t h w c'],
   true: Float[Array, '*b t h w c'],
   where: Float[np.ndarray, 'h w 1'],
@@ -153,28 +160,28 @@ def motion(
   return (jnp.square(apart) * where).mean((-4, -3, -2, -1))
 
 
-def real(logit: Float[Array, '*b']) -> Float[Array, '*b']:
+def discriminator_real_loss(logit: Float[Array, '*b']) -> Float[Array, '*b']:
   """-log probability that what has this logit is a photograph."""
   return jax.nn.softplus(-logit)
 
 
-def fake(logit: Float[Array, '*b']) -> Float[Array, '*b']:
+def discriminator_fake_loss(logit: Float[Array, '*b']) -> Float[Array, '*b']:
   """-log probability that what has this logit was generated."""
   return jax.nn.softplus(logit)
 
 
 # The generator wants its pictures taken for photographs (equation 4;
 # "perceptual" in the originals' logs, though it is the plain GAN term).
-adversarial = real
+generator_adversarial_loss = discriminator_real_loss
 
 
-def sync_goal(
+def sync_weight_target(
   measured: float, weight: float, high: float, low: float, before: float = 0.0
 ) -> float:
   """The weight that the sync loss should have, from its validation loss.
 
   Zero above `high`, `weight` at `low` and below, straight between. The
-  step walks towards it (`towards`).
+  step walks towards it (`move_towards`).
 
   Args:
     measured: mean sync loss of the whole validation split.
@@ -188,7 +195,7 @@ def sync_goal(
   return weight * min(max((high - measured) / (high - low), 0.0), 1.0)
 
 
-def towards(
+def move_towards(
   now: Float[Array, ''], goal: Float[Array, ''], most: float
 ) -> Float[Array, '']:
   """`now` moved towards `goal` by `most` at most."""

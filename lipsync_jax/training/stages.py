@@ -12,30 +12,30 @@ from typing import Any
 
 import jax
 
-from lipsync_jax import audio, losses, models, processes, steps
-from lipsync_jax import state as states
+from lipsync_jax import audio, models
 from lipsync_jax.data import augmentation
 from lipsync_jax.models import flops
-from lipsync_jax.state import State
+from lipsync_jax.training import distributed, losses, optimizer, steps
+from lipsync_jax.training.state import TrainState, eval_variables
 from lipsync_jax.weights import convert, safetensors_file
 
 STAGES = ('syncnet', 'generator', 'hq')
 
 
-class RecipeError(ValueError):
+class StageError(ValueError):
   """A config that cannot be trained; one line says which field."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
+class Stage:
   """A stage of training, without its data."""
 
   network: str  # what is trained and exported
   kind: str  # of windows, see `windows.KINDS`
-  init: dict[str, Any]  # arguments of `state.init`
+  init: dict[str, Any]  # arguments of `state.init_state`
   step: Callable  # (state, batch, frozen) -> (state, metrics)
   measure: Callable  # (state, batch, frozen) -> sums
-  show: Callable | None  # (state, batch, frozen) -> batch and faces
+  generate_samples: Callable | None  # (state, batch, frozen) -> batch and faces
   frozen: dict[str, Any]  # variables of the expert
   rate: Callable  # learning rate of an update
   change: augmentation.Augmentation | None
@@ -44,28 +44,28 @@ class Recipe:
   flops: int  # operations of a step, for a row of its batch
 
 
-def recipe(config) -> Recipe:
+def build_stage(config) -> Stage:
   """Build what a locked config describes.
 
   Raises:
     RecipeError: an unknown stage, or an expert that does not fit.
   """
   if config.stage not in STAGES:
-    raise RecipeError(
+    raise StageError(
       f'expected a stage of {STAGES}, found {config.stage!r}; set '
       '--config.stage'
     )
   expert = config.stage == 'syncnet'
-  kind = config.data.kind if expert else _drawn(config)
+  kind = config.data.kind if expert else _generator_kind(config)
   change = (
     augmentation.Augmentation(**config.augment) if config.augmented else None
   )
-  rate = states.schedule(
+  rate = optimizer.learning_rate_schedule(
     config.optimiser.rate,
     config.optimiser.warmup_steps,
     config.optimiser.decay_steps,
   )
-  optimiser = states.optimiser(
+  optimiser = optimizer.adam_optimizer(
     rate,
     b1=config.optimiser.b1,
     b2=config.optimiser.b2,
@@ -90,32 +90,32 @@ def recipe(config) -> Recipe:
     'windows': values,
     'pictures': {'contrastive': 5 * pairs.group, 'pair': 2}.get(kind, 5),
   }
-  build = expert_recipe if expert else generator_recipe
+  build = syncnet_stage if expert else generator_stage
   return build(config, optimiser, common)
 
 
-def _drawn(config) -> str:
+def _generator_kind(config) -> str:
   """The kind of windows that teach a generator."""
   if config.data.frames not in (2, audio.FRAMES_PER_WINDOW):
-    raise RecipeError(
+    raise StageError(
       f'expected 2 or {audio.FRAMES_PER_WINDOW} frames of a window, found '
       f'{config.data.frames}; set --config.data.frames'
     )
   return 'pair' if config.data.frames == 2 else 'generator'
 
 
-def _build(config, network: str):
+def _build_network(config, network: str):
   net = config.net
   return models.build_model(network, net.size, net.width, net.dtype)
 
 
-def expert_recipe(config, optimiser, common: dict) -> Recipe:
-  networks = {'syncnet': _build(config, 'syncnet')}
+def syncnet_stage(config, optimiser, common: dict) -> Stage:
+  networks = {'syncnet': _build_network(config, 'syncnet')}
   optimisers = {'syncnet': optimiser}
   if common['kind'] == 'contrastive':
     optimisers['temperature'] = optimiser
   elif config.opening_weight:
-    raise RecipeError(
+    raise StageError(
       'expected no opening_weight with published pairs, found '
       f'{config.opening_weight:g}; set --config.data.kind=contrastive'
     )
@@ -126,16 +126,16 @@ def expert_recipe(config, optimiser, common: dict) -> Recipe:
     'averaged': ('syncnet',) if config.ema_decay else (),
   }
   step = functools.partial(
-    steps.syncnet,
+    steps.syncnet_train_step,
     networks=networks,
     optimisers=optimisers,
     across=config.across,
     opening_weight=config.opening_weight,
     ema_decay=config.ema_decay,
   )
-  measure = functools.partial(steps.measure_syncnet, networks=networks)
+  measure = functools.partial(steps.syncnet_eval_step, networks=networks)
   heard = common['pictures'] // audio.FRAMES_PER_WINDOW
-  return Recipe(
+  return Stage(
     network='syncnet',
     init=init,
     step=step,
@@ -148,14 +148,14 @@ def expert_recipe(config, optimiser, common: dict) -> Recipe:
   )
 
 
-def generator_recipe(config, optimiser, common: dict) -> Recipe:
+def generator_stage(config, optimiser, common: dict) -> Stage:
   names = ('generator', 'discriminator')[: 1 + (config.stage == 'hq')]
-  trained = {name: _build(config, name) for name in names}
+  trained = {name: _build_network(config, name) for name in names}
   if config.ears:
     trained['generator'] = trained['generator'].clone(given_ears=True)
   networks, frozen = dict(trained), {}
   if common['kind'] == 'generator':  # an expert needs all five frames
-    networks['syncnet'], frozen['syncnet'] = read_expert(config)
+    networks['syncnet'], frozen['syncnet'] = load_expert_syncnet(config)
   expert = networks['syncnet'].width if 'syncnet' in networks else None
   optimisers = dict.fromkeys(names, optimiser)
   values = {
@@ -165,23 +165,26 @@ def generator_recipe(config, optimiser, common: dict) -> Recipe:
     'lips_weight': config.lips_weight,
     'motion_weight': config.motion_weight,
   }
-  step = steps.generator
+  step = steps.generator_train_step
   if config.stage == 'hq':
-    step, values['adversarial_weight'] = steps.hq, config.adversarial_weight
+    step, values['adversarial_weight'] = (
+      steps.hq_train_step,
+      config.adversarial_weight,
+    )
     values['calm'] = config.calm
   init = {
     'networks': trained,
     'optimisers': optimisers,
     'averaged': ('generator',) if config.ema_decay else (),
   }
-  return Recipe(
+  return Stage(
     network='generator',
     init=init,
     step=functools.partial(
       step, networks=networks, optimisers=optimisers, **values
     ),
-    measure=functools.partial(steps.measure_generator, networks=networks),
-    show=functools.partial(show, networks=networks),
+    measure=functools.partial(steps.generator_eval_step, networks=networks),
+    show=functools.partial(generate_samples, networks=networks),
     frozen=frozen,
     flops=flops.train_window_flops(
       config.stage,
@@ -194,22 +197,24 @@ def generator_recipe(config, optimiser, common: dict) -> Recipe:
   )
 
 
-def show(state: State, batch: dict, frozen: dict, *, networks: dict) -> dict:
+def generate_samples(
+  state: TrainState, batch: dict, frozen: dict, *, networks: dict
+) -> dict:
   """A batch and the faces made for it, as strips want them."""
-  made = steps.show(state, batch, frozen, networks=networks)
+  made = steps.generate(state, batch, frozen, networks=networks)
   return {'face': batch['face'], 'made': made, 'true': batch['target']}
 
 
-def read_expert(config):
+def load_expert_syncnet(config):
   """The expert's module and variables, from the file that the config names."""
   if not config.expert:
-    raise RecipeError(
+    raise StageError(
       'expected the weights of an expert, found none: train one with '
       '--config=configs/syncnet.py and set --config.expert=FILE'
     )
   found = convert.load_any(config.expert, 'syncnet')
   if found.size != config.net.size:
-    raise RecipeError(
+    raise StageError(
       f'{config.expert}: expected an expert of {config.net.size} pixels, '
       f'found {found.size}; set --config.net.size or choose another'
     )
@@ -217,13 +222,15 @@ def read_expert(config):
   return net, found.variables
 
 
-def export(path, found: Recipe, state: State, config, meta: dict) -> None:
+def export_weights(
+  path, found: Stage, state: TrainState, config, meta: dict
+) -> None:
   """Write what `sync` or the next stage needs, averaged where it is kept.
 
   All processes bring their parts together, the first one writes.
   """
-  variables = processes.whole(states.variables(state, found.network))
-  if not processes.first():
+  variables = distributed.fully_replicate(eval_variables(state, found.network))
+  if not distributed.is_process_zero():
     return
   safetensors_file.save(
     path,

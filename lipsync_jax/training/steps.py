@@ -18,15 +18,20 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from lipsync_jax import losses
-from lipsync_jax import state as states
-from lipsync_jax.state import Networks, Optimisers, State
+from lipsync_jax.training import losses
+from lipsync_jax.training.state import (
+  Networks,
+  Optimizers,
+  TrainState,
+  eval_variables,
+  update_ema,
+)
 
 Batch = dict[str, Array]
 Metrics = dict[str, Float[Array, '']]
 
 
-def fold(x: Float[Array, 'b t *rest']) -> Float[Array, 'bt *rest']:
+def merge_time(x: Float[Array, 'b t *rest']) -> Float[Array, 'bt *rest']:
   """Frames as a batch.  [b, t, ...] -> [b*t, ...]
 
   Differs from Wav2Lip, which folds time first: no network sees the order,
@@ -35,18 +40,22 @@ def fold(x: Float[Array, 'b t *rest']) -> Float[Array, 'bt *rest']:
   return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
 
 
-def unfold(x: Float[Array, 'bt *rest'], b: int) -> Float[Array, 'b t *rest']:
-  """The inverse of `fold`.  [b*t, ...] -> [b, t, ...]"""
+def split_time(
+  x: Float[Array, 'bt *rest'], b: int
+) -> Float[Array, 'b t *rest']:
+  """The inverse of `merge_time`.  [b*t, ...] -> [b, t, ...]"""
   return x.reshape(b, -1, *x.shape[1:])
 
 
-def lower(frames: Float[Array, 'b t h w 3']) -> Float[Array, 'b h2 w 15']:
+def lower_half_stack(
+  frames: Float[Array, 'b t h w 3'],
+) -> Float[Array, 'b h2 w 15']:
   """What SyncNet looks at: lower halves, channels frame by frame."""
   half = jnp.moveaxis(frames[:, :, frames.shape[2] // 2 :], 1, 3)
   return half.reshape(*half.shape[:3], -1)  # [b, h/2, w, 3*t]
 
 
-def apply(net, variables: dict, *x, train: bool):
+def apply_network(net, variables: dict, *x, train: bool):
   """A network's output and its statistics after this batch."""
   if not train:
     out = net.apply(variables, *x, train=False)
@@ -58,19 +67,19 @@ def apply(net, variables: dict, *x, train: bool):
 # --- the expert
 
 
-def embed(net, variables: dict, batch: Batch, train: bool):
+def embed_windows(net, variables: dict, batch: Batch, train: bool):
   """Unit vectors (audio, face), each [b, d] or [b, k, d], and statistics."""
   mel, frames = batch['mel'], batch['frames']
   b, grouped = mel.shape[0], mel.ndim == 5
   if grouped:
-    mel, frames = fold(mel), fold(frames)
-  vectors, stats = apply(net, variables, mel, frames, train=train)
+    mel, frames = merge_time(mel), merge_time(frames)
+  vectors, stats = apply_network(net, variables, mel, frames, train=train)
   if grouped:
-    vectors = tuple(unfold(x, b) for x in vectors)
+    vectors = tuple(split_time(x, b) for x in vectors)
   return vectors, stats
 
 
-def judge(audio, face, batch: Batch, log_scale, across: bool) -> dict:
+def syncnet_metrics(audio, face, batch: Batch, log_scale, across: bool) -> dict:
   """Named values [b] of the expert's loss and of how often it is right.
 
   Pairs with labels give the published loss, groups of windows the
@@ -78,31 +87,34 @@ def judge(audio, face, batch: Batch, log_scale, across: bool) -> dict:
   """
   if 'label' in batch:
     label = batch['label']
-    right = (losses.cosine(audio, face) > 0.5) == (label > 0.5)
+    right = (losses.cosine_similarity(audio, face) > 0.5) == (label > 0.5)
     values = {'sync': losses.cosine_bce(audio, face, label), 'accuracy': right}
   else:
     b = audio.shape[0]
     if across:
-      audio, face = fold(audio)[None], fold(face)[None]  # [1, b*k, d]
+      audio, face = (
+        merge_time(audio)[None],
+        merge_time(face)[None],
+      )  # [1, b*k, d]
     values = {
-      'sync': losses.contrastive(audio, face, log_scale),
-      'accuracy': losses.retrieved(audio, face),
+      'sync': losses.info_nce(audio, face, log_scale),
+      'accuracy': losses.retrieval_accuracy(audio, face),
     }
     values = {k: v.reshape(b, -1).mean(-1) for k, v in values.items()}
   return {k: v.astype(jnp.float32) for k, v in values.items()}
 
 
-def syncnet(
-  state: State,
+def syncnet_train_step(
+  state: TrainState,
   batch: Batch,
   frozen: dict,
   *,
   networks: Networks,
-  optimisers: Optimisers,
+  optimisers: Optimizers,
   across: bool = False,
   opening_weight: float = 0.0,
   ema_decay: float = 0.0,
-) -> tuple[State, Metrics]:
+) -> tuple[TrainState, Metrics]:
   """Teach the expert (spec 3.4). `batch`: 'syncnet' or 'contrastive'.
 
   With an `opening_weight` its vectors shall also tell the lip opening.
@@ -112,14 +124,16 @@ def syncnet(
 
   def loss(params):
     given = {'params': params['syncnet'], 'batch_stats': batch_stats}
-    (audio, face), stats = embed(networks['syncnet'], given, batch, True)
+    (audio, face), stats = embed_windows(
+      networks['syncnet'], given, batch, True
+    )
     scale = params.get('temperature')
-    values = judge(audio, face, batch, scale, across)
+    values = syncnet_metrics(audio, face, batch, scale, across)
     total = values['sync'].mean()
     if opening_weight:
       both = jnp.stack([audio, face])
       true = jnp.broadcast_to(batch['opening'], (2, *batch['opening'].shape))
-      values['opening'] = losses.told(both, true)
+      values['opening'] = losses.lip_opening_regression(both, true)
       total += opening_weight * values['opening'].mean()
     values = {name: x.mean() for name, x in values.items()}
     return total, (values | {'total': total}, stats)
@@ -128,34 +142,40 @@ def syncnet(
   if 'temperature' in state.params:
     metrics['log_scale'] = state.params['temperature']
   stats = {'syncnet': stats}
-  return advance(state, grads, stats, metrics, optimisers, ema_decay)
+  return apply_updates(state, grads, stats, metrics, optimisers, ema_decay)
 
 
 # --- the generator
 
 
-def imagine(net, variables: dict, batch: Batch, train: bool):
+def run_generator(net, variables: dict, batch: Batch, train: bool):
   """The faces [b, t, h, w, 3] that a generator makes, and its statistics."""
-  made, stats = apply(
-    net, variables, fold(batch['mels']), fold(batch['face']), train=train
+  made, stats = apply_network(
+    net,
+    variables,
+    merge_time(batch['mels']),
+    merge_time(batch['face']),
+    train=train,
   )
-  return unfold(made, batch['mels'].shape[0]), stats
+  return split_time(made, batch['mels'].shape[0]), stats
 
 
-def listen(expert, variables: dict, batch: Batch, made, train: bool):
+def generated_sync_loss(
+  expert, variables: dict, batch: Batch, made, train: bool
+):
   """The sync loss [b] of generated frames; `variables` do not change.
 
   Differs from Wav2Lip by default: stored statistics. There the frozen
   expert was left in training mode (spec 4.5), which `train` repeats.
   """
-  given = batch | {'frames': lower(made)}
-  (audio, face), _ = embed(expert, variables, given, train)
-  return losses.sync(audio, face)
+  given = batch | {'frames': lower_half_stack(made)}
+  (audio, face), _ = embed_windows(expert, variables, given, train)
+  return losses.sync_loss(audio, face)
 
 
-def lesson(
+def generator_loss(
   params,
-  state: State,
+  state: TrainState,
   batch: Batch,
   frozen: dict,
   *,
@@ -165,35 +185,35 @@ def lesson(
 ):
   """The generator's total loss; aux: losses by name, faces, statistics."""
   given = {'params': params, 'batch_stats': state.batch_stats['generator']}
-  made, stats = imagine(networks['generator'], given, batch, True)
-  true, bump = batch['target'], losses.lips(made.shape[-2])
-  values = {'l1': losses.l1(made, true)}
+  made, stats = run_generator(networks['generator'], given, batch, True)
+  true, bump = batch['target'], losses.mouth_weight_map(made.shape[-2])
+  values = {'l1': losses.l1_loss(made, true)}
   if 'lips' in weights:
-    values['lips'] = losses.l1(made, true, bump)
+    values['lips'] = losses.l1_loss(made, true, bump)
   if 'motion' in weights:
-    values['motion'] = losses.motion(made, true, bump)
+    values['motion'] = losses.temporal_difference_loss(made, true, bump)
   if 'sync' in weights:
-    values['sync'] = listen(
+    values['sync'] = generated_sync_loss(
       networks['syncnet'], frozen['syncnet'], batch, made, expert_batch_stats
     )
   if 'discriminator' in networks:
     logit = networks['discriminator'].apply(
-      {'params': state.params['discriminator']}, fold(made), train=True
+      {'params': state.params['discriminator']}, merge_time(made), train=True
     )
-    values['adversarial'] = losses.adversarial(logit)
+    values['adversarial'] = losses.generator_adversarial_loss(logit)
   values = {name: x.mean() for name, x in values.items()}
   assert values.keys() == weights.keys(), (values.keys(), weights.keys())
   total = sum(weights[name] * values[name] for name in values)
   return total, (values | {'total': total}, made, stats)
 
 
-def generator(
-  state: State,
+def generator_train_step(
+  state: TrainState,
   batch: Batch,
   frozen: dict,
   *,
   networks: Networks,
-  optimisers: Optimisers,
+  optimisers: Optimizers,
   adversarial_weight: float = 0.0,
   calm: float = 0.0,
   lips_weight: float = 0.0,
@@ -201,7 +221,7 @@ def generator(
   sync_rate: float = 1.0,
   ema_decay: float = 0.0,
   expert_batch_stats: bool = False,
-) -> tuple[State, Metrics]:
+) -> tuple[TrainState, Metrics]:
   """Teach the generator (spec 4.2), and a discriminator if there is one.
 
   In the order of spec 4.4: the discriminator judges for the generator
@@ -213,7 +233,7 @@ def generator(
     networks: 'generator', 'syncnet' if an expert teaches, and for HQ
       'discriminator'.
     calm: how much the discriminator's slope at photographs costs it
-      (`contradict`); 0 as published.
+      (`discriminator_loss_and_grad`); 0 as published.
     lips_weight: share of the pictures' part of the loss that counts the
       lips alone; 0 as published.
     motion_weight: of how lips move within a window, beside the rest.
@@ -222,7 +242,7 @@ def generator(
   """
   weights = {}
   if 'syncnet' in networks:
-    sync = losses.towards(state.sync_weight, state.sync_goal, sync_rate)
+    sync = losses.move_towards(state.sync_weight, state.sync_goal, sync_rate)
     state = state.replace(sync_weight=sync)
     weights['sync'] = sync
   if 'discriminator' in networks:
@@ -234,7 +254,7 @@ def generator(
   if motion_weight:
     weights['motion'] = motion_weight
   teach = functools.partial(
-    lesson,
+    generator_loss,
     state=state,
     batch=batch,
     frozen=frozen,
@@ -247,35 +267,39 @@ def generator(
   )
   grads, stats = {'generator': grads}, {'generator': stats}
   if 'discriminator' in networks:
-    grads['discriminator'], judged = contradict(
+    grads['discriminator'], judged = discriminator_loss_and_grad(
       networks['discriminator'], state, batch['target'], made, calm
     )
     metrics, stats['discriminator'] = metrics | judged, {}
   metrics['sync_weight'] = state.sync_weight
-  return advance(state, grads, stats, metrics, optimisers, ema_decay)
+  return apply_updates(state, grads, stats, metrics, optimisers, ema_decay)
 
 
-def hq(state: State, batch: Batch, frozen: dict, *, networks, **values):
-  """`generator` with a discriminator, which must be there."""
+def hq_train_step(
+  state: TrainState, batch: Batch, frozen: dict, *, networks, **values
+):
+  """`generator_train_step` with a discriminator, which must be there."""
   assert 'discriminator' in networks, networks.keys()
-  return generator(state, batch, frozen, networks=networks, **values)
+  return generator_train_step(state, batch, frozen, networks=networks, **values)
 
 
-def contradict(net, state: State, true, made, calm: float = 0.0):
+def discriminator_loss_and_grad(
+  net, state: TrainState, true, made, calm: float = 0.0
+):
   """The discriminator's gradients, and its two losses, which are added.
 
   `calm` times the squared slope of its logit at photographs is added (R1,
   Mescheder, Geiger, Nowozin 2018), so that it stays beatable.
   """
-  true, made = fold(true), jax.lax.stop_gradient(fold(made))
+  true, made = merge_time(true), jax.lax.stop_gradient(merge_time(made))
 
   def loss(params):
     def logit(faces):
       return net.apply({'params': params}, faces, train=True)
 
     values = {
-      'real': losses.real(logit(true)).mean(),
-      'fake': losses.fake(logit(made)).mean(),
+      'real': losses.discriminator_real_loss(logit(true)).mean(),
+      'fake': losses.discriminator_fake_loss(logit(made)).mean(),
     }
     total = values['real'] + values['fake']
     if calm:
@@ -290,14 +314,14 @@ def contradict(net, state: State, true, made, calm: float = 0.0):
 # --- both
 
 
-def advance(
-  state: State,
+def apply_updates(
+  state: TrainState,
   grads: dict,
   stats: dict,
   metrics: Metrics,
-  optimisers: Optimisers,
+  optimisers: Optimizers,
   ema_decay: float = 0.0,
-) -> tuple[State, Metrics]:
+) -> tuple[TrainState, Metrics]:
   """Update all networks, or none if anything is not finite."""
   params, opt = {}, {}
   for name, grad in grads.items():
@@ -307,7 +331,7 @@ def advance(
       grad, state.opt[name], state.params[name]
     )
     params[name] = optax.apply_updates(state.params[name], update)
-  ema = states.averaged(state.ema, params, stats, ema_decay, state.step)
+  ema = update_ema(state.ema, params, stats, ema_decay, state.step)
   new = state.replace(params=params, batch_stats=stats, opt=opt, ema=ema)
   finite = functools.reduce(
     jnp.logical_and, [jnp.isfinite(x) for x in metrics.values()]
@@ -320,26 +344,28 @@ def advance(
 # --- measuring
 
 
-def sums(values: dict, mask: Float[Array, 'b']) -> Metrics:
+def masked_sums(values: dict, mask: Float[Array, 'b']) -> Metrics:
   """Sums over the rows that count, and their number as 'count'."""
   # where, not a product: what fills up a batch may be anything.
   totals = {name: jnp.where(mask > 0, x, 0).sum() for name, x in values.items()}
   return totals | {'count': mask.sum()}
 
 
-def measure_syncnet(
-  state: State, batch: Batch, frozen: dict, *, networks: Networks
+def syncnet_eval_step(
+  state: TrainState, batch: Batch, frozen: dict, *, networks: Networks
 ) -> Metrics:
   """Sums of the expert's loss and accuracy over a batch with 'mask'."""
   del frozen
-  variables = states.variables(state, 'syncnet')
-  vectors, _ = embed(networks['syncnet'], variables, batch, False)
+  variables = eval_variables(state, 'syncnet')
+  vectors, _ = embed_windows(networks['syncnet'], variables, batch, False)
   scale = state.params.get('temperature')
-  return sums(judge(*vectors, batch, scale, False), batch['mask'])
+  return masked_sums(
+    syncnet_metrics(*vectors, batch, scale, False), batch['mask']
+  )
 
 
-def measure_generator(
-  state: State, batch: Batch, frozen: dict, *, networks: Networks
+def generator_eval_step(
+  state: TrainState, batch: Batch, frozen: dict, *, networks: Networks
 ) -> Metrics:
   """Sums of the averaged generator's losses over a batch.
 
@@ -347,25 +373,29 @@ def measure_generator(
   ones (what a generator that keeps still would get), and with an expert the
   sync loss beside that of the real lips.
   """
-  variables = states.variables(state, 'generator')
-  made, _ = imagine(networks['generator'], variables, batch, False)
-  true, bump = batch['target'], losses.lips(made.shape[-2])
+  variables = eval_variables(state, 'generator')
+  made, _ = run_generator(networks['generator'], variables, batch, False)
+  true, bump = batch['target'], losses.mouth_weight_map(made.shape[-2])
   values = {
-    'l1': losses.l1(made, true).mean(-1),
-    'lips': losses.l1(made, true, bump).mean(-1),
-    'motion': losses.motion(made, true, bump),
-    'motion_of_truth': losses.motion(jnp.zeros_like(true), true, bump),
+    'l1': losses.l1_loss(made, true).mean(-1),
+    'lips': losses.l1_loss(made, true, bump).mean(-1),
+    'motion': losses.temporal_difference_loss(made, true, bump),
+    'motion_of_truth': losses.temporal_difference_loss(
+      jnp.zeros_like(true), true, bump
+    ),
   }
   if 'syncnet' in networks:
     for name, frames in (('sync', made), ('sync_of_truth', true)):
-      values[name] = listen(
+      values[name] = generated_sync_loss(
         networks['syncnet'], frozen['syncnet'], batch, frames, False
       )
-  return sums(values, batch['mask'])
+  return masked_sums(values, batch['mask'])
 
 
-def show(state: State, batch: Batch, frozen: dict, *, networks: Networks):
+def generate(
+  state: TrainState, batch: Batch, frozen: dict, *, networks: Networks
+):
   """The averaged generator's faces for a batch.  -> [b, t, h, w, 3]"""
   del frozen
-  variables = states.variables(state, 'generator')
-  return imagine(networks['generator'], variables, batch, False)[0]
+  variables = eval_variables(state, 'generator')
+  return run_generator(networks['generator'], variables, batch, False)[0]

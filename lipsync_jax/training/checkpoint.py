@@ -23,7 +23,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from lipsync_jax import processes
+from lipsync_jax.training import distributed
 
 MANIFEST = 'manifest.json'
 BLOCK = 2**22  # bytes hashed at once
@@ -33,13 +33,13 @@ class CheckpointError(ValueError):
   """A run that cannot be stored or continued; one line says what to do."""
 
 
-def canonical(value) -> bytes:
+def canonical_json(value) -> bytes:
   """JSON whose bytes depend on the value alone."""
   text = json.dumps(value, sort_keys=True, indent=1, allow_nan=True)
   return f'{text}\n'.encode()
 
 
-def sha256(path: epath.Path) -> str:
+def file_sha256(path: epath.Path) -> str:
   total = hashlib.sha256()
   with path.open('rb') as file:
     while block := file.read(BLOCK):
@@ -47,44 +47,48 @@ def sha256(path: epath.Path) -> str:
   return total.hexdigest()
 
 
-def files(folder: epath.Path, prefix: str = '') -> dict[str, epath.Path]:
+def checkpoint_files(
+  folder: epath.Path, prefix: str = ''
+) -> dict[str, epath.Path]:
   """All files of a checkpoint but its manifest, by relative name."""
   found = {}
   for path in folder.iterdir():
     name = f'{prefix}{path.name}'
     if path.is_dir():
-      found |= files(path, f'{name}/')
+      found |= checkpoint_files(path, f'{name}/')
     elif name != MANIFEST:
       found[name] = path
   return found
 
 
-def seal(folder: epath.Path) -> None:
+def write_manifest(folder: epath.Path) -> None:
   """Write the manifest, which makes a checkpoint count."""
-  table = {name: sha256(path) for name, path in files(folder).items()}
-  body = canonical(table)
+  table = {
+    name: file_sha256(path) for name, path in checkpoint_files(folder).items()
+  }
+  body = canonical_json(table)
   digest = hashlib.sha256(body).hexdigest()
   part = folder / f'{MANIFEST}.part'
   part.write_bytes(digest.encode() + b'\n' + body)
   part.rename(folder / MANIFEST)
 
 
-def fault(folder: epath.Path) -> str | None:
+def find_damage(folder: epath.Path) -> str | None:
   """What keeps a sealed checkpoint from being as it was saved, or None."""
   digest, _, body = (folder / MANIFEST).read_bytes().partition(b'\n')
   if hashlib.sha256(body).hexdigest().encode() != digest:
     return f'{MANIFEST} is damaged'
-  table, found = json.loads(body), files(folder)
+  table, found = json.loads(body), checkpoint_files(folder)
   if table.keys() != found.keys():
     names = sorted(table.keys() ^ found.keys())
     return f'{names[0]} is missing or foreign'
   for name in sorted(table):
-    if sha256(found[name]) != table[name]:
+    if file_sha256(found[name]) != table[name]:
       return f'{name} is damaged (its sha256 differs)'
   return None
 
 
-class Checkpoints:
+class CheckpointManager:
   """The checkpoints of one workdir, locked against a second run.
 
   `with Checkpoints(workdir) as checkpoints:` waits for the last save.
@@ -105,12 +109,12 @@ class Checkpoints:
     self.keep, self.keep_best = keep, keep_best
     self._pool = concurrent.futures.ThreadPoolExecutor(1)
     self._pending = self._lock = None
-    processes.by_first(self._open)
+    distributed.run_on_process_zero(self._open)
 
   def _open(self) -> None:
-    with one_line(self.folder.parent):
+    with as_checkpoint_error(self.folder.parent):
       self.folder.mkdir(parents=True, exist_ok=True)
-      self._lock = lock(self.folder)
+      self._lock = lock_folder(self.folder)
       for step in self.folder.iterdir():  # what was interrupted
         if step.is_dir() and not (step / MANIFEST).exists():
           step.rmtree()
@@ -158,24 +162,24 @@ class Checkpoints:
     if (folder / MANIFEST).exists():
       return
     # Orbax lets processes meet by arrays of its own.
-    with one_line(folder), jax.transfer_guard('allow'):
+    with as_checkpoint_error(folder), jax.transfer_guard('allow'):
       folder.mkdir(parents=True, exist_ok=True)
-      if processes.first():
+      if distributed.is_process_zero():
         texts = {'data': data, 'config': config, 'facts': facts}
         for name, value in texts.items():
-          (folder / f'{name}.json').write_bytes(canonical(value))
+          (folder / f'{name}.json').write_bytes(canonical_json(value))
       response = ocp.save_async(folder / 'state', state)
     self._pending = self._pool.submit(self._finish, folder, response)
 
   def _finish(self, folder: epath.Path, response) -> None:
-    with one_line(folder):
+    with as_checkpoint_error(folder):
       # Orbax ends in the first process when all have written their parts.
       response.result()
-      if processes.first():
+      if distributed.is_process_zero():
         self._seal(folder)
 
   def _seal(self, folder: epath.Path) -> None:
-    seal(folder)
+    write_manifest(folder)
     steps = self.steps()
     stay = set(steps[-self.keep :]) | ({self.best()} - {None})
     for step in set(steps) - stay:
@@ -206,14 +210,16 @@ class Checkpoints:
     Raises:
       CheckpointError: all are damaged.
     """
-    return processes.by_first(functools.partial(self._newest, step))
+    return distributed.run_on_process_zero(
+      functools.partial(self._newest, step)
+    )
 
   def _newest(self, step: int | None) -> int | None:
     steps = self.steps() if step is None else [step]
     for number in reversed(steps):
       folder = self.at(number)
-      with one_line(folder):
-        wrong = fault(folder)
+      with as_checkpoint_error(folder):
+        wrong = find_damage(folder)
       if not wrong:
         return number
       print(f'{folder}: {wrong}; not used', file=sys.stderr)
@@ -244,7 +250,7 @@ class Checkpoints:
     if found is None:
       return None
     folder = self.at(found)
-    with one_line(folder):
+    with as_checkpoint_error(folder):
       data, config, facts = (
         json.loads((folder / f'{name}.json').read_bytes())
         for name in ('data', 'config', 'facts')
@@ -257,7 +263,7 @@ class Checkpoints:
     return json.loads((self.at(step) / 'config.json').read_bytes())
 
 
-def lock(folder: epath.Path):
+def lock_folder(folder: epath.Path):
   """An open file that no other run can have open so, or None on a bucket.
 
   The system drops it with the process, however that ends.
@@ -281,7 +287,7 @@ def lock(folder: epath.Path):
 
 
 @contextlib.contextmanager
-def one_line(path):
+def as_checkpoint_error(path):
   """Turn what a file system or Orbax says into one line."""
   try:
     yield

@@ -9,21 +9,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lipsync_jax import state as states
 from lipsync_jax.data import batches, device_dataset, sampler, windows
 from lipsync_jax.data.clip import ClipDataset
-from lipsync_jax.recipe import Recipe
+from lipsync_jax.training.sharding import batch_sharding
+from lipsync_jax.training.stages import Stage
 
 # All validation is of the same windows, whatever the seed of the run.
 VALIDATION_SEED = 0
 
 
-class FeedError(ValueError):
+class InputPipelineError(ValueError):
   """Data that a run cannot use; one line says what to change."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Feed:
+class InputPipeline:
   """Where batches come from."""
 
   train: Any  # grain IterDataset without end, global arrays
@@ -35,7 +35,7 @@ class Feed:
   rows: int  # by which the state of `train`'s iterator counts a batch
 
 
-def open_feed(config, recipe: Recipe, mesh) -> Feed:
+def build_input_pipeline(config, recipe: Stage, mesh) -> InputPipeline:
   """Open both splits.
 
   Raises:
@@ -46,8 +46,8 @@ def open_feed(config, recipe: Recipe, mesh) -> Feed:
   train, validation = (
     ClipDataset(pairs.folder, split) for split in (pairs.train, pairs.val)
   )
-  plans = _plans(config, recipe, train, validation, mesh.size)
-  sharding = states.by_batch(mesh)
+  plans = _window_indices(config, recipe, train, validation, mesh.size)
+  sharding = batch_sharding(mesh)
   process = jax.process_index(), jax.process_count()
   stream = functools.partial(
     batches.example_batches,
@@ -87,15 +87,17 @@ def open_feed(config, recipe: Recipe, mesh) -> Feed:
     rounds=config.validate_rounds,
   )
   rows = 1 if sample else batch // process[1]
-  return Feed(first, second, frozen, sample, train, validation, rows)
+  return InputPipeline(first, second, frozen, sample, train, validation, rows)
 
 
-def _plans(config, recipe: Recipe, train, validation, devices: int) -> list:
+def _window_indices(
+  config, recipe: Stage, train, validation, devices: int
+) -> list:
   """The windows of both splits; raises FeedError if they are too few."""
   pairs, batch = config.data, config.batch
   for name, source in (('train', train), ('val', validation)):
     if not len(source):
-      raise FeedError(
+      raise InputPipelineError(
         f'{pairs.folder}: expected clips in the split {source.split!r}, found '
         f'none; build it again or set --config.data.{name}'
       )
@@ -105,32 +107,34 @@ def _plans(config, recipe: Recipe, train, validation, devices: int) -> list:
     batches.index_dataset(validation, recipe.kind, **recipe.windows),
   ]
   if batch % devices:
-    raise FeedError(
+    raise InputPipelineError(
       f'expected a batch that {devices} devices can share, found {batch}; '
       f'set --config.batch to a multiple of {devices}'
     )
   if len(plans[0]) < batch:
-    raise FeedError(
+    raise InputPipelineError(
       f'{pairs.folder}: expected at least a batch of {batch} items to train '
       f'on, found {len(plans[0])}; lower --config.batch or add clips'
     )
   return plans
 
 
-def place(feed: Feed, iterator) -> dict[str, int]:
+def get_position(feed: InputPipeline, iterator) -> dict[str, int]:
   """Where an iterator of `train` is; the same for any number of processes."""
   number, rest = divmod(iterator.get_state()['next_index'], feed.rows)
   assert not rest, (rest, feed.rows)
   return {'batches': number}
 
 
-def go(feed: Feed, iterator, place: dict[str, int]) -> None:
-  """Put an iterator to where `place` says."""
+def set_position(feed: InputPipeline, iterator, place: dict[str, int]) -> None:
+  """Put an iterator to where `get_position` says."""
   state = iterator.get_state()
   iterator.set_state(state | {'next_index': place['batches'] * feed.rows})
 
 
-def prepared(function: Callable, sample: Callable | None = None) -> Callable:
+def with_preprocessing(
+  function: Callable, sample: Callable | None = None
+) -> Callable:
   """A step or measure that takes batches as they come from the host."""
 
   def run(state, batch, frozen):
@@ -141,7 +145,7 @@ def prepared(function: Callable, sample: Callable | None = None) -> Callable:
   return run
 
 
-def names(feed: Feed, batch: dict) -> str:
+def clip_names(feed: InputPipeline, batch: dict) -> str:
   """The clips of this process's rows of a batch, for people."""
   rows = [np.asarray(s.data) for s in batch['clip'].addressable_shards]
   clips = sorted({feed.source.keys[i] for i in np.concatenate(rows)})

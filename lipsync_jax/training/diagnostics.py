@@ -13,34 +13,36 @@ from jaxtyping import Float
 
 FEW_SPEAKERS = 20  # below, an expert knows persons instead of sounds
 AT_CHANCE = 0.97  # of the loss of chance: nothing was learnt
-NEAR = 1  # frames of offset that teaching in sync can bear
+MAX_OFFSET = 1  # frames of offset that teaching in sync can bear
 
 
-def chance(kind: str, group: int) -> float:
+def chance_loss(kind: str, group: int) -> float:
   """The sync loss of an expert that knows nothing: log of the choices."""
   return math.log(group if kind == 'contrastive' else 2)
 
 
-def is_stuck(numbers: dict[str, float], expected: float) -> bool:
+def is_at_chance(numbers: dict[str, float], expected: float) -> bool:
   """Whether validation found no more than chance."""
   return numbers['sync'] > AT_CHANCE * expected
 
 
-def due(config, step: int, numbers: dict[str, float], facts: dict) -> bool:
+def diagnosis_due(
+  config, step: int, numbers: dict[str, float], facts: dict
+) -> bool:
   """Whether the expert is at chance for too long and has not said why yet.
 
   Notes in `facts` that it has.
   """
   if config.stage != 'syncnet' or step < config.stuck_steps:
     return False
-  expected = chance(config.data.kind, config.data.group)
-  if facts.get('explained') or not is_stuck(numbers, expected):
+  expected = chance_loss(config.data.kind, config.data.group)
+  if facts.get('explained') or not is_at_chance(numbers, expected):
     return False
   facts['explained'] = True
   return True
 
 
-def by_heart(
+def overfit_one_batch(
   step: Callable, state, batch: dict, frozen: dict, count: int = 60
 ) -> list[float]:
   """Losses of learning one batch again and again; donates `state`.
@@ -49,25 +51,25 @@ def by_heart(
     count: steps, at most; fewer where the loss was halved before.
   """
   found = []
-  while len(found) < count and not (found and halved(found)):
+  while len(found) < count and not (found and loss_halved(found)):
     state, values = step(state, batch, frozen)
     found.append(float(jax.device_get(values['sync'])))
   return found
 
 
-def halved(learnt: Sequence[float]) -> bool:
+def loss_halved(learnt: Sequence[float]) -> bool:
   """Whether a loss went below half of the first."""
   return min(learnt) < learnt[0] / 2
 
 
-def histogram(offsets: Float[np.ndarray, 'n']) -> dict[int, int]:
+def offset_histogram(offsets: Float[np.ndarray, 'n']) -> dict[int, int]:
   """How many clips are how many frames out of sync, as they were measured."""
   known = offsets[np.isfinite(offsets)]
   values, counts = np.unique(np.round(known).astype(int), return_counts=True)
   return dict(zip(values.tolist(), counts.tolist(), strict=True))
 
 
-def report(
+def diagnosis_report(
   numbers: dict[str, float],
   expected: float,
   learnt: list[float],
@@ -79,7 +81,7 @@ def report(
   Args:
     numbers: of the validation.
     expected: loss of chance.
-    learnt: `by_heart` of one batch.
+    learnt: `overfit_one_batch` of one batch.
     offsets: frames, of every training clip; NaN: not measured.
     speakers: of every training clip.
   """
@@ -88,7 +90,7 @@ def report(
     f'{expected:.3f}, {numbers["accuracy"]:.1%} right.'
   ]
   lines.append(_learning(learnt))
-  lines.append(_offsets(histogram(offsets), len(offsets)))
+  lines.append(_offsets(offset_histogram(offsets), len(offsets)))
   count = len(set(speakers))
   lines.append(
     f'{count} speakers in {len(speakers)} clips: '
@@ -105,7 +107,7 @@ def report(
 def _learning(learnt: list[float]) -> str:
   first, least = learnt[0], min(learnt)
   moved = f'({first:.2f} to {least:.2f} in {len(learnt)} steps)'
-  if halved(learnt):
+  if loss_halved(learnt):
     return (
       f'One batch is learnt by heart {moved}: the network and the rate work; '
       'look at the data below, set --config.opening_weight=0.5 (for windows '
@@ -130,12 +132,12 @@ def _offsets(table: dict[int, int], clips: int) -> str:
       'data_prep, which measures and corrects it; unsynced data is the '
       'usual cause.'
     )
-  far = sum(n for offset, n in table.items() if abs(offset) > NEAR)
+  far = sum(n for offset, n in table.items() if abs(offset) > MAX_OFFSET)
   shown = ', '.join(f'{k:+d}: {n}' for k, n in sorted(table.items()))
   text = f'Offsets in frames ({known} of {clips} clips known): {shown}; '
   if far > 0.1 * known:
     return text + (
-      f'{far / known:.0%} are more than {NEAR} off: correct or leave out '
+      f'{far / known:.0%} are more than {MAX_OFFSET} off: correct or leave out '
       'these clips when you build the shards.'
     )
   return text + 'the data are in sync.'

@@ -7,24 +7,24 @@ from collections.abc import Callable
 
 import jax
 
-from lipsync_jax import metrics
 from lipsync_jax.models import flops
+from lipsync_jax.training import metric_writer
 
 
-class NotFinite(ValueError):
+class NonFiniteLossError(ValueError):
   """A loss or gradient was not finite; one line names the batch."""
 
 
-class Log:
+class TrainingLog:
   """Reads each step's numbers when the next is under way.
 
   So the device never waits for the host. A step that was not finite
-  changed nothing (`steps.advance`), and ends the run here.
+  changed nothing (`steps.apply_updates`), and ends the run here.
   """
 
   def __init__(
     self,
-    writer: metrics.Writer,
+    writer: metric_writer.MetricWriter,
     *,
     every: int,
     start: int,
@@ -65,7 +65,7 @@ class Log:
     It counts as far as the device may have been idle: not where the step
     before is still under way.
     """
-    busy = self._previous and not _ready(self._previous[1])
+    busy = self._previous and not _is_ready(self._previous[1])
     self._waited += 0 if busy else seconds
 
   def add(self, step: int, values: dict, names) -> None:
@@ -90,7 +90,7 @@ class Log:
     found = {k: float(v) for k, v in jax.device_get(values).items()}
     if not found.pop('finite'):
       bad = [k for k, v in found.items() if not math.isfinite(v)]
-      raise NotFinite(
+      raise NonFiniteLossError(
         f'step {step}: not finite: {", ".join(bad)}; batch of {names()}; '
         'nothing was changed since: lower --config.optimiser.rate or look '
         'at these clips, then run the same command'
@@ -138,6 +138,6 @@ class Log:
       self._began += time.perf_counter() - before
 
 
-def _ready(values: dict) -> bool:
+def _is_ready(values: dict) -> bool:
   """Whether a step has ended."""
   return all(x.is_ready() for x in values.values() if isinstance(x, jax.Array))

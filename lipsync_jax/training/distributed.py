@@ -14,19 +14,19 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-ANSWER = 2**14  # bytes that the first process tells the others
+MAX_MESSAGE = 2**14  # bytes that the first process tells the others
 
 
 class ProcessError(ValueError):
   """What went wrong in the first process, for all others to know."""
 
 
-def first() -> bool:
+def is_process_zero() -> bool:
   """Whether this is the process that writes what is written once."""
   return jax.process_index() == 0
 
 
-def by_first(action: Callable[[], Any]) -> Any:
+def run_on_process_zero(action: Callable[[], Any]) -> Any:
   """What `action` returns in the first process; the others do not call it.
 
   So that all go on alike, and none waits for one that gave up.
@@ -42,14 +42,14 @@ def by_first(action: Callable[[], Any]) -> Any:
   from jax.experimental import multihost_utils
 
   answer, raised = [None, None], None
-  if first():
+  if is_process_zero():
     try:
       answer = [action(), None]
     except (ValueError, OSError) as error:
       answer, raised = [None, str(error)], error
   text = json.dumps(answer).encode()
-  assert len(text) <= ANSWER, len(text)
-  line = np.zeros(ANSWER, np.uint8)
+  assert len(text) <= MAX_MESSAGE, len(text)
+  line = np.zeros(MAX_MESSAGE, np.uint8)
   line[: len(text)] = np.frombuffer(text, np.uint8)
   with jax.transfer_guard('allow'):
     line = np.asarray(multihost_utils.broadcast_one_to_all(line))
@@ -61,7 +61,7 @@ def by_first(action: Callable[[], Any]) -> Any:
   return value
 
 
-def whole(tree):
+def fully_replicate(tree):
   """Arrays that every process can fetch, wherever their parts lie."""
   leaves = [x for x in jax.tree.leaves(tree) if isinstance(x, jax.Array)]
   if all(x.is_fully_addressable or x.is_fully_replicated for x in leaves):
@@ -70,7 +70,7 @@ def whole(tree):
   return jax.jit(lambda x: x, out_shardings=everywhere)(tree)
 
 
-class Stop:
+class PreemptionGuard:
   """Whether to end: SIGTERM or SIGINT came, to any of the processes.
 
   A second signal ends a lone process at once.

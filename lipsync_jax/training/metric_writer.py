@@ -13,14 +13,14 @@ import time
 import numpy as np
 from jaxtyping import Float, UInt8
 
-Strip = UInt8[np.ndarray, 'rows columns 3']
+ImageGrid = UInt8[np.ndarray, 'rows columns 3']
 
 
-def strip(
+def sample_grid(
   face: Float[np.ndarray, 'b t h w 6'],
   made: Float[np.ndarray, 'b t h w 3'],
   true: Float[np.ndarray, 'b t h w 3'],
-) -> Strip:
+) -> ImageGrid:
   """Rows of reference | masked | generated | truth, one for each frame.
 
   Args:
@@ -32,7 +32,7 @@ def strip(
   return np.round(np.clip(tall, 0, 1) * 255).astype(np.uint8)
 
 
-class Writer:
+class MetricWriter:
   """Writes the numbers of one run; a resumed run goes on in the same file.
 
   What a broken run wrote after its last checkpoint is dropped, so that
@@ -47,12 +47,12 @@ class Writer:
       return
     self.folder.mkdir(parents=True, exist_ok=True)
     path = self.folder / 'metrics.jsonl'
-    kept = [line for line in _lines(path) if line['step'] <= start]
+    kept = [line for line in _whole_lines(path) if line['step'] <= start]
     part = path.with_suffix('.part')
     part.write_text(''.join(f'{json.dumps(line)}\n' for line in kept))
     part.replace(path)
     self._lines = path.open('a', encoding='utf-8')
-    self._board = board(self.folder / 'tensorboard', start)
+    self._board = open_tensorboard(self.folder / 'tensorboard', start)
 
   def __enter__(self):
     return self
@@ -66,7 +66,7 @@ class Writer:
     """One line; `kind` is 'train' or 'validation'."""
     if not self._lines:
       return
-    values = {k: _short(v) for k, v in numbers.items()}
+    values = {k: _round_value(v) for k, v in numbers.items()}
     line = {'step': step, 'kind': kind} | values
     self._lines.write(f'{json.dumps(line)}\n')
     self._lines.flush()
@@ -77,7 +77,7 @@ class Writer:
         self._event(step, summary=summary.scalar(f'{kind}/{name}', value))
       self._board.flush()
 
-  def picture(self, step: int, name: str, rgb: Strip) -> None:
+  def picture(self, step: int, name: str, rgb: ImageGrid) -> None:
     """A picture, as `strips/<step>-<name>.png`."""
     if not self._lines:
       return
@@ -101,7 +101,7 @@ class Writer:
     self._board.write_event(event)
 
 
-def board(folder: pathlib.Path, start: int):
+def open_tensorboard(folder: pathlib.Path, start: int):
   """An open file of TensorBoard's, or None where that is not installed.
 
   Written without tensorboardX's own thread: that dies of a full disk, and
@@ -121,13 +121,13 @@ def board(folder: pathlib.Path, start: int):
   return file
 
 
-def _short(value: float) -> float | str:
+def _round_value(value: float) -> float | str:
   """Seven digits; JSON has no word for what is not finite."""
   value = float(value)
   return float(f'{value:.7g}') if math.isfinite(value) else str(value)
 
 
-def _lines(path: pathlib.Path) -> list[dict]:
+def _whole_lines(path: pathlib.Path) -> list[dict]:
   """Whole lines of a file that may end in half a one."""
   if not path.exists():
     return []
@@ -140,7 +140,7 @@ def _lines(path: pathlib.Path) -> list[dict]:
   return found
 
 
-def read(workdir, kind: str = 'train') -> list[dict]:
+def read_metrics(workdir, kind: str = 'train') -> list[dict]:
   """All lines of a kind, in order."""
-  lines = _lines(pathlib.Path(workdir) / 'metrics.jsonl')
+  lines = _whole_lines(pathlib.Path(workdir) / 'metrics.jsonl')
   return [line for line in lines if line['kind'] == kind]
