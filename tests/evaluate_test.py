@@ -9,9 +9,9 @@ import jax
 import numpy as np
 import pytest
 
-from lipsync_jax import charts, evaluate, page, report
 from lipsync_jax.data import synthetic
 from lipsync_jax.data.clip import write_clips
+from lipsync_jax.evaluation import aggregate, html_report, runner, svg_charts
 
 
 def weights(path, network, width=0.05):
@@ -63,7 +63,7 @@ def words(drawn, tmp_path_factory):
 @pytest.mark.slow
 def test_whole_run_resumes_and_reports(words, capsys, monkeypatch):
   argv, out = words
-  assert evaluate.main(argv) == 0
+  assert runner.main(argv) == 0
   assert 'reconstruction:' in capsys.readouterr().out
   whole = json.loads((out / 'report.json').read_text())
   assert set(whole['summary']) == {'reconstruction', 'cross', 'silence'}
@@ -86,19 +86,19 @@ def test_whole_run_resumes_and_reports(words, capsys, monkeypatch):
   assert '<b>net</b>' not in text and '&lt;b&gt;net' in text
   assert 'http' not in text.replace('http://www.w3.org/2000/svg', '')
   # Again: nothing is measured anew, and the numbers are the same.
-  monkeypatch.setattr(evaluate, 'score', None)
-  assert evaluate.main(argv) == 0
+  monkeypatch.setattr(runner, 'score_case', None)
+  assert runner.main(argv) == 0
   again = json.loads((out / 'report.json').read_text())
   assert again['results'] == whole['results']
 
 
 def test_refusals_are_one_line(tmp_path, capsys):
   out = ['--out', str(tmp_path / 'out'), '--quiet']
-  assert evaluate.main(out) == 1
+  assert runner.main(out) == 1
   assert 'give --shards, --videos or --pairs' in capsys.readouterr().err
-  assert evaluate.main([*out, '--rival', 'them=/nowhere']) == 1
+  assert runner.main([*out, '--rival', 'them=/nowhere']) == 1
   assert '--rival: expected NAME=DIR' in capsys.readouterr().err
-  assert evaluate.main([*out, '--videos', str(tmp_path / 'no')]) == 1
+  assert runner.main([*out, '--videos', str(tmp_path / 'no')]) == 1
   error = capsys.readouterr().err
   assert error.count('\n') == 1 and 'expected a folder of videos' in error
   assert not (tmp_path / 'out').exists()
@@ -108,7 +108,7 @@ def test_weights_and_judge_that_come_along_are_used(drawn, tmp_path):
   out = tmp_path / 'out'
   argv = ['--shards', str(drawn), '--least', '1.5', '--limit', '2', '--quiet']
   argv += ['--protocol', 'reconstruction', '--out', str(out)]
-  assert evaluate.main(argv) == 0
+  assert runner.main(argv) == 0
   found = json.loads((out / 'report.json').read_text())
   assert not [r['error'] for r in found['results'] if 'error' in r]
   row = found['summary']['reconstruction']['lipsync_jax']
@@ -120,7 +120,7 @@ def test_one_file_is_no_answer_to_many_cases(drawn, tmp_path, capsys):
   file.touch()
   argv = ['--shards', str(drawn), '--least', '1.5', '--quiet']
   argv += ['--rival', f'them={file}', '--out', str(tmp_path / 'out')]
-  assert evaluate.main(argv) == 1
+  assert runner.main(argv) == 1
   assert 'one file fits one case' in capsys.readouterr().err
 
 
@@ -152,19 +152,23 @@ def test_intervals_hold_the_mean_and_shrink_with_clips():
   rng = np.random.default_rng(0)
   inside = 0
   for _ in range(100):
-    cell = report.interval(rng.normal(3, 1, 40))
+    cell = aggregate.bootstrap_interval(rng.normal(3, 1, 40))
     inside += cell.low <= 3 <= cell.high
   assert inside >= 86
-  wide, narrow = (report.interval(rng.normal(0, 1, n)) for n in (10, 1000))
+  wide, narrow = (
+    aggregate.bootstrap_interval(rng.normal(0, 1, n)) for n in (10, 1000)
+  )
   assert wide.high - wide.low > 4 * (narrow.high - narrow.low)
-  assert report.interval(np.array([0.0, 0, 9]), median=True).value == 0
+  assert (
+    aggregate.bootstrap_interval(np.array([0.0, 0, 9]), median=True).value == 0
+  )
 
 
 def test_failures_are_counted_and_in_no_mean():
-  cells = report.table(results(), 'cross')
+  cells = aggregate.protocol_table(results(), 'cross')
   assert cells['us']['judge_0'].count == 12
-  assert report.failures(results()) == [('cross', 'us', 'no face', 1)]
-  assert np.isnan(report.curve(results()[:2], 'judge')[0])
+  assert aggregate.failed_results(results()) == [('cross', 'us', 'no face', 1)]
+  assert np.isnan(aggregate.mean_curve(results()[:2], 'judge')[0])
 
 
 class Checker(html.parser.HTMLParser):
@@ -190,7 +194,7 @@ class Checker(html.parser.HTMLParser):
 
 def test_page_is_whole_and_escaped():
   facts = {'what': 'a test', 'command': 'x & y'}
-  text = page.page(results(), facts)
+  text = html_report.render_page(results(), facts)
   checker = Checker()
   checker.feed(text)
   assert not checker.open
@@ -206,34 +210,36 @@ def test_scorers_are_tried_on_what_is_known():
     late = {'kind': 'shifted', 'shift': 5, 'row': 'late'}
     value = r['values']['judge_offset'] - 5 - (r['subject'] == '3')
     found.append({**r, **late, 'values': {'judge_offset': value}})
-  own, moved = report.found_shifts(found, 'judge_offset')
+  own, moved = aggregate.offset_accuracy(found, 'judge_offset')
   assert (own.value, own.count) == (0.75, 4)
   assert (moved.value, moved.count) == (0.75, 4)
-  assert '75 % of 4' in page.trust(found)
+  assert '75 % of 4' in html_report.scorer_check(found)
 
 
 def test_colours_are_those_of_the_row_in_every_chart():
   order = ['truth', 'us', 'them']
-  made = charts.scatter('t', {'them': ([1], [2])}, 'x', 'y', order)
-  assert charts.COLOURS[2] in made and charts.COLOURS[0] not in made
+  made = svg_charts.scatter_chart('t', {'them': ([1], [2])}, 'x', 'y', order)
+  assert svg_charts.COLORS[2] in made and svg_charts.COLORS[0] not in made
 
 
 def test_best_and_worst_are_in_order():
-  key, order = page.ranked(results(), 'cross', 'us')
+  key, order = html_report.ranked_clips(results(), 'cross', 'us')
   values = [r['values']['judge_0'] for r in order]
   assert key == 'judge_0' and values == sorted(values) and len(values) == 12
 
 
 def test_charts_are_xml_and_put_values_where_they_belong():
   series = {'a < b': ([-1, 0, 1], [2.0, 1.0, float('nan')])}
-  root = ET.fromstring(charts.curves('title & more', series, 'x', 'y'))
+  root = ET.fromstring(svg_charts.line_chart('title & more', series, 'x', 'y'))
   (path,) = [e for e in root.iter() if e.tag.endswith('polyline')]
   points = [tuple(map(float, p.split(','))) for p in path.get('points').split()]
   assert len(points) == 2
   assert points[0][0] < points[1][0] and points[0][1] < points[1][1]  # y down
-  ET.fromstring(charts.scatter('t', {}, 'x', 'y'))  # nothing to show is fine
+  ET.fromstring(
+    svg_charts.scatter_chart('t', {}, 'x', 'y')
+  )  # nothing to show is fine
 
 
 def test_ticks_are_round_and_inside():
-  assert charts.ticks(0, 10) == [0, 2, 4, 6, 8, 10]
-  assert charts.ticks(0.93, 1.21) == [0.95, 1.0, 1.05, 1.1, 1.15, 1.2]
+  assert svg_charts.axis_ticks(0, 10) == [0, 2, 4, 6, 8, 10]
+  assert svg_charts.axis_ticks(0.93, 1.21) == [0.95, 1.0, 1.05, 1.1, 1.15, 1.2]

@@ -9,7 +9,14 @@ import cv2
 import numpy as np
 import pytest
 
-from lipsync_jax import appraisal, footage, marks, quality, ridge, takes
+from lipsync_jax.evaluation import (
+  image_metrics,
+  metrics,
+  ridge_scorer,
+  video_clip,
+)
+from lipsync_jax.evaluation.clip import with_delay
+from lipsync_jax.evaluation.landmarks import read_landmarks
 from lipsync_jax.faces import detector, landmarks
 from lipsync_jax.inference import pipeline
 
@@ -28,8 +35,10 @@ def finder():
 
 def clip(shared, finder, name):
   path = str(shared / f'media/clips/{name}')
-  take = footage.take(path, footage.place(path, 2.4, hidden))
-  return take, marks.read(take, finder)
+  take = video_clip.load_video_clip(
+    path, video_clip.locate_face(path, 2.4, hidden)
+  )
+  return take, read_landmarks(take, finder)
 
 
 @pytest.fixture(scope='module')
@@ -51,10 +60,10 @@ def mouths(points):
 
 
 def measured(made, take, points, finder):
-  found = marks.read(made, finder)
-  values = appraisal.compared(made, take, found, points)
+  found = read_landmarks(made, finder)
+  values = metrics.compare_to_truth(made, take, found, points)
   width = take.crops[:, 2]
-  return values | {'jitter': quality.jitter(found, width)}
+  return values | {'jitter': image_metrics.landmark_jitter(found, width)}
 
 
 def test_faults_of_the_picture(man, shared, finder):
@@ -105,20 +114,27 @@ def test_faults_of_the_picture(man, shared, finder):
 def test_a_frozen_mouth_neither_moves_nor_agrees(man, finder):
   take, points = man
   frozen = changed(take, lambda i, p: take.pictures[0].copy())
-  still = marks.read(frozen, finder)
+  still = read_landmarks(frozen, finder)
   width = take.crops[:, 2]
-  assert quality.motion(still, width) < 0.1 * quality.motion(points, width)
+  assert image_metrics.mouth_motion(
+    still, width
+  ) < 0.1 * image_metrics.mouth_motion(points, width)
 
 
 def test_ridge_hears_who_speaks_and_when(man):
   take, points = man
-  shipped = ridge.load()
-  gap = quality.opening(points, take.crops[:, 2])
-  own = ridge.heard(take, gap, shipped)
-  assert own[ridge.REACH] > 0.4 and abs(ridge.offset(own)) <= 2
+  shipped = ridge_scorer.load_ridge()
+  gap = image_metrics.lip_opening(points, take.crops[:, 2])
+  own = ridge_scorer.score_clip(take, gap, shipped)
+  assert (
+    own[ridge_scorer.MAX_SHIFT] > 0.4
+    and abs(ridge_scorer.best_offset(own)) <= 2
+  )
   for late in (-8, 6):
-    made = takes.delayed(take, late)
+    made = with_delay(take, late)
     part = gap[max(late, 0) : len(gap) - max(-late, 0)]
-    found = ridge.heard(made, part, shipped)
+    found = ridge_scorer.score_clip(made, part, shipped)
     # Short clips have other peaks too, so the known two are compared.
-    assert found[ridge.REACH + late] > found[ridge.REACH] + 0.1
+    assert (
+      found[ridge_scorer.MAX_SHIFT + late] > found[ridge_scorer.MAX_SHIFT] + 0.1
+    )

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from lipsync_jax import quality
+from lipsync_jax.evaluation import image_metrics
 from lipsync_jax.faces import landmarks
 from lipsync_jax.faces.crop import crop_from_row, extract_crop, face_crops
 from lipsync_jax.faces.landmarks import OUTER_LIPS
@@ -45,9 +45,9 @@ def talking(count=40, shift=None, scale=1.0):
 def test_equal_pictures_are_as_good_as_can_be(face):
   _, _, picture = face
   pictures = picture[None]
-  assert quality.psnr(pictures, pictures)[0] == quality.BEST
-  assert quality.ssim(pictures, pictures)[0] == pytest.approx(1)
-  assert quality.border(pictures, pictures) == 0
+  assert image_metrics.psnr(pictures, pictures)[0] == image_metrics.MAX_PSNR
+  assert image_metrics.ssim(pictures, pictures)[0] == pytest.approx(1)
+  assert image_metrics.seam_step(pictures, pictures) == 0
 
 
 def test_psnr_and_ssim_against_their_definitions(face):
@@ -58,7 +58,7 @@ def test_psnr_and_ssim_against_their_definitions(face):
   noisy = noisy.astype(np.uint8)
   error = np.square(noisy.astype(float) - picture).mean()
   expected = 20 * np.log10(255) - 10 * np.log10(error)
-  found = quality.psnr(noisy[None], picture[None])[0]
+  found = image_metrics.psnr(noisy[None], picture[None])[0]
   assert found == pytest.approx(expected, abs=1e-4)
 
   def blur(x):  # truncated where OpenCV's 11 pixels end
@@ -69,13 +69,13 @@ def test_psnr_and_ssim_against_their_definitions(face):
   vx, vy, c = blur(x * x) - mx**2, blur(y * y) - my**2, blur(x * y) - mx * my
   top = (2 * mx * my + 2.55**2) * (2 * c + 7.65**2)
   whole = top / ((mx**2 + my**2 + 2.55**2) * (vx + vy + 7.65**2))
-  found = quality.ssim(noisy[None], picture[None])[0]
+  found = image_metrics.ssim(noisy[None], picture[None])[0]
   assert found == pytest.approx(whole.mean(), abs=1e-3)
 
 
 def test_blurred_mouth_is_less_sharp(face):
   points, _, picture = face
-  boxes = quality.mouth_boxes(
+  boxes = image_metrics.mouth_boxes(
     points[None], np.array([[128, 128, 256, 256, 0.0]]), SIZE
   )
   x0, y0, x1, y1 = boxes[0]
@@ -88,7 +88,7 @@ def test_blurred_mouth_is_less_sharp(face):
       made[y0:y1, x0:x1] = cv2.GaussianBlur(picture, (0, 0), sigma)[
         y0:y1, x0:x1
       ]
-    values.append(quality.sharpness(made[None], picture[None], boxes))
+    values.append(image_metrics.sharpness(made[None], picture[None], boxes))
   assert values[0] == 1 and values == sorted(values, reverse=True)
   assert values[-1] < 0.3
 
@@ -100,18 +100,18 @@ def test_another_mouth_is_further_off_than_the_same():
   other[:, OUTER_LIPS, 0] = 300 + 1.4 * (
     other[:, OUTER_LIPS, 0] - 300
   )  # a wider one
-  near = quality.lips(true + noise, true, width).mean()
-  far = quality.lips(other, true, width).mean()
+  near = image_metrics.lip_distance(true + noise, true, width).mean()
+  far = image_metrics.lip_distance(other, true, width).mean()
   assert near < 0.5 < 2 * far and far > 4 * near
-  gaps = [quality.opening(p, width) for p in (true, other)]
+  gaps = [image_metrics.lip_opening(p, width) for p in (true, other)]
   assert np.abs(gaps[1] - gaps[0]).mean() > 2
 
 
 def test_a_closed_mouth_does_not_move():
   true, width = talking()
   still, _ = talking(scale=0.0)
-  assert quality.motion(still, width) < 1e-9
-  assert quality.motion(true, width) == pytest.approx(
+  assert image_metrics.mouth_motion(still, width) < 1e-9
+  assert image_metrics.mouth_motion(true, width) == pytest.approx(
     np.std(6 * np.sin(np.arange(40))), rel=0.05
   )
 
@@ -121,19 +121,19 @@ def test_jittered_boxes_jitter():
   values = []
   for level in (0.0, 0.5, 1.0, 2.0):
     made, width = talking(shift=rng.normal(0, level, (40, 2)), scale=0.0)
-    values.append(quality.jitter(made, width))
+    values.append(image_metrics.landmark_jitter(made, width))
   assert values[0] < 1e-9 and values == sorted(values)
   drift = np.cumsum(np.full((40, 2), 0.5), 0)  # a steady motion is no jitter
   made, width = talking(shift=drift, scale=0.0)
-  assert quality.jitter(made, width) < 1e-9
+  assert image_metrics.landmark_jitter(made, width) < 1e-9
 
 
 def test_missing_landmarks_are_left_out():
   true, width = talking()
   true[5] = np.nan
-  assert np.isfinite(quality.motion(true, width))
-  assert np.isfinite(quality.jitter(true, width))
-  assert np.isnan(quality.motion(np.full_like(true, np.nan), width))
+  assert np.isfinite(image_metrics.mouth_motion(true, width))
+  assert np.isfinite(image_metrics.landmark_jitter(true, width))
+  assert np.isnan(image_metrics.mouth_motion(np.full_like(true, np.nan), width))
 
 
 def test_pasted_rectangle_has_a_border_and_a_soft_patch_none(face):
@@ -153,11 +153,11 @@ def test_pasted_rectangle_has_a_border_and_a_soft_patch_none(face):
     h, w = alpha.shape
     part = out[y : y + h, x : x + w]
     out[y : y + h, x : x + w] = part + alpha[..., None] * (patch - part)
-    steps[name] = quality.border(
+    steps[name] = image_metrics.seam_step(
       np.rint(out).astype(np.uint8)[None], picture[None]
     )
   feathered = np.clip(np.rint(feathered), 0, 255).astype(np.uint8)
-  steps['feathered'] = quality.border(feathered[None], picture[None])
+  steps['feathered'] = image_metrics.seam_step(feathered[None], picture[None])
   assert steps['hard'] > 15
   assert steps['feathered'] < steps['hard'] / 1.5
   assert steps['soft'] < 3

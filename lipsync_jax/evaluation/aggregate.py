@@ -15,17 +15,17 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from lipsync_jax.appraisal import MEASURES, Measure
+from lipsync_jax.evaluation.metrics import METRICS, Metric
 
-DRAWS = 2000  # of the bootstrap
+BOOTSTRAP_DRAWS = 2000  # of the bootstrap
 SEED = 0
-LEVEL = 0.95
-REACH = 15  # frames, the farthest shift that scorers try
+CONFIDENCE_LEVEL = 0.95
+MAX_SHIFT = 15  # frames, the farthest shift that scorers try
 MEDIANS = ('judge_offset', 'lse_offset', 'ridge_offset')
 
 
 @dataclasses.dataclass(frozen=True)
-class Cell:
+class MetricSummary:
   """A measure over the clips of a row."""
 
   value: float
@@ -34,30 +34,36 @@ class Cell:
   count: int  # clips
 
 
-def interval(values: Float[np.ndarray, 'n'], median: bool = False) -> Cell:
+def bootstrap_interval(
+  values: Float[np.ndarray, 'n'], median: bool = False
+) -> MetricSummary:
   """Mean (or median) over clips with its bootstrap interval."""
   middle = np.median if median else np.mean
   if not values.size:
-    return Cell(np.nan, np.nan, np.nan, 0)
+    return MetricSummary(np.nan, np.nan, np.nan, 0)
   rng = np.random.default_rng(SEED)
-  rows = rng.integers(0, values.size, (DRAWS, values.size))
-  ends = (1 - LEVEL) / 2
+  rows = rng.integers(0, values.size, (BOOTSTRAP_DRAWS, values.size))
+  ends = (1 - CONFIDENCE_LEVEL) / 2
   low, high = np.quantile(middle(values[rows], axis=1), [ends, 1 - ends])
-  return Cell(float(middle(values)), float(low), float(high), values.size)
+  return MetricSummary(
+    float(middle(values)), float(low), float(high), values.size
+  )
 
 
-def rows_of(results: Sequence[dict], protocol: str) -> list[str]:
+def system_names(results: Sequence[dict], protocol: str) -> list[str]:
   """Names of a protocol's rows, in the order they came."""
   here = (r['row'] for r in results if r['protocol'] == protocol)
   return list(dict.fromkeys(here))
 
 
-def protocols_of(results: Sequence[dict]) -> list[str]:
+def protocol_names(results: Sequence[dict]) -> list[str]:
   """Protocols in the order they came."""
   return list(dict.fromkeys(r['protocol'] for r in results))
 
 
-def chosen(results: Sequence[dict], protocol: str, row: str) -> list[dict]:
+def system_results(
+  results: Sequence[dict], protocol: str, row: str
+) -> list[dict]:
   """The results of a row that did not fail."""
   return [
     r
@@ -66,30 +72,33 @@ def chosen(results: Sequence[dict], protocol: str, row: str) -> list[dict]:
   ]
 
 
-def column(results: Sequence[dict], key: str) -> Float[np.ndarray, 'n']:
+def metric_values(results: Sequence[dict], key: str) -> Float[np.ndarray, 'n']:
   """A measure over results, without those that lack it."""
   found = [r['values'].get(key) for r in results]
   return np.array([v for v in found if v is not None], np.float64)
 
 
-def table(results: Sequence[dict], protocol: str) -> dict[str, dict[str, Cell]]:
+def protocol_table(
+  results: Sequence[dict], protocol: str
+) -> dict[str, dict[str, MetricSummary]]:
   """Cells by row and measure; measures that no row has are left out."""
   out = {}
-  for row in rows_of(results, protocol):
-    here = chosen(results, protocol, row)
+  for row in system_names(results, protocol):
+    here = system_results(results, protocol, row)
     cells = {
-      m.key: interval(column(here, m.key), m.key in MEDIANS) for m in MEASURES
+      m.key: bootstrap_interval(metric_values(here, m.key), m.key in MEDIANS)
+      for m in METRICS
     }
     out[row] = {k: c for k, c in cells.items() if c.count}
   return out
 
 
-def used(cells: dict[str, dict[str, Cell]]) -> list[Measure]:
+def used_metrics(cells: dict[str, dict[str, MetricSummary]]) -> list[Metric]:
   """The measures that some row has."""
-  return [m for m in MEASURES if any(m.key in row for row in cells.values())]
+  return [m for m in METRICS if any(m.key in row for row in cells.values())]
 
 
-def curve(results: Sequence[dict], name: str) -> Float[np.ndarray, 's']:
+def mean_curve(results: Sequence[dict], name: str) -> Float[np.ndarray, 's']:
   """Mean curve over clips, NaN where none knows it; empty without clips."""
   found = [r['curves'][name] for r in results if r['curves'].get(name)]
   if not found:
@@ -100,7 +109,9 @@ def curve(results: Sequence[dict], name: str) -> Float[np.ndarray, 's']:
   return np.where(known > 0, total / np.maximum(known, 1), np.nan)
 
 
-def found_shifts(results: Sequence[dict], key: str) -> tuple[Cell, Cell]:
+def offset_accuracy(
+  results: Sequence[dict], key: str
+) -> tuple[MetricSummary, MetricSummary]:
   """How often an offset is right on what is known, as shares of clips.
 
   The ground truth within a frame of 0; its sound moved by n frames, found,
@@ -121,12 +132,14 @@ def found_shifts(results: Sequence[dict], key: str) -> tuple[Cell, Cell]:
   right = [
     round(own[subject] - value) == shift
     for (subject, shift), value in moved.items()
-    if subject in own and abs(own[subject] - shift) < REACH - 1
+    if subject in own and abs(own[subject] - shift) < MAX_SHIFT - 1
   ]
-  return tuple(interval(np.array(v, np.float64)) for v in (inside, right))
+  return tuple(
+    bootstrap_interval(np.array(v, np.float64)) for v in (inside, right)
+  )
 
 
-def failures(results: Sequence[dict]) -> list[tuple[str, str, str, int]]:
+def failed_results(results: Sequence[dict]) -> list[tuple[str, str, str, int]]:
   """(protocol, row, reason, count) of what could not be scored."""
   counts: dict[tuple, int] = {}
   for r in results:
@@ -136,14 +149,14 @@ def failures(results: Sequence[dict]) -> list[tuple[str, str, str, int]]:
   return [(*key, n) for key, n in counts.items()]
 
 
-def summary(results: Sequence[dict]) -> dict:
+def report_summary(results: Sequence[dict]) -> dict:
   """All tables as plain dicts."""
   return {
     protocol: {
       row: {k: dataclasses.asdict(c) for k, c in cells.items()}
-      for row, cells in table(results, protocol).items()
+      for row, cells in protocol_table(results, protocol).items()
     }
-    for protocol in protocols_of(results)
+    for protocol in protocol_names(results)
   }
 
 
@@ -152,15 +165,15 @@ def write_json(
 ) -> None:
   """Facts of the run, tables, and every result (strips left out)."""
   plain = [{k: v for k, v in r.items() if k != 'strips'} for r in results]
-  whole = {'facts': facts, 'summary': summary(results), 'results': plain}
+  whole = {'facts': facts, 'summary': report_summary(results), 'results': plain}
   text = json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False)
-  write(path, text + '\n')
+  write_text(path, text + '\n')
 
 
 def write_csv(path: str | os.PathLike, results: Sequence[dict]) -> None:
   """One line a result."""
   part = pathlib.Path(f'{path}.part')
-  keys = [m.key for m in MEASURES]
+  keys = [m.key for m in METRICS]
   with open(part, 'w', newline='', encoding='utf-8') as file:
     out = csv.writer(file)
     out.writerow(
@@ -173,17 +186,17 @@ def write_csv(path: str | os.PathLike, results: Sequence[dict]) -> None:
   os.replace(part, path)
 
 
-def write(path: str | os.PathLike, text: str) -> None:
+def write_text(path: str | os.PathLike, text: str) -> None:
   """A text file that appears only when whole."""
   part = pathlib.Path(f'{path}.part')
   part.write_text(text, encoding='utf-8')
   os.replace(part, path)
 
 
-def lines(results: Sequence[dict], protocol: str) -> list[str]:
+def table_lines(results: Sequence[dict], protocol: str) -> list[str]:
   """The table of a protocol for a terminal."""
-  cells = table(results, protocol)
-  found = used(cells)
+  cells = protocol_table(results, protocol)
+  found = used_metrics(cells)
   width = max(len(row) for row in cells)
   head = ' '.join(f'{m.key:>13}' for m in found)
   out = [f'{protocol}:', f'  {"":{width}} {head}']

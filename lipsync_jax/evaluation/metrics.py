@@ -11,12 +11,24 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from lipsync_jax import judge, lse, marks, quality, ridge, takes
+from lipsync_jax.evaluation import (
+  image_metrics,
+  landmarks,
+  ridge_scorer,
+  sync_metrics,
+  syncnet_scorer,
+)
+from lipsync_jax.evaluation.clip import (
+  SAMPLES_PER_FRAME,
+  EvalClip,
+  face_crops,
+  piece_ranges,
+  with_audio,
+)
+from lipsync_jax.evaluation.ridge_scorer import RidgeScorer
+from lipsync_jax.evaluation.syncnet_scorer import SyncNetScorer
 from lipsync_jax.faces import crop
 from lipsync_jax.faces.detector import FaceDetector
-from lipsync_jax.judge import Judge
-from lipsync_jax.ridge import Ridge
-from lipsync_jax.takes import Take
 
 SIDE = 256  # pixels of the square on which pictures are compared
 GROWN = 1.25  # of the crop, so that the whole border is seen
@@ -24,7 +36,7 @@ STRIP = (8, 128)  # pictures in a strip, pixels of each
 
 
 @dataclasses.dataclass(frozen=True)
-class Measure:
+class Metric:
   """One column of a report."""
 
   key: str
@@ -41,8 +53,8 @@ class Measure:
 
 _JUDGE = 'by the judge, a SyncNet that taught no generator'
 _V2 = 'by the published SyncNet v2'
-MEASURES = tuple(
-  Measure(*row)
+METRICS = tuple(
+  Metric(*row)
   for row in (
     ('judge_0', 'Judge distance as is', '', 'low',
      'Mean distance of lips and sound as they are, ' + _JUDGE),
@@ -90,21 +102,21 @@ MEASURES = tuple(
 
 
 @dataclasses.dataclass(frozen=True)
-class Tools:
+class Scorers:
   """What measures need; None leaves theirs out."""
 
   detector: FaceDetector
-  ridge: Ridge
-  judge: Judge | None = None
+  ridge: RidgeScorer
+  judge: SyncNetScorer | None = None
   syncnet_v2: Callable | None = None
 
 
-def appraise(
-  made: Take,
-  tools: Tools,
+def compute_metrics(
+  made: EvalClip,
+  tools: Scorers,
   *,
   points: Float[np.ndarray, 'n 89 2'] | None = None,
-  truth: Take | None = None,
+  truth: EvalClip | None = None,
   true_points: Float[np.ndarray, 'n 89 2'] | None = None,
   heard: bool = True,
   same_words: bool = True,
@@ -122,90 +134,104 @@ def appraise(
     'values' by the keys of MEASURES, 'curves' by judge, lse and ridge, each
     a list over the shifts, 'frames'.
   """
-  points = marks.read(made, tools.detector) if points is None else points
-  width, parts = made.crops[:, 2], list(takes.pieces(made))
+  points = (
+    landmarks.read_landmarks(made, tools.detector) if points is None else points
+  )
+  width, parts = made.crops[:, 2], list(piece_ranges(made))
   values = {'late': made.late}
   curves: dict[str, list] = {}
   if heard:
-    _listen(made, points, tools, values, curves)
-  values['motion'] = quality.motion(points, width, parts)
-  values['jitter'] = quality.jitter(points, width, parts)
+    _add_sync_metrics(made, points, tools, values, curves)
+  values['motion'] = image_metrics.mouth_motion(points, width, parts)
+  values['jitter'] = image_metrics.landmark_jitter(points, width, parts)
   if truth is not None:
     count = min(len(made), len(truth))
-    values |= compared(
-      _cut(made, count), _cut(truth, count), points[:count],
+    values |= compare_to_truth(
+      _sample_frames(made, count), _sample_frames(truth, count), points[:count],
       true_points[:count], same_words,
     )  # fmt: skip
   return {
-    'values': {k: _plain(v) for k, v in values.items()},
-    'curves': {k: [_plain(v) for v in c] for k, c in curves.items()},
+    'values': {k: _to_json(v) for k, v in values.items()},
+    'curves': {k: [_to_json(v) for v in c] for k, c in curves.items()},
     'frames': len(made),
   }
 
 
-def _listen(made: Take, points, tools: Tools, values, curves) -> None:
+def _add_sync_metrics(
+  made: EvalClip, points, tools: Scorers, values, curves
+) -> None:
   """Add what asks whether lips and sound belong together."""
   if tools.judge is not None:
-    table = judge.distances(made, tools.judge)
-    found = lse.scores(table)
+    table = syncnet_scorer.window_distances(made, tools.judge)
+    found = sync_metrics.sync_scores(table)
     curves['judge'] = found.curve
     values |= {
-      'judge_0': found.curve[lse.REACH],
+      'judge_0': found.curve[sync_metrics.MAX_SHIFT],
       'judge_d': found.distance,
       'judge_c': found.confidence,
       'judge_offset': found.fine,
-      'judge_hit': 100 * lse.retrieved(table),
+      'judge_hit': 100 * sync_metrics.retrieval_rate(table),
     }
   if tools.syncnet_v2 is not None:
     pictures = [
-      crop.extract_crop(picture, lse.square(crop.crop_from_row(row)), lse.SIDE)
+      crop.extract_crop(
+        picture,
+        sync_metrics.syncnet_v2_crop(crop.crop_from_row(row)),
+        sync_metrics.SYNCNET_V2_SIZE,
+      )
       for picture, row in zip(made.pictures, made.crops, strict=True)
     ]
-    pair = lse.vectors(pictures, made.wave, tools.syncnet_v2)
-    found = lse.scores(lse.distances(*pair, zeros=True))
+    pair = sync_metrics.syncnet_v2_embeddings(
+      pictures, made.wave, tools.syncnet_v2
+    )
+    found = sync_metrics.sync_scores(
+      sync_metrics.distance_table(*pair, zeros=True)
+    )
     curves['lse'] = found.curve
     values |= {
-      'lse_0': found.curve[lse.REACH],
+      'lse_0': found.curve[sync_metrics.MAX_SHIFT],
       'lse_d': found.distance,
       'lse_c': found.confidence,
       'lse_offset': found.offset,
     }
-  gap = quality.opening(points, made.crops[:, 2])
-  found = ridge.heard(made, gap, tools.ridge)
+  gap = image_metrics.lip_opening(points, made.crops[:, 2])
+  found = ridge_scorer.score_clip(made, gap, tools.ridge)
   curves['ridge'] = found
-  values['ridge_r'] = found[ridge.REACH]
-  values['ridge_offset'] = ridge.offset(found)
+  values['ridge_r'] = found[ridge_scorer.MAX_SHIFT]
+  values['ridge_offset'] = ridge_scorer.best_offset(found)
 
 
-def compared(
-  made: Take, truth: Take, points, true_points, same_words: bool = True
+def compare_to_truth(
+  made: EvalClip, truth: EvalClip, points, true_points, same_words: bool = True
 ) -> dict[str, float]:
   """What sets a made take against the true one."""
-  a, b = (takes.cut(take, SIDE, GROWN) for take in (made, truth))
+  a, b = (face_crops(take, SIDE, GROWN) for take in (made, truth))
   middle = int(SIDE * (1 - 1 / GROWN) / 2)
   inner = np.s_[:, middle : SIDE - middle, middle : SIDE - middle]
   rows = truth.crops * np.array([1, 1, GROWN, GROWN, 1])
-  boxes = quality.mouth_boxes(true_points, rows, SIDE)
+  boxes = image_metrics.mouth_boxes(true_points, rows, SIDE)
   values = {
-    'sharpness': quality.sharpness(a, b, boxes),
-    'border': quality.border(a, b),
+    'sharpness': image_metrics.sharpness(a, b, boxes),
+    'border': image_metrics.seam_step(a, b),
   }
   if same_words:
     width = truth.crops[:, 2]
     # Landmarks in pixels of the truth, whatever the size of what was made.
     scale = width / made.crops[:, 2]
     moved = points * scale[:, None, None]
-    gaps = quality.opening(moved, width) - quality.opening(true_points, width)
+    gaps = image_metrics.lip_opening(moved, width) - image_metrics.lip_opening(
+      true_points, width
+    )
     values |= {
-      'psnr': float(quality.psnr(a[inner], b[inner]).mean()),
-      'ssim': float(quality.ssim(a[inner], b[inner]).mean()),
-      'lips': _mean(quality.lips(moved, true_points, width)),
+      'psnr': float(image_metrics.psnr(a[inner], b[inner]).mean()),
+      'ssim': float(image_metrics.ssim(a[inner], b[inner]).mean()),
+      'lips': _mean(image_metrics.lip_distance(moved, true_points, width)),
       'opening_error': _mean(np.abs(gaps)),
     }
   return values
 
 
-def strip(take: Take) -> str:
+def contact_strip(take: EvalClip) -> str:
   """Some pictures of a take side by side: JPEG in base64."""
   import cv2
 
@@ -217,15 +243,15 @@ def strip(take: Take) -> str:
     crops=take.crops[chosen],
   )
   row: UInt8[np.ndarray, 'h w 3'] = np.concatenate(
-    list(takes.cut(part, side, 1.1)), 1
+    list(face_crops(part, side, 1.1)), 1
   )
   bgr = cv2.cvtColor(row, cv2.COLOR_RGB2BGR)
   _, data = cv2.imencode('.jpg', bgr, [cv2.IMWRITE_JPEG_QUALITY, 82])
   return base64.b64encode(data.tobytes()).decode()
 
 
-def _cut(take: Take, count: int) -> Take:
-  return takes.sounding(take, take.wave[: count * takes.SAMPLES])
+def _sample_frames(take: EvalClip, count: int) -> EvalClip:
+  return with_audio(take, take.wave[: count * SAMPLES_PER_FRAME])
 
 
 def _mean(values) -> float:
@@ -233,6 +259,6 @@ def _mean(values) -> float:
   return float(known.mean()) if known.size else float('nan')
 
 
-def _plain(value) -> float | None:
+def _to_json(value) -> float | None:
   """A number that JSON can hold; None where there is none."""
   return round(float(value), 6) if np.isfinite(value) else None

@@ -16,7 +16,7 @@ class PairError(ValueError):
   """A list that names no pairs; one line says where."""
 
 
-def read(path: str | os.PathLike) -> list[Pair]:
+def read_pairs(path: str | os.PathLike) -> list[Pair]:
   """The (video, audio) pairs of a list, in order, line by line."""
   found = []
   lines = pathlib.Path(path).read_text(encoding='utf-8').splitlines()
@@ -42,7 +42,7 @@ def read(path: str | os.PathLike) -> list[Pair]:
   return found
 
 
-def drawn(names: Sequence[str], speakers: Sequence[str]) -> list[Pair]:
+def draw_partners(names: Sequence[str], speakers: Sequence[str]) -> list[Pair]:
   """Every name with the sound of another speaker, always the same one.
 
   Half way round the list, then onwards to the first other speaker; where

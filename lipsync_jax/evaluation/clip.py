@@ -18,18 +18,18 @@ from jaxtyping import Float, Int16, UInt8
 from lipsync_jax.data.clip import Clip, ClipDataset
 from lipsync_jax.faces.crop import crop_from_row, extract_crop
 
-RATE = 25  # frames/s
-SAMPLES = 640  # of sound a frame
+FPS = 25  # frames/s
+SAMPLES_PER_FRAME = 640  # of sound a frame
 
 Picture = UInt8[np.ndarray, '_ _ 3']
 
 
-class TakeError(ValueError):
+class EvalClipError(ValueError):
   """Nothing to evaluate; one line says why."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Take:
+class EvalClip:
   """Pictures of a face with a margin, where it is in them, and its sound."""
 
   name: str
@@ -44,19 +44,19 @@ class Take:
     return len(self.pictures)
 
 
-def sounding(take: Take, wave: Int16[np.ndarray, 'w']) -> Take:
+def with_audio(take: EvalClip, wave: Int16[np.ndarray, 'w']) -> EvalClip:
   """The same pictures with other sound, both as long as the shorter."""
-  count = min(len(take), len(wave) // SAMPLES)
+  count = min(len(take), len(wave) // SAMPLES_PER_FRAME)
   return dataclasses.replace(
     take,
     pictures=take.pictures[:count],
     crops=take.crops[:count],
-    wave=wave[: count * SAMPLES],
+    wave=wave[: count * SAMPLES_PER_FRAME],
     joints=tuple(j for j in take.joints if j < count),
   )
 
 
-def delayed(take: Take, frames: int) -> Take:
+def with_delay(take: EvalClip, frames: int) -> EvalClip:
   """The take with its sound late by so many frames (early if negative).
 
   No silence comes in: both ends lose what has no partner any more.
@@ -64,7 +64,7 @@ def delayed(take: Take, frames: int) -> Take:
   late, early = max(frames, 0), max(-frames, 0)
   count = len(take) - late - early
   if count < 1:
-    raise TakeError(
+    raise EvalClipError(
       f'{take.name}: expected more than {abs(frames)} frames to shift its '
       f'sound by as many, found {len(take)}; join more clips'
     )
@@ -73,17 +73,17 @@ def delayed(take: Take, frames: int) -> Take:
     take,
     pictures=take.pictures[late : late + count],
     crops=take.crops[late : late + count],
-    wave=take.wave[early * SAMPLES :][: count * SAMPLES],
+    wave=take.wave[early * SAMPLES_PER_FRAME :][: count * SAMPLES_PER_FRAME],
     joints=joints,
   )
 
 
-def silent(take: Take) -> Take:
+def with_silence(take: EvalClip) -> EvalClip:
   """The take with digital silence for sound."""
   return dataclasses.replace(take, wave=np.zeros_like(take.wave))
 
 
-def content(take: Take) -> str:
+def content_hash(take: EvalClip) -> str:
   """SHA-256 of all that is seen and heard."""
   total = hashlib.sha256()
   for array in (*take.pictures, take.crops, take.wave):
@@ -93,20 +93,20 @@ def content(take: Take) -> str:
   return total.hexdigest()
 
 
-def of_clips(clips: list[Clip]) -> Take:
+def join_clips(clips: list[Clip]) -> EvalClip:
   """Clips of one speaker as one take, each cut to its whole frames."""
   import cv2
 
   pictures, crops, waves, joints = [], [], [], []
   for clip in clips:
-    count = min(len(clip.frames), len(clip.wave) // SAMPLES)
+    count = min(len(clip.frames), len(clip.wave) // SAMPLES_PER_FRAME)
     joints.append(len(pictures))
     for data in clip.frames[:count]:
       buffer = np.frombuffer(data, np.uint8)
       pictures.append(cv2.imdecode(buffer, cv2.IMREAD_COLOR_RGB))
     crops.append(clip.crops[:count].astype(np.float64))
-    waves.append(clip.wave[: count * SAMPLES])
-  return Take(
+    waves.append(clip.wave[: count * SAMPLES_PER_FRAME])
+  return EvalClip(
     name='+'.join([clips[0].key, *(c.key.split('/')[1] for c in clips[1:])]),
     speaker=clips[0].speaker,
     pictures=tuple(pictures),
@@ -116,7 +116,7 @@ def of_clips(clips: list[Clip]) -> Take:
   )
 
 
-def groups(source: ClipDataset, least: float) -> list[tuple[int, ...]]:
+def clip_groups(source: ClipDataset, least: float) -> list[tuple[int, ...]]:
   """Numbers of the clips to join so that takes last `least` seconds.
 
   A remainder that stays too short joins the take before it, or is left out
@@ -126,27 +126,29 @@ def groups(source: ClipDataset, least: float) -> list[tuple[int, ...]]:
   for i, name in enumerate(source.speakers):
     rows.setdefault(name, []).append(i)
   found: list[tuple[int, ...]] = []
-  whole = np.minimum(source.frames, (source.columns - 1) * 200 // SAMPLES)
+  whole = np.minimum(
+    source.frames, (source.columns - 1) * 200 // SAMPLES_PER_FRAME
+  )
   for members in rows.values():
     own: list[tuple[int, ...]] = []
     held: list[int] = []
     for i in sorted(members, key=lambda i: source.keys[i]):
       held.append(i)
-      if whole[held].sum() >= least * RATE:
+      if whole[held].sum() >= least * FPS:
         own.append(tuple(held))
         held = []
     if held and own:
       own[-1] = (*own[-1], *held)
     found += own
   if not found:
-    raise TakeError(
+    raise EvalClipError(
       f'{source.folder}: expected a speaker with {least:g} s of clips in '
       f'split {source.split}, found none; lower --least'
     )
   return found
 
 
-def windows(take: Take, frames: int = 5) -> np.ndarray:
+def valid_windows(take: EvalClip, frames: int = 5) -> np.ndarray:
   """True for the windows of `frames` frames that no joint runs through."""
   count = max(len(take) - frames + 1, 0)
   good = np.ones(count, bool)
@@ -155,14 +157,14 @@ def windows(take: Take, frames: int = 5) -> np.ndarray:
   return good
 
 
-def pieces(take: Take) -> Iterator[slice]:
+def piece_ranges(take: EvalClip) -> Iterator[slice]:
   """The frames of every piece."""
   edges = [0, *take.joints, len(take)]
   for first, end in itertools.pairwise(edges):
     yield slice(first, end)
 
 
-def cut(take: Take, size: int, grown: float = 1.0) -> np.ndarray:
+def face_crops(take: EvalClip, size: int, grown: float = 1.0) -> np.ndarray:
   """Faces as the networks see them.  uint8 [n size size 3]"""
   out = np.empty((len(take), size, size, 3), np.uint8)
   for i, picture in enumerate(take.pictures):

@@ -15,18 +15,19 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import Float
 
-from lipsync_jax import audio, lse, takes
+from lipsync_jax import audio
 from lipsync_jax.audio import FRAMES_PER_WINDOW, frame_columns, log_mel
-from lipsync_jax.takes import Take
+from lipsync_jax.evaluation import sync_metrics
+from lipsync_jax.evaluation.clip import EvalClip, face_crops, valid_windows
 from lipsync_jax.weights import convert
 
 FRAMES = FRAMES_PER_WINDOW
-SHIPPED = pathlib.Path(__file__).parent / 'assets' / 'judge.safetensors'
+DEFAULT_SCORER = pathlib.Path(__file__).parent / 'assets' / 'judge.safetensors'
 BATCH = 32  # windows at a time
 
 
 @dataclasses.dataclass(frozen=True)
-class Judge:
+class SyncNetScorer:
   """A trained SyncNet, compiled."""
 
   run: Callable  # (mel [b 80 16 1], frames [b h/2 w 15]) -> vectors
@@ -35,7 +36,7 @@ class Judge:
   source: str  # for people
 
 
-def load(path: str | os.PathLike) -> Judge:
+def load_scorer(path: str | os.PathLike) -> SyncNetScorer:
   """Read a judge; raises WeightsError where the file is none."""
   import jax
 
@@ -45,7 +46,7 @@ def load(path: str | os.PathLike) -> Judge:
   net = models.build_model('syncnet', found.size, found.width)
   run = jax.jit(lambda v, mel, x: net.apply(v, mel, x, train=False))
   held = jax.device_put(found.variables)
-  return Judge(
+  return SyncNetScorer(
     run=lambda mel, x: run(held, mel, x),
     size=found.size,
     sha256=found.sha256,
@@ -53,14 +54,14 @@ def load(path: str | os.PathLike) -> Judge:
   )
 
 
-def vectors(
-  take: Take, judge: Judge
+def window_embeddings(
+  take: EvalClip, judge: SyncNetScorer
 ) -> tuple[Float[np.ndarray, 'v d'], Float[np.ndarray, 'v d']]:
   """Unit vectors of the faces and of the sound of every window."""
   count = len(take) - FRAMES + 1
   if count < 1:
     return np.zeros((0, 1)), np.zeros((0, 1))
-  lower = takes.cut(take, judge.size)[:, judge.size // 2 :]
+  lower = face_crops(take, judge.size)[:, judge.size // 2 :]
   mel = log_mel(take.wave / np.float32(32768))
   starts = frame_columns(np.arange(count), Fraction(0))
   mels = audio.mel_windows(mel, starts)[..., None]  # [v 80 16 1]
@@ -76,7 +77,9 @@ def vectors(
   return np.concatenate(face)[:count], np.concatenate(heard)[:count]
 
 
-def distances(take: Take, judge: Judge) -> Float[np.ndarray, 'v s']:
-  """`lse.distances` of the windows that no joint runs through."""
-  table = lse.distances(*vectors(take, judge))
-  return table[takes.windows(take)[: len(table)]]
+def window_distances(
+  take: EvalClip, judge: SyncNetScorer
+) -> Float[np.ndarray, 'v s']:
+  """`sync_metrics.distance_table` of the windows that no joint runs through."""
+  table = sync_metrics.distance_table(*window_embeddings(take, judge))
+  return table[valid_windows(take)[: len(table)]]

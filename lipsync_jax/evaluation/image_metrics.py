@@ -13,13 +13,13 @@ from jaxtyping import Bool, Float, Int, UInt8
 from lipsync_jax.faces import boxes, crop, landmarks
 from lipsync_jax.faces.landmarks import INNER_LIPS, OUTER_LIPS, RIGID_POINTS
 
-BEST = 100.0  # dB, what equal pictures count as
+MAX_PSNR = 100.0  # dB, what equal pictures count as
 # Three pairs of the inner lips, upper and lower, about the middle.
-UPPER = [INNER_LIPS.start + i for i in (4, 5, 6)]
-LOWER = [INNER_LIPS.start + i for i in (16, 15, 14)]
-MOUTH = 0.25  # margin about the lips, of their box's sides
-NOTICED = 4.0  # levels of 255: less is coding noise
-NEAR = 5  # pixels across which a border's step is measured
+UPPER_LIP_IDS = [INNER_LIPS.start + i for i in (4, 5, 6)]
+LOWER_LIP_IDS = [INNER_LIPS.start + i for i in (16, 15, 14)]
+MOUTH_MARGIN = 0.25  # margin about the lips, of their box's sides
+MIN_CHANGE = 4.0  # levels of 255: less is coding noise
+SEAM_RADIUS = 5  # pixels across which a border's step is measured
 
 Pictures = UInt8[np.ndarray, 't h w 3']
 Points = Float[np.ndarray, 't p 2']
@@ -34,7 +34,7 @@ def psnr(made: Pictures, true: Pictures) -> Float[np.ndarray, 't']:
   """Peak signal-to-noise ratio of each frame, dB, at most BEST."""
   apart = made.astype(np.float32) - true
   error = np.square(apart).mean((1, 2, 3), dtype=np.float64)
-  return np.minimum(10 * np.log10(255**2 / np.maximum(error, 1e-12)), BEST)
+  return np.minimum(10 * np.log10(255**2 / np.maximum(error, 1e-12)), MAX_PSNR)
 
 
 def ssim(made: Pictures, true: Pictures) -> Float[np.ndarray, 't']:
@@ -59,7 +59,7 @@ def ssim(made: Pictures, true: Pictures) -> Float[np.ndarray, 't']:
   return out
 
 
-def lips(
+def lip_distance(
   made: Points, true: Points, width: Float[np.ndarray, 't']
 ) -> Float[np.ndarray, 't']:
   """Mean distance of the 40 lip landmarks of each frame, % of the width."""
@@ -68,29 +68,31 @@ def lips(
   return 100 * apart.mean(1) / width
 
 
-def opening(
+def lip_opening(
   points: Points, width: Float[np.ndarray, 't']
 ) -> Float[np.ndarray, 't']:
   """Gap between the inner lips of each frame, % of the width."""
-  gap = np.linalg.norm(points[:, LOWER] - points[:, UPPER], axis=-1)
+  gap = np.linalg.norm(
+    points[:, LOWER_LIP_IDS] - points[:, UPPER_LIP_IDS], axis=-1
+  )
   return 100 * gap.mean(1) / width
 
 
-def motion(
+def mouth_motion(
   points: Points,
   width: Float[np.ndarray, 't'],
   pieces: list[slice] | None = None,
 ) -> float:
-  """How much the mouth opens and closes: deviation of `opening`, %.
+  """How much the mouth opens and closes: deviation of `lip_opening`, %.
 
   Driven by silence it is the leakage: motion that the sound did not ask for.
   """
-  gap = opening(points, width)
+  gap = lip_opening(points, width)
   parts = [gap[p][np.isfinite(gap[p])] for p in pieces or [slice(None)]]
   return _mean([part.std() for part in parts if part.size])
 
 
-def jitter(
+def landmark_jitter(
   points: Points,
   width: Float[np.ndarray, 't'],
   pieces: list[slice] | None = None,
@@ -121,7 +123,7 @@ def mouth_boxes(
     box = boxes.bounding_boxes(
       crop.transform_points(matrix, points[i, OUTER_LIPS].astype(np.float64))
     )
-    grow = MOUTH * (box[2:] - box[:2])
+    grow = MOUTH_MARGIN * (box[2:] - box[:2])
     out[i] = np.concatenate([box[:2] - grow, box[2:] + grow])
   out = np.clip(np.rint(out), 0, size).astype(np.int64)
   out[:, 2:] = np.maximum(out[:, 2:], np.minimum(out[:, :2] + 4, size))
@@ -142,7 +144,7 @@ def sharpness(
   return float(energies[0] / energies[1]) if energies[1] else float('nan')
 
 
-def border(made: Pictures, true: Pictures) -> float:
+def seam_step(made: Pictures, true: Pictures) -> float:
   """The step at the edge of what was changed, levels of 255; 0: no edge.
 
   The change itself is looked at, not the picture: along the outline of the
@@ -151,11 +153,11 @@ def border(made: Pictures, true: Pictures) -> float:
   """
   import cv2
 
-  around = np.ones((NEAR, NEAR), np.uint8)
+  around = np.ones((SEAM_RADIUS, SEAM_RADIUS), np.uint8)
   steps = []
   for a, b in zip(made, true, strict=True):
     change = cv2.blur(luma(a) - luma(b), (3, 3))
-    area = (np.abs(change) > NOTICED).astype(np.uint8)
+    area = (np.abs(change) > MIN_CHANGE).astype(np.uint8)
     area = cv2.morphologyEx(area, cv2.MORPH_OPEN, around)
     area = cv2.morphologyEx(area, cv2.MORPH_CLOSE, np.ones((15, 15), np.uint8))
     line = _outline(area)

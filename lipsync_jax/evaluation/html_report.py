@@ -8,10 +8,10 @@ import html
 import os
 from collections.abc import Sequence
 
-from lipsync_jax import charts, report
-from lipsync_jax.appraisal import MEASURES, Measure
+from lipsync_jax.evaluation import aggregate, svg_charts
+from lipsync_jax.evaluation.metrics import METRICS, Metric
 
-SHOWN = 3  # best and worst cases as strips
+CLIPS_SHOWN = 3  # best and worst cases as strips
 CURVES = {
   'judge': ('Judge', 'mean distance'),
   'lse': ('SyncNet v2', 'mean distance'),
@@ -57,17 +57,17 @@ dt{font-weight:bold}dd{margin:0 0 .4em 1.2em}
 """
 
 
-def page(results: Sequence[dict], facts: dict) -> str:
+def render_page(results: Sequence[dict], facts: dict) -> str:
   """The whole document."""
   body = [
     '<h1>Lip-sync, measured</h1>',
-    f'<p>{_e(facts["what"])}</p>',
-    guide(),
-    trust(results),
+    f'<p>{_escape(facts["what"])}</p>',
+    reading_guide(),
+    scorer_check(results),
   ]
-  for protocol in report.protocols_of(results):
-    body += section(results, protocol)
-  body += [measures(results), settings(facts)]
+  for protocol in aggregate.protocol_names(results):
+    body += protocol_section(results, protocol)
+  body += [metric_glossary(results), run_settings(facts)]
   return (
     '<!doctype html><html lang="en"><head><meta charset="utf-8">'
     '<meta name="viewport" content="width=device-width,initial-scale=1">'
@@ -76,14 +76,14 @@ def page(results: Sequence[dict], facts: dict) -> str:
   )
 
 
-def write(
+def write_page(
   path: str | os.PathLike, results: Sequence[dict], facts: dict
 ) -> None:
   """Write the page."""
-  report.write(path, page(results, facts))
+  aggregate.write_text(path, render_page(results, facts))
 
 
-def guide() -> str:
+def reading_guide() -> str:
   """How to read it, before any number."""
   return (
     '<p><b>How to read this.</b> Numbers of lip-sync compare only within one '
@@ -98,7 +98,7 @@ def guide() -> str:
   )
 
 
-def trust(results: Sequence[dict]) -> str:
+def scorer_check(results: Sequence[dict]) -> str:
   """Whether the scorers tell right from wrong on these very clips."""
   rows = []
   for key, name in (
@@ -106,7 +106,7 @@ def trust(results: Sequence[dict]) -> str:
     ('lse', 'SyncNet v2'),
     ('ridge', 'ridge'),
   ):
-    own, moved = report.found_shifts(results, f'{key}_offset')
+    own, moved = aggregate.offset_accuracy(results, f'{key}_offset')
     if own.count:
       rows.append(
         f'<tr><td>{name}</td><td>{100 * own.value:.0f} % of {own.count}</td>'
@@ -126,25 +126,26 @@ def trust(results: Sequence[dict]) -> str:
   )
 
 
-def section(results: Sequence[dict], protocol: str) -> list[str]:
+def protocol_section(results: Sequence[dict], protocol: str) -> list[str]:
   """All of one protocol."""
   out = [
-    f'<h2 id="{_e(protocol)}">{_e(protocol.capitalize())}</h2>',
+    f'<h2 id="{_escape(protocol)}">{_escape(protocol.capitalize())}</h2>',
     f'<p>{PROTOCOLS.get(protocol, "")}</p>',
     '<h3>Do lips and sound belong together?</h3>',
-    table(results, protocol, together=True),
+    metric_table(results, protocol, together=True),
     '<h3>Picture, motion, time</h3>',
-    table(results, protocol, together=False),
+    metric_table(results, protocol, together=False),
     '<div class="charts">',
     *curve_charts(results, protocol),
-    *scatters(results, protocol),
+    *scatter_charts(results, protocol),
     '</div>',
   ]
-  out += strips(results, protocol)
-  failed = [f for f in report.failures(results) if f[0] == protocol]
+  out += clip_strips(results, protocol)
+  failed = [f for f in aggregate.failed_results(results) if f[0] == protocol]
   if failed:
     items = ''.join(
-      f'<li>{_e(row)}: {n} × {_e(why)}</li>' for _, row, why, n in failed
+      f'<li>{_escape(row)}: {n} × {_escape(why)}</li>'
+      for _, row, why, n in failed
     )
     out.append(f'<p>Not scored, and in no mean:</p><ul>{items}</ul>')
   return out
@@ -154,14 +155,17 @@ def _kinds(results: Sequence[dict], protocol: str) -> dict[str, str]:
   return {r['row']: r['kind'] for r in results if r['protocol'] == protocol}
 
 
-def table(results: Sequence[dict], protocol: str, together: bool) -> str:
+def metric_table(results: Sequence[dict], protocol: str, together: bool) -> str:
   """Rows and measures, of sync or of pictures; the interval under a mean."""
-  cells, kinds = report.table(results, protocol), _kinds(results, protocol)
-  found = [m for m in report.used(cells) if m.of_sync == together]
+  cells, kinds = (
+    aggregate.protocol_table(results, protocol),
+    _kinds(results, protocol),
+  )
+  found = [m for m in aggregate.used_metrics(cells) if m.of_sync == together]
   if not found:
     return '<p>Nothing to ask: the sound is silence.</p>'
   head = ''.join(
-    f'<th title="{_e(m.means)}">{_e(m.title)}<br><small>{_e(m.unit)} '
+    f'<th title="{_escape(m.means)}">{_escape(m.title)}<br><small>{_escape(m.unit)} '
     f'{_sign(m)}</small></th>'
     for m in found
   )
@@ -170,12 +174,12 @@ def table(results: Sequence[dict], protocol: str, together: bool) -> str:
     if not any(m.key in values for m in found):
       continue
     made = ' class="made"' if kinds[name] in ('checkpoint', 'rival') else ''
-    clips = len(report.chosen(results, protocol, name))
+    clips = len(aggregate.system_results(results, protocol, name))
     row = ''.join(f'<td>{_cell(values.get(m.key), m.key)}</td>' for m in found)
-    label = f'{_e(name)}<br><small>{counted(clips, "clip")}</small>'
+    label = f'{_escape(name)}<br><small>{count_noun(clips, "clip")}</small>'
     rows.append(f'<tr{made}><td>{label}</td>{row}</tr>')
   counts = {
-    len(report.chosen(results, protocol, name))
+    len(aggregate.system_results(results, protocol, name))
     for name, values in cells.items()
     if any(m.key in values for m in found)
   }
@@ -186,15 +190,15 @@ def table(results: Sequence[dict], protocol: str, together: bool) -> str:
   )
 
 
-def _sign(m: Measure) -> str:
+def _sign(m: Metric) -> str:
   signs = {'low': '↓', 'high': '↑', 'zero': '→ 0', 'one': '→ 1'}
   return signs.get(m.better, '→ truth')
 
 
-def _cell(cell: report.Cell | None, key: str) -> str:
+def _cell(cell: aggregate.MetricSummary | None, key: str) -> str:
   if cell is None:
     return '–'
-  shown = frames_of if key in report.MEDIANS else number
+  shown = format_frames if key in aggregate.MEDIANS else format_number
   if cell.count == 1:  # no interval comes of one clip
     return shown(cell.value)
   return (
@@ -203,42 +207,44 @@ def _cell(cell: report.Cell | None, key: str) -> str:
   )
 
 
-def counted(count: int, noun: str) -> str:
+def count_noun(count: int, noun: str) -> str:
   """'1 clip', '2 clips'."""
   return f'{count} {noun}{"s" * (count != 1)}'
 
 
-def number(value: float) -> str:
+def format_number(value: float) -> str:
   """Three digits that mean something."""
   digits = 1 if abs(value) >= 100 else 2 if abs(value) >= 10 else 3
   return f'{value:.{digits}f}'
 
 
-def frames_of(value: float) -> str:
+def format_frames(value: float) -> str:
   """Frames to a tenth; whole ones without it."""
   return f'{round(value, 1) + 0.0:g}'  # + 0.0: never -0
 
 
 def curve_charts(results: Sequence[dict], protocol: str) -> list[str]:
   """Distance against shift, one chart a scorer."""
-  out, order = [], report.rows_of(results, protocol)
+  out, order = [], aggregate.system_names(results, protocol)
   for key, (title, unit) in CURVES.items():
     series = {}
-    for row in report.rows_of(results, protocol):
-      ys = report.curve(report.chosen(results, protocol, row), key)
+    for row in aggregate.system_names(results, protocol):
+      ys = aggregate.mean_curve(
+        aggregate.system_results(results, protocol, row), key
+      )
       if ys.size:
         reach = len(ys) // 2
         series[row] = (list(range(-reach, reach + 1)), ys.tolist())
     if series:
       label = 'frames by which the sound is taken later (0: as it is)'
       words = f'{title}: {unit} at each shift'
-      out.append(charts.curves(words, series, label, unit, order))
+      out.append(svg_charts.line_chart(words, series, label, unit, order))
   return out
 
 
-def scatters(results: Sequence[dict], protocol: str) -> list[str]:
+def scatter_charts(results: Sequence[dict], protocol: str) -> list[str]:
   """Every clip: a row's score against the ground truth's."""
-  out, order = [], report.rows_of(results, protocol)
+  out, order = [], aggregate.system_names(results, protocol)
   for key, title in (
     ('judge_0', 'Judge distance as is'),
     ('lse_0', 'LSE-D as is'),
@@ -252,14 +258,16 @@ def scatters(results: Sequence[dict], protocol: str) -> list[str]:
         continue
       pairs = [
         (truth[r['subject']], r['values'][key])
-        for r in report.chosen(results, protocol, row)
+        for r in aggregate.system_results(results, protocol, row)
         if r['values'].get(key) is not None and r['subject'] in truth
       ]
       if pairs:
         series[row] = tuple(list(v) for v in zip(*pairs, strict=True))
     if series:
       x, y = 'ground truth', 'the row'
-      out.append(charts.scatter(f'{title}, clip by clip', series, x, y, order))
+      out.append(
+        svg_charts.scatter_chart(f'{title}, clip by clip', series, x, y, order)
+      )
   return out
 
 
@@ -273,9 +281,13 @@ def _by_subject(results, protocol, kind, key) -> dict[str, float]:
   }
 
 
-def ranked(results: Sequence[dict], protocol: str, row: str):
+def ranked_clips(results: Sequence[dict], protocol: str, row: str):
   """(measure, results from best to worst) of a row."""
-  here = [r for r in report.chosen(results, protocol, row) if r.get('strips')]
+  here = [
+    r
+    for r in aggregate.system_results(results, protocol, row)
+    if r.get('strips')
+  ]
   keys = {'silence': ['motion'], 'cross': ['judge_0', 'lse_0', 'border']}
   for key in keys.get(protocol, ['judge_0', 'lse_0', 'lips']):
     known = [r for r in here if r['values'].get(key) is not None]
@@ -284,57 +296,61 @@ def ranked(results: Sequence[dict], protocol: str, row: str):
   return '', here
 
 
-def strips(results: Sequence[dict], protocol: str) -> list[str]:
+def clip_strips(results: Sequence[dict], protocol: str) -> list[str]:
   """Best and worst clips of every made row, the source above."""
   out = []
   for row, kind in _kinds(results, protocol).items():
     if kind not in ('checkpoint', 'rival'):
       continue
-    key, order = ranked(results, protocol, row)
+    key, order = ranked_clips(results, protocol, row)
     if not order:
       continue
-    shown = order[:SHOWN] + order[max(SHOWN, len(order) - SHOWN) :]
-    title = {m.key: m.title for m in MEASURES}.get(key, 'order')
+    shown = (
+      order[:CLIPS_SHOWN] + order[max(CLIPS_SHOWN, len(order) - CLIPS_SHOWN) :]
+    )
+    title = {m.key: m.title for m in METRICS}.get(key, 'order')
     out.append(
-      f'<h3>{_e(row)}: best and worst clips</h3><p>By {_e(title.lower())}, '
+      f'<h3>{_escape(row)}: best and worst clips</h3><p>By {_escape(title.lower())}, '
       'the best first. Above the source, below what was made; eight '
       'frames spread evenly over the clip.</p>'
     )
     for r in shown:
       value = r['values'].get(key)
-      words = '' if value is None else f'{title.lower()} {number(value)}'
+      words = '' if value is None else f'{title.lower()} {format_number(value)}'
       images = ''.join(
         f'<img alt="{alt}" src="data:image/jpeg;base64,{r["strips"][name]}">'
         for name, alt in (('truth', 'source'), ('made', 'made'))
       )
       spoken = r['case'].replace(' < ', ' speaking the words of ')
-      caption = f'{_e(spoken)}: {_e(words)}'
+      caption = f'{_escape(spoken)}: {_escape(words)}'
       out.append(f'<figure>{images}<figcaption>{caption}</figcaption></figure>')
   return out
 
 
-def measures(results: Sequence[dict]) -> str:
+def metric_glossary(results: Sequence[dict]) -> str:
   """What each column means."""
-  found: dict[str, Measure] = {}
-  for protocol in report.protocols_of(results):
-    for m in report.used(report.table(results, protocol)):
+  found: dict[str, Metric] = {}
+  for protocol in aggregate.protocol_names(results):
+    for m in aggregate.used_metrics(
+      aggregate.protocol_table(results, protocol)
+    ):
       found[m.key] = m
   items = ''.join(
-    f'<dt>{_e(m.title)}</dt><dd>{_e(m.means)}; {_e(BETTER[m.better])}.</dd>'
+    f'<dt>{_escape(m.title)}</dt><dd>{_escape(m.means)}; {_escape(BETTER[m.better])}.</dd>'
     for m in found.values()
   )
   return f'<h2>What the columns mean</h2><dl>{items}</dl>'
 
 
-def settings(facts: dict) -> str:
+def run_settings(facts: dict) -> str:
   """Everything needed to make the page again."""
   items = ''.join(
-    f'<dt>{_e(str(k))}</dt><dd><code>{_e(str(v))}</code></dd>'
+    f'<dt>{_escape(str(k))}</dt><dd><code>{_escape(str(v))}</code></dd>'
     for k, v in facts.items()
     if k != 'what'
   )
   return f'<h2>How this was made</h2><dl>{items}</dl>'
 
 
-def _e(words: str) -> str:
+def _escape(words: str) -> str:
   return html.escape(words, quote=True)

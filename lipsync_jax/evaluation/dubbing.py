@@ -13,11 +13,11 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import Float
 
-from lipsync_jax import audio, takes
+from lipsync_jax import audio
 from lipsync_jax.audio import log_mel, noise_gate
+from lipsync_jax.evaluation.clip import FPS, EvalClip, face_crops
 from lipsync_jax.faces.crop import crop_from_row
 from lipsync_jax.inference import compositing
-from lipsync_jax.takes import Take
 from lipsync_jax.weights import convert
 
 BATCH = 16
@@ -36,7 +36,7 @@ class Dubber:
   engine: str
 
 
-def load(path: str | os.PathLike, dtype: str = 'auto') -> Dubber:
+def load_dubber(path: str | os.PathLike, dtype: str = 'auto') -> Dubber:
   """Read and compile a generator, ours or published."""
   from lipsync_jax.models import runtime
 
@@ -55,18 +55,18 @@ def load(path: str | os.PathLike, dtype: str = 'auto') -> Dubber:
   )
 
 
-def dubbed(
-  take: Take, dubber: Dubber, points: Float[np.ndarray, 'n 89 2']
-) -> Take:
+def dub_clip(
+  take: EvalClip, dubber: Dubber, points: Float[np.ndarray, 'n 89 2']
+) -> EvalClip:
   """The take with the mouth that its sound asks for.
 
   Args:
     points: landmarks of the take's pictures, for the mask; NaN: none.
   """
   count = len(take)
-  source = takes.cut(take, dubber.size)
+  source = face_crops(take, dubber.size)
   mel = noise_gate.apply_noise_gate(log_mel(take.wave / np.float32(32768)))
-  times = [Fraction(f, takes.RATE) for f in range(count)]
+  times = [Fraction(f, FPS) for f in range(count)]
   mels = audio.mel_windows(mel, audio.window_starts(times, dubber.lead))
   made = []
   for low in range(0, count, BATCH):

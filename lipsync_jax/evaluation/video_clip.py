@@ -16,41 +16,57 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import Float, Int16
 
-from lipsync_jax import audio, takes
+from lipsync_jax import audio
+from lipsync_jax.evaluation.clip import (
+  FPS,
+  SAMPLES_PER_FRAME,
+  EvalClip,
+  EvalClipError,
+)
 from lipsync_jax.faces import crop, identity, trajectory
 from lipsync_jax.inference import face_tracks
 from lipsync_jax.media import decoder, yuv
 from lipsync_jax.media.container import printable
 from lipsync_jax.media.types import Video
-from lipsync_jax.takes import Take, TakeError
 
 MARGIN = 1.8  # side of a take's picture, of the crop's longer side
-LARGEST = 384  # pixels, the side of a picture at most
-ENDINGS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.mpg', '.mpeg', '.m4v')
+MAX_SIDE = 384  # pixels, the side of a picture at most
+VIDEO_SUFFIXES = (
+  '.mp4',
+  '.avi',
+  '.mov',
+  '.mkv',
+  '.webm',
+  '.mpg',
+  '.mpeg',
+  '.m4v',
+)
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class FaceLocation:
   """Where a video's face is, 25 times a second."""
 
   video: Video
   crops: Float[np.ndarray, 'n 5']  # pixels of the video's frame
 
 
-def find(folder: str | os.PathLike) -> list[str]:
+def find_videos(folder: str | os.PathLike) -> list[str]:
   """Paths of the videos in a folder (or the file itself), by name."""
   path = pathlib.Path(folder)
   if path.is_file():
     return [str(path)]
   if not path.is_dir():
-    raise TakeError(f'{folder}: expected a folder of videos, found none')
-  found = sorted(p for p in path.iterdir() if p.suffix.lower() in ENDINGS)
+    raise EvalClipError(f'{folder}: expected a folder of videos, found none')
+  found = sorted(
+    p for p in path.iterdir() if p.suffix.lower() in VIDEO_SUFFIXES
+  )
   if not found:
-    raise TakeError(f'{folder}: expected videos, found none')
+    raise EvalClipError(f'{folder}: expected videos, found none')
   return [str(p) for p in found]
 
 
-def place(path: str, seconds: float, bar) -> Place:
+def locate_face(path: str, seconds: float, bar) -> FaceLocation:
   """Find the largest person of a video, `seconds` from its start at most.
 
   The take ends where the face is first missing for longer than `paths`
@@ -61,23 +77,23 @@ def place(path: str, seconds: float, bar) -> Place:
   analysis, times = face_tracks.analyze_video(video, until, bar)
   person = identity.choose_person(identity.group_people(analysis), 'largest')
   path_of = trajectory.build_trajectory(analysis, person)
-  count = int(min(until, times[-1] + 1 / video.rate) * takes.RATE)
+  count = int(min(until, times[-1] + 1 / video.rate) * FPS)
   nearest = _nearest([float(t) for t in times], count)
   present = path_of.present[nearest]
   first = int(present.argmax())
   missing = np.flatnonzero(~present[first:])
   end = first + int(missing[0]) if missing.size else count
-  if not present.any() or first or end < takes.RATE:
-    raise TakeError(
+  if not present.any() or first or end < FPS:
+    raise EvalClipError(
       f'{printable(path)}: expected a face from the first frame on for a '
       f'second or more, found it from frame {first} to {end}'
     )
-  return Place(video, path_of.crops[nearest[:end]])
+  return FaceLocation(video, path_of.crops[nearest[:end]])
 
 
 def _nearest(times: list[float], count: int) -> np.ndarray:
   """Number of the frame nearest to each 25th of a second."""
-  wanted = (np.arange(count) + 0.0) / takes.RATE
+  wanted = (np.arange(count) + 0.0) / FPS
   after = np.searchsorted(times, wanted).clip(1, max(len(times) - 1, 1))
   stamps = np.array(times)
   before = after - 1
@@ -87,7 +103,7 @@ def _nearest(times: list[float], count: int) -> np.ndarray:
   return np.where(closer, before, after)
 
 
-def take(path: str, where: Place, wave=None) -> Take:
+def load_video_clip(path: str, where: FaceLocation, wave=None) -> EvalClip:
   """A version of the video as a take.
 
   Args:
@@ -100,24 +116,24 @@ def take(path: str, where: Place, wave=None) -> Take:
     where.video.width, where.video.height
   ]  # fmt: skip
   rows = where.crops * np.array([*scale, *scale, 1.0])
-  pictures, crops, end = _read(video, rows)
-  wave, late = (heard(path, video), 0.0) if wave is None else (wave, 0.0)
+  pictures, crops, end = _read_crops(video, rows)
+  wave, late = (video_audio(path, video), 0.0) if wave is None else (wave, 0.0)
   late = float(end - Fraction(len(wave), audio.SAMPLE_RATE))
-  count = min(len(pictures), len(wave) // takes.SAMPLES)
-  return Take(
+  count = min(len(pictures), len(wave) // SAMPLES_PER_FRAME)
+  return EvalClip(
     name=pathlib.Path(path).stem,
     speaker=pathlib.Path(path).stem,
     pictures=tuple(pictures[:count]),
     crops=crops[:count],
-    wave=wave[: count * takes.SAMPLES],
+    wave=wave[: count * SAMPLES_PER_FRAME],
     late=late,
   )
 
 
-def _read(video: Video, rows: Float[np.ndarray, 'n 5']):
+def _read_crops(video: Video, rows: Float[np.ndarray, 'n 5']):
   """Pictures with their crops at 25 a second, and where the file ends."""
   side = MARGIN * rows[:, 2:4].max()
-  size = int(min(side, LARGEST)) // 2 * 2
+  size = int(min(side, MAX_SIDE)) // 2 * 2
   pictures, crops, held, end = [], [], None, Fraction(0)
 
   def add(frame):
@@ -135,19 +151,21 @@ def _read(video: Video, rows: Float[np.ndarray, 'n 5']):
     for frame in frames:
       end = frame.time + 1 / video.rate
       while held is not None and len(pictures) < len(rows):
-        wanted = Fraction(len(pictures), takes.RATE)
+        wanted = Fraction(len(pictures), FPS)
         if wanted > (held.time + frame.time) / 2:
           break
         add(held)
       held = frame
     while held is not None and len(pictures) < len(rows):
-      if Fraction(len(pictures), takes.RATE) >= end:
+      if Fraction(len(pictures), FPS) >= end:
         break
       add(held)
   return pictures, np.array(crops).reshape(-1, 5), end
 
 
-def heard(path: str, video: Video | None = None) -> Int16[np.ndarray, 's']:
+def video_audio(
+  path: str, video: Video | None = None
+) -> Int16[np.ndarray, 's']:
   """A file's sound from the video's first frame on, 16 kHz mono."""
   found = decoder.probe_audio(path)
   origin = video.start if video is not None else None

@@ -12,14 +12,19 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from lipsync_jax import footage, pairs, takes
 from lipsync_jax.data.clip import ClipDataset
-from lipsync_jax.takes import Take
+from lipsync_jax.evaluation import pair_lists, video_clip
+from lipsync_jax.evaluation.clip import (
+  SAMPLES_PER_FRAME,
+  EvalClip,
+  clip_groups,
+  join_clips,
+)
 
 PROTOCOLS = ('reconstruction', 'cross', 'silence')
 
 
-class CastingError(ValueError):
+class CaseError(ValueError):
   """Nobody to evaluate; one line says what to change."""
 
 
@@ -29,14 +34,14 @@ class Subject:
 
   name: str
   speaker: str
-  load: Callable[[], Take]
+  load: Callable[[], EvalClip]
   hear: Callable[[], np.ndarray]  # its sound alone, int16 [s]
   path: str = ''  # of the video file, if it is one
-  place: Callable[[], footage.Place] | None = None
+  place: Callable[[], video_clip.FaceLocation] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
-class Case:
+class EvalCase:
   """A subject under a protocol."""
 
   protocol: str
@@ -46,28 +51,28 @@ class Case:
   line: int | None = None  # of a list, from 0
 
 
-def of_shards(
+def subjects_from_shards(
   source: ClipDataset, least: float, limit: int | None
 ) -> list[Subject]:
   """Takes of at least `least` seconds, spread evenly over the split."""
-  found = takes.groups(source, least)
+  found = clip_groups(source, least)
   if limit is not None and limit < len(found):
     chosen = np.linspace(0, len(found) - 1, limit).round().astype(int)
     found = [found[i] for i in chosen]
-  return [subject_of(source, group) for group in found]
+  return [shard_subject(source, group) for group in found]
 
 
-def subject_of(source: ClipDataset, group: Sequence[int]) -> Subject:
+def shard_subject(source: ClipDataset, group: Sequence[int]) -> Subject:
   """Some clips of a shard set as one subject."""
 
-  def load() -> Take:
-    return takes.of_clips([source[i] for i in group])
+  def load() -> EvalClip:
+    return join_clips([source[i] for i in group])
 
   def hear() -> np.ndarray:
     waves = []
     for clip in (source[i] for i in group):
-      count = min(len(clip.frames), len(clip.wave) // takes.SAMPLES)
-      waves.append(clip.wave[: count * takes.SAMPLES])
+      count = min(len(clip.frames), len(clip.wave) // SAMPLES_PER_FRAME)
+      waves.append(clip.wave[: count * SAMPLES_PER_FRAME])
     return np.concatenate(waves)
 
   keys = [source.keys[i] for i in group]
@@ -75,26 +80,28 @@ def subject_of(source: ClipDataset, group: Sequence[int]) -> Subject:
   return Subject(name, source.speakers[group[0]], load, hear)
 
 
-def of_file(path: str, seconds: float, bar: Callable) -> Subject:
+def video_subject(path: str, seconds: float, bar: Callable) -> Subject:
   """A video as a subject; `bar` shows the search for its face."""
-  place = functools.cache(functools.partial(footage.place, path, seconds, bar))
+  place = functools.cache(
+    functools.partial(video_clip.locate_face, path, seconds, bar)
+  )
 
-  def load() -> Take:
-    return footage.take(path, place())
+  def load() -> EvalClip:
+    return video_clip.load_video_clip(path, place())
 
   name = pathlib.Path(path).stem
-  hear = functools.partial(footage.heard, path)
+  hear = functools.partial(video_clip.video_audio, path)
   return Subject(name, name, load, hear, path, place)
 
 
-def cases(
+def build_cases(
   protocols: Sequence[str],
   subjects: Sequence[Subject],
   listed: Sequence[tuple[Subject, Subject]] = (),
-) -> list[Case]:
-  """All cases; without a list, partners are drawn (`pairs.drawn`)."""
+) -> list[EvalCase]:
+  """All cases; without a list, partners are drawn (`pair_lists.draw_partners`)."""
   names = [s.name for s in subjects]
-  drawn = pairs.drawn(names, [s.speaker for s in subjects])
+  drawn = pair_lists.draw_partners(names, [s.speaker for s in subjects])
   by_name = {s.name: s for s in subjects}
   partner = {video: by_name[sound] for video, sound in drawn}
   found = []
@@ -102,24 +109,24 @@ def cases(
     if protocol == 'cross' and listed:
       for i, (video, sound) in enumerate(listed):
         name = f'{video.name} < {sound.name}'
-        found.append(Case(protocol, name, video, sound, i))
+        found.append(EvalCase(protocol, name, video, sound, i))
       continue
     for subject in subjects:
       other = partner.get(subject.name)
       if protocol != 'cross':
-        found.append(Case(protocol, subject.name, subject, other))
+        found.append(EvalCase(protocol, subject.name, subject, other))
       elif other is not None:
         name = f'{subject.name} < {other.name}'
-        found.append(Case(protocol, name, subject, other))
+        found.append(EvalCase(protocol, name, subject, other))
   if not found:
-    raise CastingError(
+    raise CaseError(
       f'expected cases for {", ".join(protocols)}, found none; cross needs '
       'two clips or videos with sound, or --pairs'
     )
   return found
 
 
-def from_list(
+def subjects_from_list(
   path: str | os.PathLike,
   root: str,
   source: ClipDataset | None,
@@ -136,21 +143,21 @@ def from_list(
   @functools.cache
   def subject(name: str) -> Subject:
     if name in keys:
-      return subject_of(source, (keys[name],))
+      return shard_subject(source, (keys[name],))
     stem = pathlib.Path(root) / name
-    for ending in ('', *footage.ENDINGS, '.wav'):
+    for ending in ('', *video_clip.VIDEO_SUFFIXES, '.wav'):
       found = stem.with_name(stem.name + ending)
       if found.is_file():
-        return of_file(str(found), seconds, bar)
-    raise CastingError(
+        return video_subject(str(found), seconds, bar)
+    raise CaseError(
       f'{path}: expected {name!r} below {root or "--root"} or in the shards, '
       'found neither'
     )
 
-  return [(subject(v), subject(a)) for v, a in pairs.read(path)]
+  return [(subject(v), subject(a)) for v, a in pair_lists.read_pairs(path)]
 
 
-def output_of(folder: str, case: Case) -> str | None:
+def baseline_output(folder: str, case: EvalCase) -> str | None:
   """Another system's file for a case, if it has one.
 
   `folder` may be the one file itself. Names tried: the line of the list (as
@@ -165,7 +172,7 @@ def output_of(folder: str, case: Case) -> str | None:
     stems += [f'{case.subject.name}_{other}'.replace('/', '_')]
   stems += [case.subject.name.replace('/', '_'), case.subject.name]
   for stem in stems:
-    for ending in footage.ENDINGS:
+    for ending in video_clip.VIDEO_SUFFIXES:
       if (base / f'{stem}{ending}').is_file():
         return str(base / f'{stem}{ending}')
   return None

@@ -1,6 +1,6 @@
 """Score lip-sync: every measure, with the ground truth beside it.
 
-    python -m lipsync_jax.evaluate --shards SHARDS --out results/evaluation
+    python -m lipsync_jax.evaluation.runner --shards SHARDS --out results/evaluation
 
 scores the weights that come along by the judge that comes along.
 Writes report.json, report.csv and report.html. Results of a clip are kept
@@ -19,22 +19,22 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from lipsync_jax import (
-  appraisal,
-  casting,
-  entrants,
-  footage,
-  judge,
-  lse,
-  page,
-  report,
-  ridge,
-  takes,
-)
-from lipsync_jax.appraisal import Tools
 from lipsync_jax.common import cache
 from lipsync_jax.data.clip import ClipDataset
-from lipsync_jax.entrants import Entrant, Scene
+from lipsync_jax.evaluation import (
+  aggregate,
+  cases,
+  html_report,
+  metrics,
+  ridge_scorer,
+  sync_metrics,
+  syncnet_scorer,
+  systems,
+  video_clip,
+)
+from lipsync_jax.evaluation.clip import FPS, content_hash, with_audio
+from lipsync_jax.evaluation.metrics import Scorers
+from lipsync_jax.evaluation.systems import CaseContext, System
 from lipsync_jax.faces import detector
 from lipsync_jax.inference import pipeline
 from lipsync_jax.weights import convert
@@ -42,10 +42,10 @@ from lipsync_jax.weights import convert
 VERSION = 2  # of results kept: raise it when a measure changes
 
 
-def parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
   """The command line."""
   p = argparse.ArgumentParser(
-    'python -m lipsync_jax.evaluate',
+    'python -m lipsync_jax.evaluation.runner',
     description=__doc__.partition('\n')[0],
   )
   add = p.add_argument
@@ -63,8 +63,8 @@ def parser() -> argparse.ArgumentParser:
   add(
     '--protocol',
     nargs='+',
-    choices=casting.PROTOCOLS,
-    default=list(casting.PROTOCOLS),
+    choices=cases.PROTOCOLS,
+    default=list(cases.PROTOCOLS),
     help='all three by default',
   )
   add('--pairs', metavar='LIST', help='for cross; published lists as they are')
@@ -109,7 +109,7 @@ def _add_rows(add) -> None:
 def _add_scorers(add) -> None:
   add(
     '--judge',
-    default=judge.SHIPPED,
+    default=syncnet_scorer.DEFAULT_SCORER,
     metavar='FILE',
     help='a SyncNet of configs/judge.py (the one that comes along)',
   )
@@ -117,97 +117,101 @@ def _add_scorers(add) -> None:
   add('--ridge', metavar='FILE', help='other coefficients than the shipped')
 
 
-def evaluate(args: argparse.Namespace) -> dict:
+def run_evaluation(args: argparse.Namespace) -> dict:
   """Run what a command line asks for; returns the summary of the report."""
   hidden = functools.partial(pipeline.progress_bar, True)
-  rivals = entrants.rivals(args.rival)
-  todo = cast(args, hidden)
+  rivals = systems.parse_baselines(args.rival)
+  todo = load_cases(args, hidden)
   for row in rivals:
     if os.path.isfile(row.folder) and len(todo) > 1:
-      raise entrants.EntrantError(
+      raise systems.SystemError_(
         f'--rival {row.name}: one file fits one case, found {len(todo)}; give '
         'a folder, or one pair and --protocol cross'
       )
-  ours = entrants.checkpoints(
+  ours = systems.parse_checkpoints(
     args.checkpoint or [str(convert.DEFAULT_GENERATOR)]
   )
-  rows = [*entrants.controls(), *ours, *rivals]
+  rows = [*systems.control_systems(), *ours, *rivals]
   out = pathlib.Path(args.out)
   out.mkdir(parents=True, exist_ok=True)
   with detector.FaceDetector() as finder:
-    tools, marks = equipment(args, finder)
-    results = run(todo, rows, tools, marks, args, out)
-  facts = facts_of(args, rows, marks, todo)
-  report.write_csv(out / 'report.csv', results)
-  report.write_json(out / 'report.json', results, facts)
-  page.write(out / 'report.html', results, facts)
-  for protocol in report.protocols_of(results):
-    print('\n'.join(report.lines(results, protocol)))
-  return report.summary(results)
+    tools, marks = build_scorers(args, finder)
+    results = score_cases(todo, rows, tools, marks, args, out)
+  facts = report_facts(args, rows, marks, todo)
+  aggregate.write_csv(out / 'report.csv', results)
+  aggregate.write_json(out / 'report.json', results, facts)
+  html_report.write_page(out / 'report.html', results, facts)
+  for protocol in aggregate.protocol_names(results):
+    print('\n'.join(aggregate.table_lines(results, protocol)))
+  return aggregate.report_summary(results)
 
 
-def cast(args: argparse.Namespace, bar) -> list[casting.Case]:
+def load_cases(args: argparse.Namespace, bar) -> list[cases.EvalCase]:
   """All cases, those of the shards before those of videos."""
   source = ClipDataset(args.shards, args.split) if args.shards else None
-  subjects = casting.of_shards(source, args.least, args.limit) if source else []
+  subjects = (
+    cases.subjects_from_shards(source, args.least, args.limit) if source else []
+  )
   videos = []
   for folder in args.videos:
-    paths = footage.find(folder)
-    videos += [casting.of_file(path, args.seconds, bar) for path in paths]
+    paths = video_clip.find_videos(folder)
+    videos += [cases.video_subject(path, args.seconds, bar) for path in paths]
   listed = ()
   if args.pairs:
-    listed = casting.from_list(args.pairs, args.root, source, args.seconds, bar)
+    listed = cases.subjects_from_list(
+      args.pairs, args.root, source, args.seconds, bar
+    )
   found = []
   for group in (subjects, videos):
     if group:
       others = [p for p in args.protocol if not (listed and p == 'cross')]
-      found += casting.cases(others, group) if others else []
+      found += cases.build_cases(others, group) if others else []
   if listed and 'cross' in args.protocol:
-    found += casting.cases(['cross'], (), listed)
+    found += cases.build_cases(['cross'], (), listed)
   if not found:
-    raise casting.CastingError(
+    raise cases.CaseError(
       'expected something to evaluate: give --shards, --videos or --pairs'
     )
   order = {p: i for i, p in enumerate(args.protocol)}
   return sorted(found, key=lambda case: order[case.protocol])
 
 
-def equipment(args, finder) -> tuple[Tools, dict[str, str]]:
+def build_scorers(args, finder) -> tuple[Scorers, dict[str, str]]:
   """What measures, and the marks by which results know it again."""
-  tools = Tools(
+  tools = Scorers(
     detector=finder,
-    ridge=ridge.load(args.ridge or ridge.SHIPPED),
-    judge=judge.load(args.judge),
+    ridge=ridge_scorer.load_ridge(args.ridge or ridge_scorer.DEFAULT_RIDGE),
+    judge=syncnet_scorer.load_scorer(args.judge),
   )
   marks = {'ridge': tools.ridge.source}
   marks['judge'] = f'{tools.judge.source}, {tools.judge.sha256}'
   if args.syncnet_v2:
     found = convert.load_any(args.syncnet_v2, 'syncnet_v2')
-    run_v2 = lse.predictor(found.variables)
+    run_v2 = sync_metrics.syncnet_v2_predictor(found.variables)
     tools = dataclasses.replace(tools, syncnet_v2=run_v2)
     marks['SyncNet v2'] = found.source
   return tools, marks
 
 
-def run(todo, rows, tools, marks, args, out) -> list[dict]:
+def score_cases(todo, rows, tools, marks, args, out) -> list[dict]:
   """Score every row of every case, or remember its score."""
   import tqdm
 
   results = []
-  most = round(args.seconds * takes.RATE)
+  most = round(args.seconds * FPS)
   pairs = [(case, row) for case in todo for row in rows]
-  pairs = [(case, row) for case, row in pairs if not skipped(row, case)]
+  pairs = [(case, row) for case, row in pairs if not skipped_systems(row, case)]
   scene = None
   for case, row in tqdm.tqdm(
     pairs, 'scoring', unit=' rows', disable=args.quiet, file=sys.stderr
   ):
     if scene is None or scene.case is not case:
-      scene = Scene(case, tools, most, out)
-    results.append(result(row, scene, marks))
+      scene = CaseContext(case, tools, most, out)
+    results.append(case_result(row, scene, marks))
   return results
 
 
-def skipped(row: Entrant, case: casting.Case) -> bool:
+def skipped_systems(row: System, case: cases.EvalCase) -> bool:
   """Rows that say nothing under a protocol."""
   if row.kind == 'rival' and not case.subject.path:
     return True
@@ -215,7 +219,7 @@ def skipped(row: Entrant, case: casting.Case) -> bool:
   return case.protocol == 'silence' and row.kind in ('shifted', 'foreign')
 
 
-def result(row: Entrant, scene: Scene, marks: dict) -> dict:
+def case_result(row: System, scene: CaseContext, marks: dict) -> dict:
   """One row of one case, from the cache if it is known."""
   case = scene.case
   words = {
@@ -231,39 +235,39 @@ def result(row: Entrant, scene: Scene, marks: dict) -> dict:
     path = cache.cache_dir('evaluate') / f'{key_of(row, scene, marks)}.json'
     with contextlib.suppress(OSError, ValueError):
       return words | json.loads(path.read_text(encoding='utf-8'))
-    found = score(row, scene)
+    found = score_case(row, scene)
   except (ValueError, OSError) as error:
     return words | {'error': ' '.join(str(error).split()), 'values': {}}
   with contextlib.suppress(OSError):  # a full or read-only disk is no matter
     path.parent.mkdir(parents=True, exist_ok=True)
-    report.write(path, json.dumps(found, allow_nan=False))
+    aggregate.write_text(path, json.dumps(found, allow_nan=False))
   return words | found
 
 
-def key_of(row: Entrant, scene: Scene, marks: dict) -> str:
+def key_of(row: System, scene: CaseContext, marks: dict) -> str:
   """Names a result by the content of everything that decides it."""
   case = scene.case
   words = [str(VERSION), row.kind, str(row.shift), json.dumps(marks)]
-  words.append(takes.content(scene.truth))
+  words.append(content_hash(scene.truth))
   if row.made:
-    words += [case.protocol, takes.content(scene.driven())]
+    words += [case.protocol, content_hash(scene.driven())]
   if row.kind == 'foreign':
-    words.append(takes.content(scene.foreign()))
+    words.append(content_hash(scene.foreign()))
   if row.kind == 'truth' and case.protocol == 'silence':
     words.append('silence')
   if row.dubber:
     words += [row.dubber.sha256, row.dubber.engine, case.subject.path]
   if row.kind == 'rival':
-    path = casting.output_of(row.folder, case)
+    path = cases.baseline_output(row.folder, case)
     if path is None:
-      raise entrants.EntrantError(f'{row.name} has no file for it')
+      raise systems.SystemError_(f'{row.name} has no file for it')
     words.append(hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest())
   return hashlib.sha256('\n'.join(words).encode()).hexdigest()
 
 
-def score(row: Entrant, scene: Scene) -> dict:
+def score_case(row: System, scene: CaseContext) -> dict:
   """Make the take of a row and measure it."""
-  made = entrants.take_of(row, scene)
+  made = systems.system_clip(row, scene)
   protocol, options = scene.case.protocol, {}
   if row.made:
     options = {
@@ -278,20 +282,20 @@ def score(row: Entrant, scene: Scene) -> dict:
   else:
     options = {'points': scene.points[: len(made)]}
     options['heard'] = protocol != 'silence'
-  found = appraisal.appraise(made, scene.tools, **options)
+  found = metrics.compute_metrics(made, scene.tools, **options)
   if row.kind in ('shifted', 'foreign'):
     # These pictures are the ground truth's, and so is all that they show.
     for name in ('motion', 'jitter', 'late'):
       found['values'].pop(name)
   if row.made:
     found['strips'] = {
-      'truth': appraisal.strip(takes.sounding(scene.truth, made.wave)),
-      'made': appraisal.strip(made),
+      'truth': metrics.contact_strip(with_audio(scene.truth, made.wave)),
+      'made': metrics.contact_strip(made),
     }
   return found
 
 
-def facts_of(args, rows, marks: dict, todo) -> dict:
+def report_facts(args, rows, marks: dict, todo) -> dict:
   """What a reader needs to know of the run, and to repeat it."""
   import importlib.metadata
 
@@ -304,12 +308,13 @@ def facts_of(args, rows, marks: dict, todo) -> dict:
       words = f'{row.dubber.source}; {row.dubber.engine}; {row.dubber.sha256}'
       marks = marks | {f'row {row.name}': words}
   return {
-    'what': f'{page.counted(clips, "clip")}; rows of '
+    'what': f'{html_report.count_noun(clips, "clip")}; rows of '
     f'{", ".join(made) or "controls only"}. '
     + ('' if args.judge else 'No judge was given (--judge). ')
     + ('' if args.syncnet_v2 else 'LSE needs --syncnet-v2, not given. ')
     + 'FID is not computed.',
-    'command': 'python -m lipsync_jax.evaluate ' + ' '.join(args.words),
+    'command': 'python -m lipsync_jax.evaluation.runner '
+    + ' '.join(args.words),
     **marks,
   }
 
@@ -319,10 +324,10 @@ def main(argv: Sequence[str] | None = None) -> int:
   for name, level in (('GLOG_minloglevel', '3'), ('TF_CPP_MIN_LOG_LEVEL', '3')):
     os.environ.setdefault(name, level)
   words = list(sys.argv[1:] if argv is None else argv)
-  args = parser().parse_args(words)
+  args = build_parser().parse_args(words)
   args.words = words
   try:
-    evaluate(args)
+    run_evaluation(args)
   except KeyboardInterrupt:
     print('interrupted; the same command goes on from here', file=sys.stderr)
     return 130

@@ -9,15 +9,17 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float
 
+from lipsync_jax.evaluation.clip import EvalClip
 from lipsync_jax.faces import landmarks
 from lipsync_jax.faces.crop import crop_bounds, crop_from_row
 from lipsync_jax.faces.detector import FaceDetector
-from lipsync_jax.takes import Take
 
 MARGIN = 1.6  # side of what the landmarker reads, of the crop's longer side
 
 
-def read(take: Take, detector: FaceDetector) -> Float[np.ndarray, 'n 89 2']:
+def read_landmarks(
+  take: EvalClip, detector: FaceDetector
+) -> Float[np.ndarray, 'n 89 2']:
   """Landmarks (`landmarks.LANDMARK_IDS`) in pixels of the pictures; NaN: none found."""
 
   def one(i: int):

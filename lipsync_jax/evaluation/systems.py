@@ -14,25 +14,32 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lipsync_jax import casting, dub, footage, marks, takes
-from lipsync_jax.appraisal import Tools
-from lipsync_jax.casting import Case
-from lipsync_jax.dub import Dubber
+from lipsync_jax.evaluation import cases, dubbing, landmarks, video_clip
+from lipsync_jax.evaluation.cases import EvalCase
+from lipsync_jax.evaluation.clip import (
+  FPS,
+  EvalClip,
+  content_hash,
+  with_audio,
+  with_delay,
+  with_silence,
+)
+from lipsync_jax.evaluation.dubbing import Dubber
+from lipsync_jax.evaluation.metrics import Scorers
 from lipsync_jax.inference import pipeline
 from lipsync_jax.inference.options import SyncOptions
-from lipsync_jax.takes import Take
 
 SHIFTS = (5, 15)  # frames by which control rows have their sound late
 TRUTH, FOREIGN = 'ground truth', 'unmodified, foreign sound'
 LONGEST_SIDE = 32  # characters of a file's name
 
 
-class EntrantError(ValueError):
+class SystemError_(ValueError):
   """A row that cannot be made for a case; the report counts it."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Entrant:
+class System:
   """One row."""
 
   name: str
@@ -47,97 +54,101 @@ class Entrant:
     return self.kind in ('checkpoint', 'rival')
 
 
-def controls() -> list[Entrant]:
+def control_systems() -> list[System]:
   """The rows by which others are read."""
   late = [
-    Entrant(f'ground truth, sound {k} frames late', 'shifted', shift=k)
+    System(f'ground truth, sound {k} frames late', 'shifted', shift=k)
     for k in SHIFTS
   ]
-  return [Entrant(TRUTH, 'truth'), *late, Entrant(FOREIGN, 'foreign')]
+  return [System(TRUTH, 'truth'), *late, System(FOREIGN, 'foreign')]
 
 
-class Scene:
+class CaseContext:
   """One case while its rows are made; what they share is read once."""
 
-  def __init__(self, case: Case, tools: Tools, most: int, out: pathlib.Path):
+  def __init__(
+    self, case: EvalCase, tools: Scorers, most: int, out: pathlib.Path
+  ):
     self.case, self.tools, self.out = case, tools, out
     self.most = most  # frames
-    self._truth: Take | None = None
+    self._truth: EvalClip | None = None
     self._points: np.ndarray | None = None
 
   @property
-  def truth(self) -> Take:
+  def truth(self) -> EvalClip:
     """The subject as it is, at most `most` frames."""
     if self._truth is None:
       found = self.case.subject.load()
-      self._truth = takes.sounding(found, found.wave[: self.most * 640])
+      self._truth = with_audio(found, found.wave[: self.most * 640])
     return self._truth
 
   @property
   def points(self) -> np.ndarray:
     """Landmarks of the truth."""
     if self._points is None:
-      self._points = marks.read(self.truth, self.tools.detector)
+      self._points = landmarks.read_landmarks(self.truth, self.tools.detector)
     return self._points
 
-  def foreign(self) -> Take:
+  def foreign(self) -> EvalClip:
     """The truth under its partner's sound."""
     if self.case.partner is None:
-      raise EntrantError('no partner whose sound is foreign')
-    return takes.sounding(self.truth, self.case.partner.hear())
+      raise SystemError_('no partner whose sound is foreign')
+    return with_audio(self.truth, self.case.partner.hear())
 
-  def driven(self) -> Take:
+  def driven(self) -> EvalClip:
     """The truth under the sound that drives the lips in this protocol."""
     if self.case.protocol == 'cross':
       return self.foreign()
     if self.case.protocol == 'silence':
-      return takes.silent(self.truth)
+      return with_silence(self.truth)
     return self.truth
 
 
-def take_of(entrant: Entrant, scene: Scene) -> Take:
+def system_clip(entrant: System, scene: CaseContext) -> EvalClip:
   """What an entrant shows for a case; EntrantError where it has nothing."""
   if entrant.kind == 'truth':
     return scene.truth
   if entrant.kind == 'shifted':
-    return takes.delayed(scene.truth, entrant.shift)
+    return with_delay(scene.truth, entrant.shift)
   if entrant.kind == 'foreign':
     return scene.foreign()
   if entrant.kind == 'rival':
-    path = casting.output_of(entrant.folder, scene.case)
+    path = cases.baseline_output(entrant.folder, scene.case)
     if path is None:
-      raise EntrantError(f'no file of {entrant.name}')
-    return footage.take(path, _place(scene), scored(path, scene))
+      raise SystemError_(f'no file of {entrant.name}')
+    return video_clip.load_video_clip(
+      path, _case_location(scene), scored_audio(path, scene)
+    )
   if not scene.case.subject.path:
     points = scene.points[: len(scene.driven())]
-    return dub.dubbed(scene.driven(), entrant.dubber, points)
-  path = synced(entrant, scene)
-  return footage.take(path, _place(scene))
+    return dubbing.dub_clip(scene.driven(), entrant.dubber, points)
+  path = render_case(entrant, scene)
+  return video_clip.load_video_clip(path, _case_location(scene))
 
 
-def _place(scene: Scene) -> footage.Place:
+def _case_location(scene: CaseContext) -> video_clip.FaceLocation:
   if scene.case.subject.place is None:
-    raise EntrantError('rivals are files, so only videos have them')
+    raise SystemError_('rivals are files, so only videos have them')
   return scene.case.subject.place()
 
 
-def scored(path: str, scene: Scene) -> np.ndarray | None:
+def scored_audio(path: str, scene: CaseContext) -> np.ndarray | None:
   """The driving sound where a file has none of its own, else None."""
   try:
-    footage.heard(path)
+    video_clip.video_audio(path)
   except ValueError:
     return scene.driven().wave
   return None
 
 
-def synced(entrant: Entrant, scene: Scene) -> str:
+def render_case(entrant: System, scene: CaseContext) -> str:
   """A case of a video file, rendered by `sync`; the path of the result."""
   case, driven = scene.case, scene.driven()
-  words = (entrant.dubber.sha256, takes.content(driven), entrant.name)
+  words = (entrant.dubber.sha256, content_hash(driven), entrant.name)
   mark = hashlib.sha256('\n'.join(words).encode()).hexdigest()[:12]
   folder = scene.out / 'videos' / case.protocol
   folder.mkdir(parents=True, exist_ok=True)
-  path = folder / f'{_short(case.name)}-{mark}.mp4'
+  path = folder / f'{_short_name(case.name)}-{mark}.mp4'
   if path.is_file():
     return str(path)
   sound = case.subject.path
@@ -152,7 +163,7 @@ def synced(entrant: Entrant, scene: Scene) -> str:
       audio=sound,
       outfile=str(path),
       checkpoint_path=entrant.dubber.path,
-      preview=len(driven) / takes.RATE,
+      preview=len(driven) / FPS,
       quiet=True,
     )
   )
@@ -170,27 +181,27 @@ def write_wav(path: str, samples: np.ndarray) -> None:
     file.writeframes(samples.astype('<i2').tobytes())
 
 
-def _short(name: str) -> str:
+def _short_name(name: str) -> str:
   """A case's name as part of a file's."""
   plain = ''.join(c if c.isalnum() or c in '-_' else '_' for c in name)
   return plain[:LONGEST_SIDE]
 
 
-def rivals(words: Sequence[str]) -> list[Entrant]:
+def parse_baselines(words: Sequence[str]) -> list[System]:
   """Rows of `NAME=DIR` (or one file)."""
   found = []
   for word in words:
     name, equals, folder = word.partition('=')
     if not (name and equals and os.path.exists(folder)):
-      raise EntrantError(
+      raise SystemError_(
         f'--rival: expected NAME=DIR with a folder or file that exists, '
         f'found {word!r}'
       )
-    found.append(Entrant(name, 'rival', folder=folder))
+    found.append(System(name, 'rival', folder=folder))
   return found
 
 
-def checkpoints(words: Sequence[str]) -> list[Entrant]:
+def parse_checkpoints(words: Sequence[str]) -> list[System]:
   """Rows of `FILE` or `NAME=FILE`."""
   found = []
   for word in words:
@@ -198,5 +209,5 @@ def checkpoints(words: Sequence[str]) -> list[Entrant]:
     if not equals or os.path.exists(word):
       path = word
       name = pathlib.Path(word).stem if len(words) > 1 else 'lipsync_jax'
-    found.append(Entrant(name, 'checkpoint', dubber=dub.load(path)))
+    found.append(System(name, 'checkpoint', dubber=dubbing.load_dubber(path)))
   return found

@@ -19,17 +19,17 @@ from lipsync_jax import audio
 from lipsync_jax.faces.crop import Crop
 
 FRAMES = 5  # of a window, at 25 frames/s
-SAMPLES = 640  # of sound a frame
-REACH = 15  # frames to either side
-SIDE = 224  # pixels of SyncNet v2's picture
-COLUMNS = 20  # of MFCC a window, 100 a second
+SAMPLES_PER_FRAME = 640  # of sound a frame
+MAX_SHIFT = 15  # frames to either side
+SYNCNET_V2_SIZE = 224  # pixels of SyncNet v2's picture
+MFCC_COLUMNS = 20  # of MFCC a window, 100 a second
 BATCH = 20
-STEP = 3  # frames between two candidates of `retrieved`
-LEAST = 5  # windows that must overlap for a shift to count
+RETRIEVAL_STRIDE = 3  # frames between two candidates of `retrieval_rate`
+MIN_WINDOWS = 5  # windows that must overlap for a shift to count
 
 
 @dataclasses.dataclass(frozen=True)
-class Scores:
+class SyncScores:
   """What the distances of one clip say."""
 
   curve: Float[np.ndarray, 's']  # mean distance at each shift; NaN: unknown
@@ -41,10 +41,10 @@ class Scores:
   fine: float  # the same to parts of a frame
 
 
-def distances(
+def distance_table(
   face: Float[np.ndarray, 'v d'],
   heard: Float[np.ndarray, 'v d'],
-  reach: int = REACH,
+  reach: int = MAX_SHIFT,
   zeros: bool = False,
 ) -> Float[np.ndarray, 'v s']:
   """Euclidean distance of every face to the sounds about it.
@@ -65,10 +65,10 @@ def distances(
   )
 
 
-def scores(table: Float[np.ndarray, 'v s']) -> Scores:
+def sync_scores(table: Float[np.ndarray, 'v s']) -> SyncScores:
   """Scores of a clip; NaN where it is too short."""
   known = np.isfinite(table).sum(0)
-  usable = known >= max(min(LEAST, len(table)), 1)
+  usable = known >= max(min(MIN_WINDOWS, len(table)), 1)
   curve = np.full(table.shape[1], np.nan)
   if usable.any():
     curve[usable] = np.nanmean(table[:, usable], axis=0)
@@ -76,11 +76,13 @@ def scores(table: Float[np.ndarray, 'v s']) -> Scores:
     least = float(curve[best])
     reach = table.shape[1] // 2
     confidence = float(np.nanmedian(curve) - least)
-    return Scores(curve, least, confidence, reach - best, reach - lowest(curve))
-  return Scores(curve, np.nan, np.nan, 0, 0.0)
+    return SyncScores(
+      curve, least, confidence, reach - best, reach - subframe_minimum(curve)
+    )
+  return SyncScores(curve, np.nan, np.nan, 0, 0.0)
 
 
-def lowest(curve: Float[np.ndarray, 's']) -> float:
+def subframe_minimum(curve: Float[np.ndarray, 's']) -> float:
   """Where a curve is least, between its points too.
 
   The vertex of the parabola through the least point and its neighbours: a
@@ -95,14 +97,16 @@ def lowest(curve: Float[np.ndarray, 's']) -> float:
   return best + (0.5 * (left - right) / bend if bend > 0 else 0.0)
 
 
-def retrieved(table: Float[np.ndarray, 'v s']) -> float:
+def retrieval_rate(table: Float[np.ndarray, 'v s']) -> float:
   """Share of the windows whose own sound is nearer than every third other.
 
   Candidates stand STEP frames apart, 11 at the usual reach, so chance is
   1 in 11; windows without all of them do not count. Ties are no success.
   """
   middle = table.shape[1] // 2
-  others = np.arange(middle % STEP, table.shape[1], STEP)
+  others = np.arange(
+    middle % RETRIEVAL_STRIDE, table.shape[1], RETRIEVAL_STRIDE
+  )
   others = others[others != middle]
   whole = np.isfinite(table[:, others]).all(1)
   if not whole.any():
@@ -110,7 +114,7 @@ def retrieved(table: Float[np.ndarray, 'v s']) -> float:
   return float((table[whole, middle] < table[whole][:, others].min(1)).mean())
 
 
-def predictor(variables: dict) -> Callable:
+def syncnet_v2_predictor(variables: dict) -> Callable:
   """SyncNet v2, compiled for BATCH windows: (mfcc, frames) -> vectors."""
   import jax
 
@@ -122,13 +126,13 @@ def predictor(variables: dict) -> Callable:
   return lambda mfcc, frames: run(held, mfcc, frames)
 
 
-def square(crop: Crop) -> Crop:
+def syncnet_v2_crop(crop: Crop) -> Crop:
   """What SyncNet v2 sees of a face: 2.8 half sides, mostly below (8.4)."""
   s = max(crop.w, crop.h) / 2
   return Crop(crop.cx, crop.cy + 0.4 * s, 2.8 * s, 2.8 * s, 0.0)
 
 
-def vectors(
+def syncnet_v2_embeddings(
   pictures: Sequence[UInt8[np.ndarray, '224 224 3']],
   wave: Int16[np.ndarray, 'n'],
   run: Callable,
@@ -136,11 +140,11 @@ def vectors(
   """Vectors of the faces and of the sound of every window.
 
   Args:
-    pictures: RGB, 25 a second, see `square`.
+    pictures: RGB, 25 a second, see `syncnet_v2_crop`.
     wave: 16 kHz; begins with the first picture.
-    run: of `predictor`.
+    run: of `syncnet_v2_predictor`.
   """
-  count = min(len(pictures), len(wave) // SAMPLES) - FRAMES
+  count = min(len(pictures), len(wave) // SAMPLES_PER_FRAME) - FRAMES
   if count < 1:
     return np.zeros((0, 1)), np.zeros((0, 1))
   mfcc = audio.mfcc(wave).T.astype(np.float32)  # [13, t]
@@ -148,7 +152,7 @@ def vectors(
   face, heard = [], []
   for low in range(0, count, BATCH):
     rows = np.minimum(np.arange(low, low + BATCH), count - 1)
-    sounds = np.stack([mfcc[:, 4 * v : 4 * v + COLUMNS] for v in rows])
+    sounds = np.stack([mfcc[:, 4 * v : 4 * v + MFCC_COLUMNS] for v in rows])
     frames = np.stack(
       [np.concatenate(list(bgr[v : v + FRAMES]), -1) for v in rows]
     )  # [b, 224, 224, 15]

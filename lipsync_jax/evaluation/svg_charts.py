@@ -13,7 +13,7 @@ WIDTH, HEIGHT = 560, 320  # pixels of a chart without its legend
 LEFT, RIGHT, TOP, BOTTOM = 58, 14, 34, 44  # margins of the axes
 LINE = 18  # height of a legend's line
 # Told apart by most colour-blind eyes (Okabe and Ito), then by dashes.
-COLOURS = (
+COLORS = (
   '#000000', '#999999', '#56b4e9', '#e69f00',
   '#d55e00', '#0072b2', '#009e73', '#cc79a7',
 )  # fmt: skip
@@ -21,13 +21,13 @@ COLOURS = (
 Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 
 
-def colour(name: str, order: Sequence[str]) -> str:
+def series_color(name: str, order: Sequence[str]) -> str:
   """A series' colour: that of its place in `order`, the same everywhere."""
   at = list(order).index(name) if name in order else 0
-  return COLOURS[at % len(COLOURS)]
+  return COLORS[at % len(COLORS)]
 
 
-def ticks(low: float, high: float, most: int = 6) -> list[float]:
+def axis_ticks(low: float, high: float, most: int = 6) -> list[float]:
   """Round numbers between two."""
   span = max(high - low, 1e-9)
   unit = 10.0 ** np.floor(np.log10(span / most))
@@ -37,7 +37,7 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
   return [float(round((first + i) * step, 10)) for i in range(max(count, 0))]
 
 
-def bounds(values: Sequence[float]) -> tuple[float, float]:
+def axis_bounds(values: Sequence[float]) -> tuple[float, float]:
   """Ends of an axis that shows all values with some room."""
   known = [v for v in values if np.isfinite(v)]
   if not known:
@@ -61,23 +61,25 @@ class _Axes:
 
   def frame(self, title: str, xlabel: str, ylabel: str) -> list[str]:
     """Grid, numbers and words."""
-    out = [text(WIDTH / 2, 18, title, 'middle', 14, 'bold')]
-    for value in ticks(*self.x):
+    out = [svg_text(WIDTH / 2, 18, title, 'middle', 14, 'bold')]
+    for value in axis_ticks(*self.x):
       x, bottom = self.at(value, self.y[0])
-      out += [line(x, TOP, x, bottom, '#e4e4e4')]
-      out += [text(x, bottom + 15, f'{value:g}', 'middle')]
-    for value in ticks(*self.y):
+      out += [svg_line(x, TOP, x, bottom, '#e4e4e4')]
+      out += [svg_text(x, bottom + 15, f'{value:g}', 'middle')]
+    for value in axis_ticks(*self.y):
       left, y = self.at(self.x[0], value)
-      out += [line(left, y, WIDTH - RIGHT, y, '#e4e4e4')]
-      out += [text(left - 6, y + 4, f'{value:g}', 'end')]
+      out += [svg_line(left, y, WIDTH - RIGHT, y, '#e4e4e4')]
+      out += [svg_text(left - 6, y + 4, f'{value:g}', 'end')]
     middle = (TOP + HEIGHT - BOTTOM) / 2
-    out.append(text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, xlabel, 'middle'))
+    out.append(
+      svg_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, xlabel, 'middle')
+    )
     turned = f' transform="rotate(-90 14 {middle:.0f})"'
-    out.append(text(14, middle, ylabel, 'middle', extra=turned))
+    out.append(svg_text(14, middle, ylabel, 'middle', extra=turned))
     return out
 
 
-def text(
+def svg_text(
   x: float, y: float, words: str, anchor: str = 'start', size: int = 12,
   weight: str = 'normal', extra: str = '',
 ) -> str:  # fmt: skip
@@ -87,7 +89,9 @@ def text(
   )
 
 
-def line(x0, y0, x1, y1, stroke: str, width: float = 1, dash: str = '') -> str:
+def svg_line(
+  x0, y0, x1, y1, stroke: str, width: float = 1, dash: str = ''
+) -> str:
   dashed = f' stroke-dasharray="{dash}"' if dash else ''
   return (
     f'<line x1="{x0:.1f}" y1="{y0:.1f}" x2="{x1:.1f}" y2="{y1:.1f}" '
@@ -95,7 +99,7 @@ def line(x0, y0, x1, y1, stroke: str, width: float = 1, dash: str = '') -> str:
   )
 
 
-def curves(
+def line_chart(
   title: str,
   series: Series,
   xlabel: str,
@@ -107,24 +111,24 @@ def curves(
   `order` holds the names of all rows of a page, so that colours agree.
   """
   order = order or list(series)
-  axes = _Axes(*_span(series))
+  axes = _Axes(*_data_range(series))
   out = axes.frame(title, xlabel, ylabel)
   if axes.x[0] < 0 < axes.x[1]:
     x, y = axes.at(0, axes.y[0])
-    out.append(line(x, TOP, x, y, '#777777', 1, '2 3'))
+    out.append(svg_line(x, TOP, x, y, '#777777', 1, '2 3'))
   for name, (xs, ys) in series.items():
-    points = [axes.at(x, y) for x, y in _known(xs, ys)]
+    points = [axes.at(x, y) for x, y in _finite_points(xs, ys)]
     path = ' '.join(f'{x:.1f},{y:.1f}' for x, y in points)
-    late = list(order).index(name) >= len(COLOURS)
+    late = list(order).index(name) >= len(COLORS)
     dash = ' stroke-dasharray="6 3"' if late else ''
     out.append(
-      f'<polyline points="{path}" fill="none" stroke="{colour(name, order)}" '
+      f'<polyline points="{path}" fill="none" stroke="{series_color(name, order)}" '
       f'stroke-width="2"{dash}/>'
     )
-  return _whole(out, list(series), order)
+  return _chart_document(out, list(series), order)
 
 
-def scatter(
+def scatter_chart(
   title: str,
   series: Series,
   xlabel: str,
@@ -133,39 +137,41 @@ def scatter(
 ) -> str:
   """A dot for every (x, y); on the dashed line both are equal."""
   order = order or list(series)
-  (x0, x1), (y0, y1) = _span(series)
+  (x0, x1), (y0, y1) = _data_range(series)
   axes = _Axes((min(x0, y0), max(x1, y1)), (min(x0, y0), max(x1, y1)))
   out = axes.frame(title, xlabel, ylabel)
   ends = axes.at(axes.x[0], axes.x[0]), axes.at(axes.x[1], axes.x[1])
-  out.append(line(*ends[0], *ends[1], '#777777', 1, '4 4'))
+  out.append(svg_line(*ends[0], *ends[1], '#777777', 1, '4 4'))
   for name, (xs, ys) in series.items():
-    for x, y in _known(xs, ys):
+    for x, y in _finite_points(xs, ys):
       px, py = axes.at(x, y)
       out.append(
         f'<circle cx="{px:.1f}" cy="{py:.1f}" r="3" '
-        f'fill="{colour(name, order)}" '
+        f'fill="{series_color(name, order)}" '
         'fill-opacity="0.55"/>'
       )
-  return _whole(out, list(series), order)
+  return _chart_document(out, list(series), order)
 
 
-def _span(series: Series) -> tuple[tuple, tuple]:
-  known = [p for xs, ys in series.values() for p in _known(xs, ys)]
-  return bounds([p[0] for p in known]), bounds([p[1] for p in known])
+def _data_range(series: Series) -> tuple[tuple, tuple]:
+  known = [p for xs, ys in series.values() for p in _finite_points(xs, ys)]
+  return axis_bounds([p[0] for p in known]), axis_bounds([p[1] for p in known])
 
 
-def _known(xs, ys) -> list[tuple[float, float]]:
+def _finite_points(xs, ys) -> list[tuple[float, float]]:
   pairs = zip(xs, ys, strict=True)
   return [(x, y) for x, y in pairs if np.isfinite(x) and np.isfinite(y)]
 
 
-def _whole(parts: list[str], names: list[str], order) -> str:
+def _chart_document(parts: list[str], names: list[str], order) -> str:
   """The chart with a legend below it."""
   rows = []
   for i, name in enumerate(names):
     y = HEIGHT + LINE * i + 12
-    rows.append(line(LEFT, y - 4, LEFT + 22, y - 4, colour(name, order), 3))
-    rows.append(text(LEFT + 30, y, name))
+    rows.append(
+      svg_line(LEFT, y - 4, LEFT + 22, y - 4, series_color(name, order), 3)
+    )
+    rows.append(svg_text(LEFT + 30, y, name))
   height = HEIGHT + LINE * len(names) + 8
   return (
     f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '

@@ -5,7 +5,7 @@ inner lips that landmarks measure. It hears little, but nobody trains on it,
 so no generator can please it alone. Its coefficients, fitted on real
 clips, come with the package (assets/ridge.npz); to fit others:
 
-    python -m lipsync_jax.ridge --data SHARDS --out ridge.npz
+    python -m lipsync_jax.evaluation.ridge_scorer --data SHARDS --out ridge.npz
 
 Alphabet: `n` frames, `k` features of a frame, `s` shifts.
 """
@@ -21,16 +21,23 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import Float
 
-from lipsync_jax import audio, quality, takes
+from lipsync_jax import audio
 from lipsync_jax.audio import log_mel
 from lipsync_jax.data.clip import ClipDataset
+from lipsync_jax.evaluation import image_metrics
+from lipsync_jax.evaluation.clip import (
+  FPS,
+  SAMPLES_PER_FRAME,
+  EvalClip,
+  piece_ranges,
+)
 
-SHIPPED = pathlib.Path(__file__).parent / 'assets' / 'ridge.npz'
-BEFORE = Fraction(14, 100)  # seconds that the sound begins before its frame
-GROUPS, TOGETHER = 8, 3  # mel columns, averaged so many at a time
+DEFAULT_RIDGE = pathlib.Path(__file__).parent / 'assets' / 'ridge.npz'
+LOOK_BACK = Fraction(14, 100)  # seconds that the sound begins before its frame
+GROUPS, GROUP_COLUMNS = 8, 3  # mel columns, averaged so many at a time
 BANDS = 20  # of 80 mel bins, averaged four at a time
-REACH = 15  # frames, the farthest shift
-LEAST = 10  # frames that a correlation needs
+MAX_SHIFT = 15  # frames, the farthest shift
+MIN_FRAMES = 10  # frames that a correlation needs
 
 
 class RidgeError(ValueError):
@@ -38,28 +45,28 @@ class RidgeError(ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Ridge:
+class RidgeScorer:
   """A fitted regression."""
 
   weights: Float[np.ndarray, 'k']  # of standardised features
   source: str  # what it was fitted on
 
 
-def features(mel: Float[np.ndarray, '80 t'], count: int):
+def audio_features(mel: Float[np.ndarray, '80 t'], count: int):
   """What is heard about each of `count` frames.  [n, k]"""
-  times = [Fraction(f, takes.RATE) for f in range(count)]
-  starts = audio.window_starts(times, BEFORE)
-  at = starts[:, None] + np.arange(GROUPS * TOGETHER)  # [n, 24]
+  times = [Fraction(f, FPS) for f in range(count)]
+  starts = audio.window_starts(times, LOOK_BACK)
+  at = starts[:, None] + np.arange(GROUPS * GROUP_COLUMNS)  # [n, 24]
   found = mel[:, np.clip(at, 0, mel.shape[1] - 1)]  # [80, n, 24]
-  bands = found.reshape(BANDS, -1, count, GROUPS, TOGETHER).mean((1, 4))
+  bands = found.reshape(BANDS, -1, count, GROUPS, GROUP_COLUMNS).mean((1, 4))
   return bands.transpose(1, 0, 2).reshape(count, -1)  # [n, 20*8]
 
 
-def fit(
+def fit_ridge(
   examples: Iterator[tuple[Float[np.ndarray, 'n k'], np.ndarray, float]],
   source: str,
   penalty: float = 3e-3,
-) -> Ridge:
+) -> RidgeScorer:
   """Fit to (features, opening, weight) of clips.
 
   Means of a clip are taken out: who speaks says nothing. `penalty` is a
@@ -69,7 +76,7 @@ def fit(
   square, product = np.zeros((size, size)), np.zeros(size)
   for x, gap, weight in examples:
     good = np.isfinite(gap)
-    if good.sum() < LEAST or np.std(gap[good]) < 1e-6:
+    if good.sum() < MIN_FRAMES or np.std(gap[good]) < 1e-6:
       continue
     x, y = x[good] - x[good].mean(0), gap[good] - gap[good].mean()
     y = y / y.std()
@@ -79,13 +86,13 @@ def fit(
     raise RidgeError('expected clips with open and closed mouths, found none')
   load = penalty * np.trace(square) * np.eye(size)
   found = np.linalg.solve(square + load, product)
-  return Ridge(found.astype(np.float32), source)
+  return RidgeScorer(found.astype(np.float32), source)
 
 
-def curve(
+def correlation_curve(
   x: Float[np.ndarray, 'n k'],
   gap: Float[np.ndarray, 'n'],
-  ridge: Ridge,
+  ridge: RidgeScorer,
   pieces: list[slice] | None = None,
 ) -> Float[np.ndarray, 's']:
   """Correlation of heard and seen opening at each shift; NaN: unknown.
@@ -100,42 +107,42 @@ def curve(
     known = seen[piece][np.isfinite(seen[piece])]
     seen[piece] = seen[piece] - (known.mean() if known.size else np.nan)
   count = len(seen)
-  out = np.full(2 * REACH + 1, np.nan)
-  for i, k in enumerate(range(-REACH, REACH + 1)):
-    if count - abs(k) < LEAST:
+  out = np.full(2 * MAX_SHIFT + 1, np.nan)
+  for i, k in enumerate(range(-MAX_SHIFT, MAX_SHIFT + 1)):
+    if count - abs(k) < MIN_FRAMES:
       continue
     a, b = seen[max(0, -k) : count - max(0, k)], heard[max(0, k) :]
     b = b[: len(a)]
     good = np.isfinite(a)
-    if good.sum() >= LEAST and a[good].std() > 0 and b[good].std() > 0:
+    if good.sum() >= MIN_FRAMES and a[good].std() > 0 and b[good].std() > 0:
       out[i] = np.corrcoef(a[good], b[good])[0, 1]
   return out
 
 
-def heard(
-  take: takes.Take, gap: Float[np.ndarray, 'n'], ridge: Ridge
+def score_clip(
+  take: EvalClip, gap: Float[np.ndarray, 'n'], ridge: RidgeScorer
 ) -> Float[np.ndarray, 's']:
-  """`curve` of a take and the opening of its lips."""
+  """`correlation_curve` of a take and the opening of its lips."""
   mel = log_mel(take.wave / np.float32(32768)).astype(np.float64)
-  x = features(mel, len(take))
-  return curve(x, gap, ridge, list(takes.pieces(take)))
+  x = audio_features(mel, len(take))
+  return correlation_curve(x, gap, ridge, list(piece_ranges(take)))
 
 
-def offset(found: Float[np.ndarray, 's']) -> int:
-  """Frames by which the sound is early (as `lse.Scores.offset`)."""
+def best_offset(found: Float[np.ndarray, 's']) -> int:
+  """Frames by which the sound is early (as `sync_metrics.SyncScores.offset`)."""
   known = np.isfinite(found).any()
-  return REACH - int(np.nanargmax(found)) if known else 0
+  return MAX_SHIFT - int(np.nanargmax(found)) if known else 0
 
 
-def load(path: str | os.PathLike = SHIPPED) -> Ridge:
+def load_ridge(path: str | os.PathLike = DEFAULT_RIDGE) -> RidgeScorer:
   """Read coefficients; raises RidgeError where the file holds none."""
   try:
     with np.load(path, allow_pickle=False) as file:
-      ridge = Ridge(file['weights'], str(file['source']))
+      ridge = RidgeScorer(file['weights'], str(file['source']))
   except (OSError, ValueError, KeyError) as error:
     raise RidgeError(
       f'{path}: expected coefficients of the ridge judge ({error}); fit them '
-      'with python -m lipsync_jax.ridge'
+      'with python -m lipsync_jax.evaluation.ridge_scorer'
     ) from None
   if ridge.weights.shape != (GROUPS * BANDS,):
     raise RidgeError(
@@ -145,7 +152,7 @@ def load(path: str | os.PathLike = SHIPPED) -> Ridge:
   return ridge
 
 
-def save(path: str | os.PathLike, ridge: Ridge) -> None:
+def save_ridge(path: str | os.PathLike, ridge: RidgeScorer) -> None:
   """Write coefficients; the file appears only when whole."""
   path = pathlib.Path(path)
   part = path.with_name(f'{path.name}.part')
@@ -154,25 +161,29 @@ def save(path: str | os.PathLike, ridge: Ridge) -> None:
   os.replace(part, path)
 
 
-def clips(source: ClipDataset) -> Iterator[tuple]:
+def training_rows(source: ClipDataset) -> Iterator[tuple]:
   """(features, opening, weight, speaker); all speakers weigh alike."""
   frames = {name: 0 for name in source.speakers}
   for name, count in zip(source.speakers, source.frames, strict=True):
     frames[name] += int(count)
   for i in range(len(source)):
     clip = source[i]
-    count = min(len(clip.points), len(clip.wave) // takes.SAMPLES)
+    count = min(len(clip.points), len(clip.wave) // SAMPLES_PER_FRAME)
     width = clip.crops[:count, 2].astype(np.float64)
-    gap = quality.opening(clip.points[:count].astype(np.float64), width)
-    x = features(clip.mel.astype(np.float64), count)
+    gap = image_metrics.lip_opening(
+      clip.points[:count].astype(np.float64), width
+    )
+    x = audio_features(clip.mel.astype(np.float64), count)
     yield x, gap, 1e4 / frames[clip.speaker], clip.speaker
 
 
-def tried(source: ClipDataset, ridge: Ridge) -> dict[str, float]:
+def mean_correlation(
+  source: ClipDataset, ridge: RidgeScorer
+) -> dict[str, float]:
   """Mean correlation in step and four frames out of it, over clips."""
-  middle, found = REACH, []
-  for x, gap, _, _ in clips(source):
-    c = curve(x, gap, ridge)
+  middle, found = MAX_SHIFT, []
+  for x, gap, _, _ in training_rows(source):
+    c = correlation_curve(x, gap, ridge)
     found.append((c[middle], np.nanmean([c[middle - 4], c[middle + 4]])))
   inside, outside = np.nanmean(found, axis=0)
   return {'in step': float(inside), '4 frames out': float(outside)}
@@ -190,9 +201,9 @@ def main(argv: list[str] | None = None) -> int:
     source = ClipDataset(args.data, args.fit)
     people = len(set(source.speakers))
     words = f'{len(source)} clips of {people} speakers'
-    ridge = fit((row[:3] for row in clips(source)), words)
-    save(args.out, ridge)
-    found = tried(ClipDataset(args.data, args.trial), ridge)
+    ridge = fit_ridge((row[:3] for row in training_rows(source)), words)
+    save_ridge(args.out, ridge)
+    found = mean_correlation(ClipDataset(args.data, args.trial), ridge)
   except (ValueError, OSError) as error:
     print(f'error: {" ".join(str(error).split())}', file=sys.stderr)
     return 1
