@@ -9,7 +9,13 @@ import types
 import numpy as np
 import pytest
 
-from lipsync_jax.benchmark import generators, reading, rounds, training, whole
+from lipsync_jax.benchmark import (
+  end_to_end,
+  generator,
+  input_pipeline,
+  timing,
+  training,
+)
 from lipsync_jax.data import synthetic
 from lipsync_jax.models import flops, runtime
 
@@ -24,10 +30,10 @@ def test_published_size():
 @pytest.mark.parametrize('low', [False, True])
 def test_twin_is_the_same_network(low):
   pytest.importorskip('torch', reason='needs PyTorch: pip install -e .[torch]')
-  variables = generators.random_variables(96, 0.25)
-  mel, face = generators.random_inputs(96, 2)
+  variables = generator.random_variables(96, 0.25)
+  mel, face = generator.random_inputs(96, 2)
   want, _ = runtime.build_predictor(variables, 96, 0.25, 'float32', 2, 'xla')
-  got = generators.torch_twin(variables, 96, 0.25, low)(mel, face).numpy()
+  got = generator.torch_generator(variables, 96, 0.25, low)(mel, face).numpy()
   error = np.abs(got.astype(int) - np.asarray(want(mel, face)))
   assert error.max() <= (12 if low else 1)
   assert error.mean() < (1 if low else 0.01)
@@ -39,27 +45,27 @@ def test_measure_takes_turns():
   def rival(name):
     return lambda n: order.append((name, n))
 
-  times = rounds.measure({n: rival(n) for n in 'ab'}, 3)
+  times = timing.time_candidates({n: rival(n) for n in 'ab'}, 3)
   assert order[-6:] == [('a', 1), ('b', 1)] * 3
   assert [len(spent) for spent in times.values()] == [3, 3]
 
 
 def test_measure_repeats_short_calls(monkeypatch):
   calls, now = [], 0.0
-  monkeypatch.setattr(rounds.time, 'perf_counter', lambda: now)
+  monkeypatch.setattr(timing.time, 'perf_counter', lambda: now)
 
   def run(n):
     nonlocal now
     calls.append(n)
     now += 0.25 * n
 
-  spent = rounds.measure({'a': run}, 2, seconds=2.0)['a']
+  spent = timing.time_candidates({'a': run}, 2, seconds=2.0)['a']
   assert calls == [1, 1, 8, 8]
   assert spent.tolist() == [0.25, 0.25]  # of one call, not of the sample
 
 
 def test_table_of_the_generator(monkeypatch, capsys):
-  monkeypatch.setattr(rounds, 'has_torch', lambda: False)
+  monkeypatch.setattr(timing, 'has_torch', lambda: False)
   line = 'generator --width 0.25 --batch 2 --rounds 1'
   assert command.main(line.split()) == 0
   out = capsys.readouterr().out
@@ -84,7 +90,7 @@ def test_table_of_sync(monkeypatch, capsys):
       'seconds': {'find faces': spent, 'total': spent},
     }  # fmt: skip
 
-  monkeypatch.setattr(whole, 'sync', types.SimpleNamespace(sync=sync))
+  monkeypatch.setattr(end_to_end, 'sync', types.SimpleNamespace(sync=sync))
   before = os.environ['LIPSYNC_JAX_CACHE']
   assert command.main(['sync', '--face', 'a.mp4', '--audio', 'b.wav']) == 0
   assert len(runs) == 2 and runs[0] == runs[1] != before
@@ -124,7 +130,7 @@ def test_table_of_training(monkeypatch, capsys):
     'PyTorch bf16': stand_in(0.02),
     'ours': stand_in(0.01),
   }
-  monkeypatch.setattr(training, 'rivals', lambda *_: found)
+  monkeypatch.setattr(training, 'candidates', lambda *_: found)
   monkeypatch.setattr(flops, 'peak_flops', lambda: 989e12)
   line = 'train --width 0.25 --batch 3 --steps 3 --stages syncnet hq'
   assert command.main(line.split()) == 0
@@ -152,7 +158,7 @@ def test_a_chip_is_found_by_its_name(monkeypatch):
 
 def test_table_of_data(tmp_path, monkeypatch, capsys):
   synthetic.build_dataset(tmp_path, speakers=2)
-  monkeypatch.setattr(reading, 'KINDS', ('generator', 'syncnet'))
+  monkeypatch.setattr(input_pipeline, 'KINDS', ('generator', 'syncnet'))
   line = f'data {tmp_path} --batch 2 --threads 2 --seconds 0.1'
   assert command.main(line.split()) == 0
   out = capsys.readouterr().out

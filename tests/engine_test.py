@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lipsync_jax import models
-from lipsync_jax.benchmark import generators
+from lipsync_jax.benchmark.generator import random_inputs, random_variables
 from lipsync_jax.models import (
   generator,
   layers,
@@ -31,8 +31,8 @@ def needs_openvino():
 def case(request):
   """Size, variables, inputs, and the unfolded network's levels for them."""
   size = request.param
-  variables = generators.random_variables(size, WIDTH)
-  mel, face = generators.random_inputs(size, BATCH)
+  variables = random_variables(size, WIDTH)
+  mel, face = random_inputs(size, BATCH)
   module = models.build_model('generator', size, WIDTH)
   pixels = face.astype(np.float32) / 255
   masked = pixels.copy()
@@ -109,7 +109,7 @@ def test_mixed_is_used_where_it_wins():
 
 
 def test_residual_is_folded_into_the_kernel():
-  variables = generators.random_variables(96, WIDTH)
+  variables = random_variables(96, WIDTH)
   layer = next(
     row for row in runtime_xla.generator_rows(96, WIDTH) if row.residual
   )
@@ -155,7 +155,7 @@ def test_errors_are_one_line(monkeypatch):
 
 def test_graph_has_every_layer():
   needs_openvino()
-  variables = generators.random_variables(96, WIDTH)
+  variables = random_variables(96, WIDTH)
   kinds = [
     o.get_type_name()
     for o in runtime_openvino.build_graph(

@@ -15,11 +15,13 @@ CHEAP = {'xla_backend_optimization_level': 0}
 @pytest.mark.parametrize('stage', ['syncnet', 'hq'])
 def test_twin_learns_the_same(stage):
   """Losses and gradients of two steps; `hq` holds all of `generator`."""
-  from lipsync_jax.benchmark import twins
+  from lipsync_jax.benchmark import torch_reference
 
   batch = training.random_batch(stage, 96, 2)
-  step, state, frozen = training.ours(stage, 96, WIDTH, 'float32')
-  theirs = twins.twin(stage, 96, WIDTH, batch, state, frozen)
+  step, state, frozen = training.own_step(stage, 96, WIDTH, 'float32')
+  theirs = torch_reference.build_reference(
+    stage, 96, WIDTH, batch, state, frozen
+  )
   compiled = jax.jit(step, compiler_options=CHEAP)
   for number in range(2):
     state, found = compiled(state, batch, frozen)

@@ -11,18 +11,12 @@ import gc
 import jax
 import numpy as np
 
-from lipsync_jax import audio, models
-from lipsync_jax.benchmark import generators, rounds
-from lipsync_jax.benchmark.rounds import Rivals
+from lipsync_jax import models
+from lipsync_jax.benchmark import generator, settings, timing
+from lipsync_jax.benchmark.timing import Candidates
 from lipsync_jax.models import flops
 from lipsync_jax.training import losses, optimizer, sharding, steps
 from lipsync_jax.training.state import init_state
-
-STAGES = ('syncnet', 'generator', 'hq')
-GROUP = 6  # windows of a clip that compete, as in configs/syncnet.py
-RATE, B1, CLIP, DECAY = 1e-4, 0.5, 1.0, 0.999
-SYNC, ADVERSARIAL = 0.03, 0.07  # weights of the losses
-FRAMES = audio.FRAMES_PER_WINDOW
 
 
 def random_batch(stage: str, size: int, batch: int, seed: int = 0) -> dict:
@@ -36,34 +30,29 @@ def random_batch(stage: str, size: int, batch: int, seed: int = 0) -> dict:
     return rng.random(shape, np.float32)
 
   if stage == 'syncnet':
-    frames = pictures(batch, GROUP, size // 2, size, 15)
-    return {'mel': mel(batch, GROUP), 'frames': frames}
-  masked = pictures(batch, FRAMES, size, size, 6)
+    frames = pictures(batch, settings.WINDOWS_PER_CLIP, size // 2, size, 15)
+    return {'mel': mel(batch, settings.WINDOWS_PER_CLIP), 'frames': frames}
+  masked = pictures(batch, settings.FRAMES, size, size, 6)
   masked[:, :, size // 2 :, :, :3] = 0
   return {
-    'mels': mel(batch, FRAMES),
+    'mels': mel(batch, settings.FRAMES),
     'mel': mel(batch),
     'face': masked,
-    'target': pictures(batch, FRAMES, size, size, 3),
+    'target': pictures(batch, settings.FRAMES, size, size, 3),
   }
 
 
-def trained(stage: str) -> tuple[str, ...]:
-  """Names of the networks that a stage teaches."""
-  if stage == 'syncnet':
-    return ('syncnet',)
-  return ('generator', 'discriminator')[: 1 + (stage == 'hq')]
-
-
-def ours(stage: str, size: int, width: float, dtype: str):
+def own_step(stage: str, size: int, width: float, dtype: str):
   """(step, state, frozen): our step, ready to be jitted, and its start."""
-  names = trained(stage)
+  names = settings.trained_networks(stage)
   build = functools.partial(
     models.build_model, size=size, width=width, dtype=dtype
   )
   networks = {name: build(name) for name in names}
   tx = optimizer.adam_optimizer(
-    optimizer.learning_rate_schedule(RATE), b1=B1, clip=CLIP
+    optimizer.learning_rate_schedule(settings.LEARNING_RATE),
+    b1=settings.B1,
+    clip=settings.GRAD_CLIP,
   )
   optimisers = dict.fromkeys(names, tx)
   if stage == 'syncnet':
@@ -71,8 +60,10 @@ def ours(stage: str, size: int, width: float, dtype: str):
   make = functools.partial(
     init_state, networks=networks, optimisers=optimisers, averaged=names[:1]
   )
-  state = start(jax.eval_shape(make, jax.random.key(0)), names, size, width)
-  values = {'optimisers': optimisers, 'ema_decay': DECAY}
+  state = initial_state(
+    jax.eval_shape(make, jax.random.key(0)), names, size, width
+  )
+  values = {'optimisers': optimisers, 'ema_decay': settings.EMA_DECAY}
   if stage == 'syncnet':
     return (
       functools.partial(steps.syncnet_train_step, networks=networks, **values),
@@ -80,24 +71,27 @@ def ours(stage: str, size: int, width: float, dtype: str):
       {},
     )
   if stage == 'hq':
-    values['adversarial_weight'] = ADVERSARIAL
+    values['adversarial_weight'] = settings.ADVERSARIAL_WEIGHT
   networks |= {'syncnet': build('syncnet')}
   step = functools.partial(
     steps.generator_train_step, networks=networks, **values
   )
-  expert = generators.random_variables(size, width, 1, 'syncnet')
+  expert = generator.random_variables(size, width, 1, 'syncnet')
   return step, state, {'syncnet': expert}
 
 
-def start(shapes, names, size: int, width: float):
+def initial_state(shapes, names, size: int, width: float):
   """A state of these shapes, on the host: random weights, all else zero."""
-  made = {n: generators.random_variables(size, width, 0, n) for n in names}
+  made = {n: generator.random_variables(size, width, 0, n) for n in names}
   zero = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
   params = {name: made[name]['params'] for name in names}
   if 'temperature' in shapes.params:
     params['temperature'] = np.float32(losses.LOG_SCALE)
   # As late in a run, when the sync loss counts.
-  weight = {name: np.float32(SYNC) for name in ('sync_weight', 'sync_goal')}
+  weight = {
+    name: np.float32(settings.SYNC_WEIGHT)
+    for name in ('sync_weight', 'sync_goal')
+  }
   return zero.replace(
     params=params,
     batch_stats={n: made[n].get('batch_stats', {}) for n in names},
@@ -106,9 +100,9 @@ def start(shapes, names, size: int, width: float):
   )
 
 
-def our_rival(stage: str, size: int, width: float, dtype: str, batch: dict):
+def own_candidate(stage: str, size: int, width: float, dtype: str, batch: dict):
   """Run our step n times, as `train` compiles it."""
-  step, state, frozen = ours(stage, size, width, dtype)
+  step, state, frozen = own_step(stage, size, width, dtype)
   mesh = sharding.make_mesh(1, devices=jax.devices()[:1])
   where = sharding.state_sharding(state, mesh)
   state = jax.device_put(state, where)
@@ -125,26 +119,33 @@ def our_rival(stage: str, size: int, width: float, dtype: str, batch: dict):
   return run
 
 
-def rivals(
+def candidates(
   stage: str, size: int, width: float, batch: int, eager: bool
-) -> Rivals:
+) -> Candidates:
   """PyTorch's steps first, if it is installed, then ours."""
   given = random_batch(stage, size, batch)
   found = {}
-  if rounds.has_torch():
-    from lipsync_jax.benchmark import twins
+  if timing.has_torch():
+    from lipsync_jax.benchmark import torch_reference
 
-    weights = ours(stage, size, width, 'float32')[1:]
-    found |= twins.rivals(stage, size, width, given, *weights, eager)
+    weights = own_step(stage, size, width, 'float32')[1:]
+    found |= torch_reference.candidates(
+      stage, size, width, given, *weights, eager
+    )
   cpu = jax.default_backend() == 'cpu'
   for dtype in ('float32', 'bfloat16') if cpu else ('bfloat16',):
     name = f'ours {dtype}'
-    found[name] = our_rival(stage, size, width, dtype, given)
+    found[name] = own_candidate(stage, size, width, dtype, given)
   return found
 
 
 def report(
-  size: int, width: float, batch: int, turns: int, stages=STAGES, eager=False
+  size: int,
+  width: float,
+  batch: int,
+  turns: int,
+  stages=settings.STAGES,
+  eager=False,
 ) -> str:
   """The table of all steps, in Markdown."""
   peak = flops.peak_flops()
@@ -152,11 +153,13 @@ def report(
   head += [f'of {peak / 1e12:.0f}'] if peak else []
   lines, notes = [], []
   for stage in stages:
-    times = rounds.measure(rivals(stage, size, width, batch, eager), turns)
+    times = timing.time_candidates(
+      candidates(stage, size, width, batch, eager), turns
+    )
     gc.collect()
-    rows = batch * (GROUP if stage == 'syncnet' else 1)
+    rows = batch * (settings.WINDOWS_PER_CLIP if stage == 'syncnet' else 1)
     count = rows * flops.train_window_flops(stage, size, width, expert=width)
-    faces = rows * FRAMES
+    faces = rows * settings.FRAMES
     notes.append(f'{stage} {count / 1e12:.3g} TFLOP')
     theirs = {k: v for k, v in times.items() if k.startswith('PyTorch')}
     base = min(theirs.values(), key=np.median, default=None)
@@ -169,10 +172,10 @@ def report(
       lines.append(row)
   title = (
     f'Training steps, {size} px, width {width:g}, batch {batch} '
-    f'({GROUP} windows each for syncnet): {", ".join(notes)} a step; '
-    f'median of {turns} rounds\non {rounds.machine()}\n'
+    f'({settings.WINDOWS_PER_CLIP} windows each for syncnet): {", ".join(notes)} a step; '
+    f'median of {turns} rounds\non {timing.machine_name()}\n'
   )
   tail = 'x PyTorch: how many times as fast as the fastest PyTorch there is.'
-  if not rounds.has_torch():
+  if not timing.has_torch():
     tail = 'PyTorch is not installed (pip install torch), so ours runs alone.'
-  return '\n'.join([title, *rounds.table(head, lines), '', tail])
+  return '\n'.join([title, *timing.markdown_table(head, lines), '', tail])

@@ -5,7 +5,7 @@ import tempfile
 from unittest import mock
 
 from lipsync_jax import sync
-from lipsync_jax.benchmark import generators, rounds
+from lipsync_jax.benchmark import generator, timing
 from lipsync_jax.weights import convert
 
 
@@ -22,7 +22,7 @@ def report(
     if checkpoint is None:
       checkpoint = os.path.join(folder, 'random.safetensors')
       net = convert.Weights(
-        'generator', 96, 1.0, generators.random_variables(96, 1.0), 'random'
+        'generator', 96, 1.0, generator.random_variables(96, 1.0), 'random'
       )
       convert.save(checkpoint, net)
     cache = {'LIPSYNC_JAX_CACHE': os.path.join(folder, 'cache')}
@@ -44,6 +44,6 @@ def report(
   title = (
     f'{first["width"]}x{first["height"]}, {frames} frames, '
     f'{first["seconds_of_sound"]} s of sound, {first["engine"]}, '
-    f'batch {first["batch"]}\non {rounds.machine()}\n'
+    f'batch {first["batch"]}\non {timing.machine_name()}\n'
   )
-  return '\n'.join([title, *rounds.table(head, lines)])
+  return '\n'.join([title, *timing.markdown_table(head, lines)])

@@ -12,15 +12,15 @@ import numpy as np
 
 from lipsync_jax.models import runtime
 
-Rivals = dict[str, Callable[[int], None]]  # name -> run n calls, then wait
+Candidates = dict[str, Callable[[int], None]]  # name -> run n calls, then wait
 
 
 def has_torch() -> bool:
   return importlib.util.find_spec('torch') is not None
 
 
-def measure(
-  rivals: Rivals, rounds: int, seconds: float = 0
+def time_candidates(
+  rivals: Candidates, rounds: int, seconds: float = 0
 ) -> dict[str, np.ndarray]:
   """Seconds a call in each round; a sample lasts at least `seconds`."""
   calls = {}
@@ -38,7 +38,7 @@ def measure(
   return {name: np.array(spent) for name, spent in times.items()}
 
 
-def machine() -> str:
+def machine_name() -> str:
   """What this runs on: accelerator or processor, and cores."""
   device = jax.devices()[0]
   if device.platform != 'cpu':
@@ -54,7 +54,7 @@ def machine() -> str:
   return f'{cores} cores of {name} {low} bf16'
 
 
-def table(head: list[str], rows: list[list[str]]) -> list[str]:
+def markdown_table(head: list[str], rows: list[list[str]]) -> list[str]:
   """Lines of a Markdown table whose columns line up."""
   widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
   lines = []

@@ -7,11 +7,13 @@ import jax
 import numpy as np
 
 from lipsync_jax import models
-from lipsync_jax.benchmark import rounds
-from lipsync_jax.benchmark.rounds import Rivals
+from lipsync_jax.benchmark import timing
+from lipsync_jax.benchmark.timing import Candidates
 from lipsync_jax.models import flops, generator, runtime, runtime_xla
 
-PUBLISHED = 0.2853  # seconds per image, batch 1, Nvidia P40, PaddleGAN's table
+PADDLEGAN_SECONDS = (
+  0.2853  # seconds per image, batch 1, Nvidia P40, PaddleGAN's table
+)
 SECONDS = 0.5  # of one sample on a GPU, where a call is milliseconds
 
 
@@ -44,7 +46,7 @@ def random_inputs(size: int, batch: int, seed: int = 0):
   return mel, rng.integers(0, 256, (batch, size, size, 3), np.uint8)
 
 
-def torch_twin(variables: dict, size: int, width: float, low: bool):
+def torch_generator(variables: dict, size: int, width: float, low: bool):
   """The folded generator in PyTorch, as quick as it goes: a callable.
 
   `low` is bfloat16 and channels last, and on a GPU torch.compile.
@@ -94,11 +96,13 @@ def torch_twin(variables: dict, size: int, width: float, low: bool):
   return predict
 
 
-def torch_rival(variables, size, width, low, inputs) -> Callable[[int], None]:
+def torch_candidate(
+  variables, size, width, low, inputs
+) -> Callable[[int], None]:
   """Run the twin `n` times on inputs that are already on its device."""
   import torch
 
-  predict = torch_twin(variables, size, width, low)
+  predict = torch_generator(variables, size, width, low)
   gpu = torch.cuda.is_available()
   if gpu:
     inputs = [torch.as_tensor(a, device='cuda') for a in inputs]
@@ -112,7 +116,7 @@ def torch_rival(variables, size, width, low, inputs) -> Callable[[int], None]:
   return run
 
 
-def our_rival(variables, size, width, dtype, backend, inputs):
+def own_candidate(variables, size, width, dtype, backend, inputs):
   """The name and the runner of one of our engines."""
   batch = inputs[0].shape[0]
   predict, name = runtime.build_predictor(
@@ -127,21 +131,21 @@ def our_rival(variables, size, width, dtype, backend, inputs):
   return name, run
 
 
-def rivals(size: int, width: float, batch: int) -> Rivals:
+def candidates(size: int, width: float, batch: int) -> Candidates:
   """Everything that can run the generator here; PyTorch first if present."""
   variables = random_variables(size, width)
   inputs = random_inputs(size, batch)
   gpu = jax.default_backend() != 'cpu'
   found = {}
-  if rounds.has_torch():
+  if timing.has_torch():
     low = 'PyTorch bf16 channels-last' + (' compiled' if gpu else '')
     for name, is_low in (('PyTorch f32', False), (low, True)):
-      found[name] = torch_rival(variables, size, width, is_low, inputs)
+      found[name] = torch_candidate(variables, size, width, is_low, inputs)
   pairs = [('float32', 'xla'), ('bfloat16', 'xla')]
   if not gpu and runtime.has_openvino():
     pairs += [('float32', 'openvino'), ('bfloat16', 'openvino')]
   for dtype, backend in pairs:
-    name, run = our_rival(variables, size, width, dtype, backend, inputs)
+    name, run = own_candidate(variables, size, width, dtype, backend, inputs)
     found[name] = run
   return found
 
@@ -149,8 +153,8 @@ def rivals(size: int, width: float, batch: int) -> Rivals:
 def report(size: int, width: float, batch: int, turns: int) -> str:
   """The table of the generator's speed, in Markdown."""
   seconds = 0 if jax.default_backend() == 'cpu' else SECONDS
-  many = rounds.measure(rivals(size, width, batch), turns, seconds)
-  one = rounds.measure(rivals(size, width, 1), turns, seconds)
+  many = timing.time_candidates(candidates(size, width, batch), turns, seconds)
+  one = timing.time_candidates(candidates(size, width, 1), turns, seconds)
   count = flops.generator_flops(size, width)
   first = next(iter(many))
   peak = flops.peak_flops()
@@ -173,7 +177,9 @@ def report(size: int, width: float, batch: int, turns: int) -> str:
     head.append(f'of {peak / 1e12:.0f} TFLOP/s')
   title = (
     f'Generator, {size} px, width {width:g}, {count / 1e9:.2f} GFLOP a face, '
-    f'batch {batch}, median of {turns} rounds\non {rounds.machine()}\n'
+    f'batch {batch}, median of {turns} rounds\non {timing.machine_name()}\n'
   )
-  tail = f'Published for batch 1: {PUBLISHED} s (PaddleGAN, Nvidia P40).'
-  return '\n'.join([title, *rounds.table(head, lines), '', tail])
+  tail = (
+    f'Published for batch 1: {PADDLEGAN_SECONDS} s (PaddleGAN, Nvidia P40).'
+  )
+  return '\n'.join([title, *timing.markdown_table(head, lines), '', tail])

@@ -17,8 +17,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from lipsync_jax.benchmark import training
-from lipsync_jax.benchmark.rounds import Rivals
+from lipsync_jax.benchmark import settings
+from lipsync_jax.benchmark.timing import Candidates
 from lipsync_jax.models import discriminator, generator, syncnet
 from lipsync_jax.training import losses
 
@@ -81,18 +81,18 @@ class Network(nn.Module):
       return generator.connect(self.tables, self.run, concat, *x)
     if self.name == 'syncnet':
       parts = zip(('audio', 'face'), x, strict=True)
-      return tuple(unit(self.tower(part, x)) for part, x in parts)
+      return tuple(l2_normalize(self.tower(part, x)) for part, x in parts)
     lower = x[0][:, :, x[0].shape[2] // 2 :]
     return self.tower('output', self.tower('encoder', lower)).flatten().float()
 
 
-def unit(x):
+def l2_normalize(x):
   """[b, d, 1, 1] to float32 vectors of length one."""
   x = x.flatten(1).float()
   return x / x.square().sum(1, keepdim=True).clamp(min=1e-24).sqrt()
 
 
-def take(network: Network, variables: dict) -> None:
+def copy_weights(network: Network, variables: dict) -> None:
   """Copy the weights of our network of the same table."""
 
   def put(tensor, array):
@@ -118,12 +118,12 @@ def take(network: Network, variables: dict) -> None:
 # --- losses, as in `lipsync_jax.training.losses`
 
 
-def straight_log(x):
+def log_linear_below_floor(x):
   floor = losses.LOG_FLOOR
   return x.clamp(min=floor).log() + (x - floor).clamp(max=0) / floor
 
 
-def contrastive(audio, face, log_scale):
+def info_nce(audio, face, log_scale):
   """Mean over all windows of vectors [b, k, d]."""
   scale = log_scale.clamp(max=losses.MAX_LOG_SCALE).exp()
   logits = scale * audio @ face.transpose(1, 2)  # [b, k, k]
@@ -134,7 +134,7 @@ def contrastive(audio, face, log_scale):
 # --- steps
 
 
-def placed(batch: dict, device, form) -> Tensors:
+def to_torch_batch(batch: dict, device, form) -> Tensors:
   """A batch of ours, leading axes as one, channels first."""
 
   def one(x):
@@ -145,34 +145,34 @@ def placed(batch: dict, device, form) -> Tensors:
   return {name: one(x) for name, x in batch.items()}
 
 
-def teach_syncnet(net, log_scale, batch: Tensors) -> Tensors:
+def syncnet_losses(net, log_scale, batch: Tensors) -> Tensors:
   audio, face = net(batch['mel'], batch['frames'])
-  groups = (-1, training.GROUP, audio.shape[1])
+  groups = (-1, settings.WINDOWS_PER_CLIP, audio.shape[1])
   audio, face = audio.reshape(groups), face.reshape(groups)
-  return {'total': contrastive(audio, face, log_scale)}
+  return {'total': info_nce(audio, face, log_scale)}
 
 
-def teach_generator(nets: dict, batch: Tensors):
+def generator_losses(nets: dict, batch: Tensors):
   """Losses by name with 'total', and the faces made."""
   made = nets['generator'](batch['mels'], batch['face'])
   half = made[:, :, made.shape[2] // 2 :]
-  frames = half.reshape(-1, 3 * training.FRAMES, *half.shape[2:])
+  frames = half.reshape(-1, 3 * settings.FRAMES, *half.shape[2:])
   audio, face = nets['syncnet'](batch['mel'], frames)
   values = {
-    'sync': -straight_log((audio * face).sum(1)).mean(),
+    'sync': -log_linear_below_floor((audio * face).sum(1)).mean(),
     'l1': (made - batch['target']).abs().mean(),
   }
-  rest = 1 - training.SYNC
-  total = training.SYNC * values['sync']
+  rest = 1 - settings.SYNC_WEIGHT
+  total = settings.SYNC_WEIGHT * values['sync']
   if 'discriminator' in nets:
     logit = nets['discriminator'](made)
     values['adversarial'] = functional.softplus(-logit).mean()
-    total = total + training.ADVERSARIAL * values['adversarial']
-    rest -= training.ADVERSARIAL
+    total = total + settings.ADVERSARIAL_WEIGHT * values['adversarial']
+    rest -= settings.ADVERSARIAL_WEIGHT
   return values | {'total': total + rest * values['l1']}, made
 
 
-def contradict(net, true, made) -> Tensors:
+def discriminator_losses(net, true, made) -> Tensors:
   """The discriminator's two losses."""
   return {
     'real': functional.softplus(-net(true)).mean(),
@@ -180,18 +180,20 @@ def contradict(net, true, made) -> Tensors:
   }
 
 
-def learner(stage: str, nets: dict, log_scale, low: bool, compiled: bool):
+def build_train_step(
+  stage: str, nets: dict, log_scale, low: bool, compiled: bool
+):
   """`step(batch) -> losses and norms of gradients`, which changes `nets`."""
-  names = training.trained(stage)
+  names = settings.trained_networks(stage)
   device = log_scale.device
   groups = {name: list(nets[name].parameters()) for name in names}
   if stage == 'syncnet':
     groups['temperature'] = [log_scale]
-  tx = {name: adam(params) for name, params in groups.items()}
-  average = averager(nets[names[0]])
+  tx = {name: adam_optimizer(params) for name, params in groups.items()}
+  average = ema_updater(nets[names[0]])
   compiler = torch.compile if compiled else lambda function: function
-  judge = compiler(contradict)
-  teach = compiler(teach_syncnet if stage == 'syncnet' else teach_generator)
+  judge = compiler(discriminator_losses)
+  teach = compiler(syncnet_losses if stage == 'syncnet' else generator_losses)
 
   def precision():
     return torch.autocast(device.type, torch.bfloat16, enabled=low)
@@ -205,7 +207,7 @@ def learner(stage: str, nets: dict, log_scale, low: bool, compiled: bool):
       values['total'].backward()
     else:
       critic = nets.get('discriminator')
-      with precision(), frozen(critic):
+      with precision(), freeze(critic):
         values, made = teach(nets, batch)
       values['total'].backward()
       if critic:
@@ -214,7 +216,7 @@ def learner(stage: str, nets: dict, log_scale, low: bool, compiled: bool):
         sum(judged.values()).backward()
         values = values | judged
     for name, params in groups.items():
-      norm = nn.utils.clip_grad_norm_(params, training.CLIP)
+      norm = nn.utils.clip_grad_norm_(params, settings.GRAD_CLIP)
       values[f'grad_norm/{name}'] = norm
       tx[name].step()
     average()
@@ -223,12 +225,14 @@ def learner(stage: str, nets: dict, log_scale, low: bool, compiled: bool):
   return step
 
 
-def adam(params) -> torch.optim.Optimizer:
-  betas = training.B1, 0.999
-  return torch.optim.Adam(params, training.RATE, betas, eps=1e-8, fused=True)
+def adam_optimizer(params) -> torch.optim.Optimizer:
+  betas = settings.B1, 0.999
+  return torch.optim.Adam(
+    params, settings.LEARNING_RATE, betas, eps=1e-8, fused=True
+  )
 
 
-def averager(net: Network) -> Callable[[], None]:
+def ema_updater(net: Network) -> Callable[[], None]:
   """Moves an average of weights and statistics after each step."""
   now = [x for x in net.state_dict().values() if x.is_floating_point()]
   kept = [x.clone() for x in now]
@@ -236,7 +240,7 @@ def averager(net: Network) -> Callable[[], None]:
 
   def average():
     nonlocal step
-    decay = min(training.DECAY, (1 + step) / (10 + step))
+    decay = min(settings.EMA_DECAY, (1 + step) / (10 + step))
     torch._foreach_lerp_(kept, now, 1 - decay)
     step += 1
 
@@ -244,7 +248,7 @@ def averager(net: Network) -> Callable[[], None]:
 
 
 @contextlib.contextmanager
-def frozen(net: Network | None):
+def freeze(net: Network | None):
   """Gradients pass through the network, none is kept for its weights."""
   if net:
     net.requires_grad_(False)
@@ -253,21 +257,25 @@ def frozen(net: Network | None):
     net.requires_grad_(True)
 
 
-def networks(stage: str, size: int, width: float, state, fixed: dict) -> dict:
+def build_networks(
+  stage: str, size: int, width: float, state, fixed: dict
+) -> dict:
   """The networks of a stage with the weights of our state."""
   found = {}
-  for name in training.trained(stage):
+  for name in settings.trained_networks(stage):
     found[name] = Network(name, size, width)
     stats = state.batch_stats[name]
-    take(found[name], {'params': state.params[name], 'batch_stats': stats})
+    copy_weights(
+      found[name], {'params': state.params[name], 'batch_stats': stats}
+    )
   if stage != 'syncnet':
     expert = Network('syncnet', size, width).eval().requires_grad_(False)
-    take(expert, fixed['syncnet'])
+    copy_weights(expert, fixed['syncnet'])
     found['syncnet'] = expert
   return found
 
 
-def twin(
+def build_reference(
   stage: str,
   size: int,
   width: float,
@@ -282,15 +290,15 @@ def twin(
   form = torch.channels_last if low else torch.contiguous_format
   device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
   torch.backends.cudnn.benchmark = True
-  nets = networks(stage, size, width, state, fixed)
+  nets = build_networks(stage, size, width, state, fixed)
   nets = {k: n.to(device, memory_format=form) for k, n in nets.items()}
   scale = torch.tensor(losses.LOG_SCALE, device=device, requires_grad=True)
-  step = learner(stage, nets, scale, low, compiled)
-  given = placed(batch, device, form)
+  step = build_train_step(stage, nets, scale, low, compiled)
+  given = to_torch_batch(batch, device, form)
   return lambda: step(given)
 
 
-def rivals(
+def candidates(
   stage: str,
   size: int,
   width: float,
@@ -298,7 +306,7 @@ def rivals(
   state,
   fixed: dict,
   eager: bool = False,
-) -> Rivals:
+) -> Candidates:
   """What PyTorch can do here; what fails is named and left out.
 
   Args:
@@ -312,7 +320,9 @@ def rivals(
     plans[f'{low} compiled'] = {'low': True, 'compiled': True}
   found = {}
   for name, plan in plans.items():
-    run = runner(twin(stage, size, width, batch, state, fixed, **plan), gpu)
+    run = timed_runner(
+      build_reference(stage, size, width, batch, state, fixed, **plan), gpu
+    )
     try:
       run(1)
     except Exception as error:  # of any kind: compilers fail in many ways
@@ -323,7 +333,7 @@ def rivals(
   return found
 
 
-def runner(step, gpu: bool) -> Callable[[int], None]:
+def timed_runner(step, gpu: bool) -> Callable[[int], None]:
   def run(n):
     for _ in range(n):
       step()
