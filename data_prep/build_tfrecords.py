@@ -70,9 +70,9 @@ def main(argv: list[str] | None = None) -> int:
   os.environ['PYTHONPATH'] = os.pathsep.join(places)
   if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
-  from data_prep import clips, lrs2, offset, stages
+  from data_prep import av_offset, extract, layouts, process
 
-  settings = clips.Settings(
+  settings = extract.Settings(
     margin=flags.margin,
     quality=flags.quality,
     largest=flags.largest,
@@ -80,11 +80,11 @@ def main(argv: list[str] | None = None) -> int:
     longest=flags.longest,
     smallest=flags.smallest,
   )
-  limits = offset.Limits(flags.most_offset, flags.confidence)
+  limits = av_offset.Limits(flags.most_offset, flags.confidence)
   cache = flags.cache or os.path.join(flags.out, 'cache')
-  task = stages.Task(cache, settings, flags.syncnet, limits)
+  task = process.Task(cache, settings, flags.syncnet, limits)
   try:
-    jobs = lrs2.find(
+    jobs = layouts.find(
       flags.layout,
       flags.data_root,
       flags.filelists,
@@ -112,10 +112,10 @@ def limited(jobs: list, most: int | None) -> list:
 
 def build(jobs: list, task, flags: argparse.Namespace, beams: list[str]) -> int:
   """Prepare, write, and say what became of it."""
-  from data_prep import lrs2, pipeline, stages, stats
+  from data_prep import layouts, pipeline, process, report
 
   start = time.monotonic()
-  twice = lrs2.straddling(jobs)
+  twice = layouts.straddling(jobs)
   if twice:
     logging.warning(
       '%d speakers are in several splits of the lists: %s …',
@@ -124,7 +124,7 @@ def build(jobs: list, task, flags: argparse.Namespace, beams: list[str]) -> int:
   given = pipeline.options(beams, flags.workers)
   rows = pipeline.prepare(jobs, task, task.cache, given)
   made = time.monotonic() - start
-  stages.save(
+  process.save(
     os.path.join(flags.out, 'rejected.jsonl'), pipeline.rejected(rows)
   )
   table = pipeline.counts(rows)
@@ -132,8 +132,8 @@ def build(jobs: list, task, flags: argparse.Namespace, beams: list[str]) -> int:
   if kept:
     size = flags.shard_mb * 2**20
     pipeline.write(rows, flags.out, given, size)
-  page = stats.page(rows, table)
-  stages.save(os.path.join(flags.out, 'stats.html'), page.encode())
+  page = report.page(rows, table)
+  process.save(os.path.join(flags.out, 'stats.html'), page.encode())
   seconds = sum(row['frames'] for row in kept) / 25
   for split, part in table.items():
     parts = ', '.join(f'{n} {name}' for name, n in part.items())

@@ -16,10 +16,9 @@ from collections.abc import Sequence
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from data_prep import stages
-from data_prep.clips import UNLISTED as NOT_LISTED
-from data_prep.lrs2 import Job
-from data_prep.stages import Row, Task
+from data_prep.extract import UNLISTED as NOT_LISTED
+from data_prep.layouts import Job
+from data_prep.process import Row, Task, Worker, load, order, record, save
 from lipsync_jax.data import tfrecord
 from lipsync_jax.data.clip import (
   DATASET_NAME,
@@ -39,7 +38,7 @@ class Prepare(beam.DoFn):
     self.task = task
 
   def setup(self):
-    self.worker = stages.Worker(self.task)
+    self.worker = Worker(self.task)
     self.done, self.seconds = 0, 0.0
     self.since = time.monotonic()
 
@@ -109,7 +108,7 @@ def prepare(
 
 def spread(jobs: Sequence[Job]) -> list[Job]:
   """Jobs in an order in which long and short ones are mixed."""
-  return sorted(jobs, key=lambda job: stages.order(job.key))
+  return sorted(jobs, key=lambda job: order(job.key))
 
 
 def layout(
@@ -120,7 +119,7 @@ def layout(
   splits = sorted({row['split'] for row in rows if not row['reason']})
   for split in splits:
     kept = [r for r in rows if r['split'] == split and not r['reason']]
-    kept.sort(key=lambda row: stages.order(row['key']))
+    kept.sort(key=lambda row: order(row['key']))
     total = sum(row['bytes'] for row in kept)
     count = min(max(1, round(total / size)), len(kept))
     names = [
@@ -150,7 +149,7 @@ def noted(path: str) -> str:
 
 def finished(path: str, rows: Sequence[Row]) -> bool:
   """Whether a shard is there as it should be."""
-  note = stages.load(noted(path))
+  note = load(noted(path))
   if not isinstance(note, dict) or note.get('recipe') != recipe(rows):
     return False
   file, index = _path(path), _path(tfrecord.index_name(path))
@@ -164,9 +163,9 @@ def write_shard(path: str, rows: Sequence[Row]) -> None:
   if finished(path, rows):
     return
   _path(noted(path)).unlink(missing_ok=True)
-  index = write_encoded_clips(path, (stages.record(row) for row in rows))
+  index = write_encoded_clips(path, (record(row) for row in rows))
   note = {'recipe': recipe(rows), 'size': index.size}
-  stages.save(noted(path), json.dumps(note).encode())
+  save(noted(path), json.dumps(note).encode())
 
 
 def write(

@@ -27,7 +27,7 @@ from tests.helpers.test_clips import write_video, write_wav
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 with install_import_hook('data_prep', 'tests.helpers.typecheck.typechecked'):
-  from data_prep import clips, lrs2, offset, preprocessed, stages
+  from data_prep import av_offset, extract, layouts, process, wav2lip_cache
 
 from lipsync_jax.audio import log_mel
 from lipsync_jax.data import tfrecord, windows
@@ -38,7 +38,7 @@ from lipsync_jax.faces.crop import crop_corners, crop_from_row, extract_crop
 from lipsync_jax.media import video_reader, yuv
 from lipsync_jax.media.types import Frame
 
-SETTINGS = clips.Settings()
+SETTINGS = extract.Settings()
 ANCHORS = ('6100000000000000005', '6100000000000000024', '6100000000000000027')
 
 
@@ -62,38 +62,38 @@ def test_lrs2_by_lists(tmp_path):
   (tmp_path / 'train.txt').write_text('a/00000\na/00001\n\n')
   (tmp_path / 'test.txt').write_text('b/00000 NF\nb/00001 MV\nb/00007 NF\n')
   (tmp_path / 'notes.txt').write_text('some other text\n')
-  jobs = {job.key: job for job in lrs2.find('lrs2', root, tmp_path)}
+  jobs = {job.key: job for job in layouts.find('lrs2', root, tmp_path)}
   splits = {key: job.split for key, job in jobs.items()}
   assert splits == {
     **dict.fromkeys(('a/00000', 'a/00001'), 'train'),
     **dict.fromkeys(('b/00000', 'b/00001', 'b/00007'), 'test'),
-    **dict.fromkeys(('c/00000', 'c/00001'), lrs2.UNLISTED),
+    **dict.fromkeys(('c/00000', 'c/00001'), layouts.UNLISTED),
   }
   assert jobs['b/00007'].path == '' and all(job.single for job in jobs.values())
-  again = lrs2.find('lrs2', root / 'main', tmp_path)
+  again = layouts.find('lrs2', root / 'main', tmp_path)
   assert list(jobs.values()) == again == sorted(again)
   (tmp_path / 'pretrain.txt').write_text('a/00009\n')
-  found = lrs2.find('lrs2', root, tmp_path)
+  found = layouts.find('lrs2', root, tmp_path)
   assert [job.key for job in found if job.split == 'pretrain'] == ['a/00009']
 
 
 def test_lists_that_contradict(tmp_path):
   (tmp_path / 'train.txt').write_text('a/1\n')
   (tmp_path / 'val.txt').write_text('a/1 x\n')
-  with pytest.raises(lrs2.LayoutError, match=r'train.txt and in val.txt'):
-    lrs2.read_lists(tmp_path)
-  with pytest.raises(lrs2.LayoutError, match='found none'):
-    lrs2.find('lrs3', tmp_path)
+  with pytest.raises(layouts.LayoutError, match=r'train.txt and in val.txt'):
+    layouts.read_lists(tmp_path)
+  with pytest.raises(layouts.LayoutError, match='found none'):
+    layouts.find('lrs3', tmp_path)
 
 
 def test_lrs3_and_videos(tmp_path):
   root = tree(tmp_path / 'l', ['trainval/x/1.mp4', 'test/y/2.mp4'])
-  found = {job.key: job.split for job in lrs2.find('lrs3', root)}
+  found = {job.key: job.split for job in layouts.find('lrs3', root)}
   assert found == {'x/1': 'train', 'y/2': 'test'}
   root = tree(tmp_path / 'v', ['ann/a b.mp4', 'ann/c/d.MKV', 'e.avi', 'f.txt'])
-  keys = [job.key for job in lrs2.find('videos', root)]
+  keys = [job.key for job in layouts.find('videos', root)]
   assert keys == ['ann%2Fa%20b.mp4/face', 'ann%2Fc%2Fd.MKV/face', 'e.avi/face']
-  jobs = lrs2.find('videos', root, by='speaker')
+  jobs = layouts.find('videos', root, by='speaker')
   assert [job.speaker for job in jobs] == ['ann', 'ann', 'e.avi']
   assert not any(job.single for job in jobs)
 
@@ -102,19 +102,19 @@ def test_lrs3_and_videos(tmp_path):
 @given(st.sets(st.text('abcdefgh', min_size=1), min_size=3, max_size=60))
 def test_no_speaker_straddles(names):
   keys = {f'{name}/{i}': None for name in names for i in range(3)}
-  splits = lrs2.by_hash(keys, (0.1, 0.2))
-  jobs = [lrs2.Job(key, '', split, True) for key, split in splits.items()]
-  assert not lrs2.straddling(jobs)
+  splits = layouts.by_hash(keys, (0.1, 0.2))
+  jobs = [layouts.Job(key, '', split, True) for key, split in splits.items()]
+  assert not layouts.straddling(jobs)
   assert set(splits.values()) == {'train', 'val', 'test'}
-  assert splits == lrs2.by_hash(dict(reversed(keys.items())), (0.1, 0.2))
+  assert splits == layouts.by_hash(dict(reversed(keys.items())), (0.1, 0.2))
 
 
 def test_shares_of_ten_thousand_speakers():
   keys = {f'{i:019d}/00001': None for i in range(10_000)}
-  splits = list(lrs2.by_hash(keys, (0.02, 0.05)).values())
+  splits = list(layouts.by_hash(keys, (0.02, 0.05)).values())
   assert splits.count('val') == pytest.approx(200, abs=45)
   assert splits.count('test') == pytest.approx(500, abs=70)
-  more = lrs2.by_hash(keys | {'new/1': None}, (0.02, 0.05))
+  more = layouts.by_hash(keys | {'new/1': None}, (0.02, 0.05))
   assert splits == [more[key] for key in keys]
 
 
@@ -131,7 +131,7 @@ def frame(i, t):
 def test_nearest_frame_is_shown(gaps):
   times = [Fraction(v, 1000) for v in np.cumsum([0, *gaps]).tolist()]
   shown = list(
-    clips.at_rate((frame(i, t) for i, t in enumerate(times)), Fraction(1, 25))
+    extract.at_rate((frame(i, t) for i, t in enumerate(times)), Fraction(1, 25))
   )
   assert [k for k, _ in shown] == list(range(len(shown)))
   for k, f in shown:
@@ -144,7 +144,7 @@ def test_nearest_frame_is_shown(gaps):
 @pytest.mark.parametrize('rate', [25, 30, 50, 60, Fraction(30000, 1001), 12])
 def test_rates(rate):
   step = 1 / Fraction(rate)
-  shown = list(clips.at_rate((frame(i, i * step) for i in range(120)), step))
+  shown = list(extract.at_rate((frame(i, i * step) for i in range(120)), step))
   assert abs(len(shown) - 120 * step * 25) <= 1
   if rate == 25:
     assert [f.index for _, f in shown] == list(range(120))
@@ -152,7 +152,7 @@ def test_rates(rate):
 
 @given(st.integers(0, 50), st.integers(1, 3000), st.integers(1, 400))
 def test_split_covers(first, length, longest):
-  parts = clips.split(first, first + length, longest)
+  parts = extract.split(first, first + length, longest)
   assert [a for part in parts for a in range(*part)] == list(
     range(first, first + length)
   )
@@ -170,7 +170,7 @@ def test_boxes_hold_the_crops():
     ],
     -1,
   )
-  boxes = clips.boxes(crops, (480, 640), 0.15)
+  boxes = extract.boxes(crops, (480, 640), 0.15)
   assert (boxes % 2 == 0).all() and (boxes >= 0).all()
   sides = boxes[:, 2:] - boxes[:, :2]
   assert (sides == sides[0]).all()
@@ -178,7 +178,7 @@ def test_boxes_hold_the_crops():
     low, high = np.split(bounding_boxes(crop_corners(crop_from_row(row))), 2)
     assert (low - box[:2] > 0.14 * row[2:4].min()).all()
     assert (box[2:] - high > 0.14 * row[2:4].min()).all()
-  edge = clips.boxes(crops, (260, 256), 0.15)
+  edge = extract.boxes(crops, (260, 256), 0.15)
   assert (edge[:, 2] <= 256).all() and (edge[:, 3] <= 260).all()
 
 
@@ -240,12 +240,12 @@ def analysis(count, people=((0, None, 0.0),), size=(240, 320), cuts=()):
 
 
 def results(path, seen, single=True, **values):
-  job = lrs2.Job('ann/one', str(path), 'train', single)
-  return list(clips.from_video(job, seen, clips.Settings(**values)))
+  job = layouts.Job('ann/one', str(path), 'train', single)
+  return list(extract.from_video(job, seen, extract.Settings(**values)))
 
 
 def decoded(clip, i):
-  return preprocessed.decoded(clip.frames[i])
+  return wav2lip_cache.decoded(clip.frames[i])
 
 
 def test_clip_shows_what_inference_sees(tmp_path):
@@ -289,14 +289,14 @@ def test_several_people_and_cuts(tmp_path):
   path = film(tmp_path / 'a.mkv')
   two = analysis(60, ((0, None, -70.0), (0, 40, 70.0)), cuts=(30,))
   (drop,) = results(path, two)
-  assert drop.reason == clips.SEVERAL
+  assert drop.reason == extract.SEVERAL
   made = results(path, two, single=False)
   keys = [(c.key, len(c.frames)) for c in made if isinstance(c, Clip)]
   assert sorted(keys) == [
     ('ann/one#0', 30), ('ann/one#1', 30), ('ann/one#2', 30),
   ]  # fmt: skip
-  (short,) = [c for c in made if isinstance(c, clips.Drop)]
-  assert (short.key, short.reason) == ('ann/one#3', clips.SHORT)
+  (short,) = [c for c in made if isinstance(c, extract.Rejection)]
+  assert (short.key, short.reason) == ('ann/one#3', extract.SHORT)
   second = next(c for c in made if c.key == 'ann/one#2')
   assert np.flatnonzero(second.wave > 15000).tolist() == [12800]
 
@@ -312,7 +312,7 @@ def test_a_hole_in_time_parts_a_clip(tmp_path):
   seen = analysis(60)
   times = seen.times.copy()
   times[20:35] = times[20]  # the picture stood still
-  pieces, _ = clips.plan(
+  pieces, _ = extract.plan(
     dataclasses.replace(seen, times=times), False, SETTINGS
   )
   assert [(p.first, len(p.crops)) for p in pieces] == [(0, 23), (35, 25)]
@@ -321,10 +321,10 @@ def test_a_hole_in_time_parts_a_clip(tmp_path):
 @pytest.mark.parametrize(
   'reason, seen, values',
   [
-    (clips.NO_FACE, analysis(30, ()), {}),
-    (clips.SHORT, analysis(30, ((2, 12, 0.0),)), {}),
-    (clips.SMALL_FACE, analysis(30), {'smallest': 150.0}),
-    (clips.SILENT, analysis(30), {'silence': -1.0}),
+    (extract.NO_FACE, analysis(30, ()), {}),
+    (extract.SHORT, analysis(30, ((2, 12, 0.0),)), {}),
+    (extract.SMALL_FACE, analysis(30), {'smallest': 150.0}),
+    (extract.SILENT, analysis(30), {'silence': -1.0}),
   ],
 )
 def test_one_reason_for_each_drop(tmp_path, reason, seen, values):
@@ -337,7 +337,7 @@ def test_no_sound_is_silent(tmp_path):
     tmp_path / 'a.mp4', [Fraction(i, 25) for i in range(30)], (320, 240)
   )
   (drop,) = results(path, analysis(30))
-  assert drop.reason == clips.SILENT and 'no audio stream' in drop.detail
+  assert drop.reason == extract.SILENT and 'no audio stream' in drop.detail
 
 
 # Offset
@@ -359,43 +359,43 @@ def vectors(count, late, noise=0.5, seed=0):
 @pytest.mark.parametrize('late', range(-15, 16))
 def test_offset_is_found(late):
   for count in (40, 120):
-    found, sure = offset.search(*vectors(count, late))
+    found, sure = av_offset.search(*vectors(count, late))
     assert found == late and sure > 0.2
 
 
 def test_short_and_foreign_sound():
-  assert offset.search(*vectors(26, 5))[0] == 5
-  assert offset.search(*vectors(26, -5))[0] == -5
-  assert offset.search(*vectors(5, 0)) == (0, 0.0)
+  assert av_offset.search(*vectors(26, 5))[0] == 5
+  assert av_offset.search(*vectors(26, -5))[0] == -5
+  assert av_offset.search(*vectors(5, 0)) == (0, 0.0)
   face, _ = vectors(100, 0)
   _, other = vectors(100, 0, seed=1)
-  assert offset.search(face, other)[1] < 0.1
+  assert av_offset.search(face, other)[1] < 0.1
 
 
 def test_verdicts():
-  limits = offset.Limits(6, 0.3)
+  limits = av_offset.Limits(6, 0.3)
 
   def reason(*values):
-    return offset.verdict(*values, limits, 14)[0]
+    return av_offset.verdict(*values, limits, 14)[0]
 
   nan = float('nan')
   assert reason(14, nan, nan) == '' == reason(30, 6, 0.3) == reason(30, -6, 1.0)
-  assert reason(30, 0, 0.29) == clips.UNSURE == reason(30, 0, nan)
-  assert reason(60, 7, 0.5) == clips.OFFSET == reason(60, -7, 0.5)
-  assert reason(18, 5, 0.5) == clips.SHORT
+  assert reason(30, 0, 0.29) == extract.UNSURE == reason(30, 0, nan)
+  assert reason(60, 7, 0.5) == extract.OFFSET == reason(60, -7, 0.5)
+  assert reason(18, 5, 0.5) == extract.SHORT
 
 
 def test_corrected_sound_is_in_step(tmp_path):
   (clip,) = results(film(tmp_path / 'a.mkv'), analysis(60))
   assert np.flatnonzero(clip.wave > 15000).tolist() == [0, 16000, 32000]
-  late = check_clip(offset.corrected(clip, 4, 0.5))
-  early = check_clip(offset.corrected(clip, -4, 0.5))
+  late = check_clip(av_offset.corrected(clip, 4, 0.5))
+  early = check_clip(av_offset.corrected(clip, -4, 0.5))
   # A click heard at frame 25 belongs to frame 21, or to frame 29.
   assert late.frames == clip.frames[:56] and early.frames == clip.frames[4:]
   assert np.flatnonzero(late.wave > 15000).tolist() == [21 * 640, 46 * 640]
   assert np.flatnonzero(early.wave > 15000).tolist() == [0, 16000, 32000]
   assert (late.offset, early.offset) == (4.0, -4.0)
-  still = offset.corrected(clip, 0, 0.5)
+  still = av_offset.corrected(clip, 0, 0.5)
   assert still.frames == clip.frames and still.offset == 0.0
 
 
@@ -425,17 +425,17 @@ def expert_file(tmp_path_factory):
 
 def test_expert_reads_every_window(tmp_path, expert_file):
   (clip,) = results(film(tmp_path / 'a.mkv', 20), analysis(20))
-  expert = offset.Expert(expert_file)
+  expert = av_offset.Expert(expert_file)
   face, heard = expert.vectors(clip)
   assert len(face) == len(heard) == 16
   np.testing.assert_allclose(np.linalg.norm(face, axis=1), 1, atol=1e-4)
-  first = offset.half(clip.frames[3], clip.crops[3], 96)
+  first = av_offset.half(clip.frames[3], clip.crops[3], 96)
   assert first.shape == (48, 96, 3)
-  same, _ = expert.vectors(offset.corrected(clip, -3, 0.0))
+  same, _ = expert.vectors(av_offset.corrected(clip, -3, 0.0))
   np.testing.assert_allclose(same, face[3:], atol=1e-4)
 
 
-class Told(stages.Worker):
+class Told(process.Worker):
   """A worker that may not look for faces, with an expert that is sure."""
 
   verdicts: tuple = ()
@@ -458,16 +458,16 @@ class Told(stages.Worker):
 
 def test_an_expert_filters_without_detecting(built, monkeypatch):
   folder, out, _ = built
-  jobs = lrs2.find('lrs2', folder / 'mvlrs_v1', folder)
+  jobs = layouts.find('lrs2', folder / 'mvlrs_v1', folder)
   jobs = [job for job in jobs if job.key[:2] == '61']
-  limits = offset.Limits(6, 0.1)
-  task = stages.Task(str(out / 'cache'), SETTINGS, 'w', limits)
+  limits = av_offset.Limits(6, 0.1)
+  task = process.Task(str(out / 'cache'), SETTINGS, 'w', limits)
   monkeypatch.setattr(Told, 'verdicts', ((3, 0.5), (-9, 0.5)))
   rows = [row for job in jobs for row in Told(task).rows(job)]
   reasons = {row['key'][-1]: row['reason'] for row in rows}
-  assert len(rows) == 6 and reasons == {'1': '', '2': clips.OFFSET}
+  assert len(rows) == 6 and reasons == {'1': '', '2': extract.OFFSET}
   kept = next(row for row in rows if not row['reason'])
-  _, data, facts = stages.record(kept)
+  _, data, facts = process.record(kept)
   assert facts.offset == 3 and facts.frames == kept['frames'] - 3
   assert decode_clip(data, kept['key']).confidence == 0.5
 
@@ -503,12 +503,12 @@ def corpus(shared, folder, each=2):
 
 
 BAD = {
-  'bad/torn': clips.BROKEN,
-  'bad/text': clips.BROKEN,
-  'bad/grey': clips.NO_FACE,
-  'bad/gone': clips.MISSING,
-  'bad/two': clips.SEVERAL,
-  'bad/unlisted': clips.UNLISTED,
+  'bad/torn': extract.BROKEN,
+  'bad/text': extract.BROKEN,
+  'bad/grey': extract.NO_FACE,
+  'bad/gone': extract.MISSING,
+  'bad/two': extract.SEVERAL,
+  'bad/unlisted': extract.UNLISTED,
 }
 
 
@@ -637,7 +637,7 @@ def dump(clip, path, folder):
 
   folder.mkdir(parents=True)
   video = video_reader.probe_video(path)
-  for k, shown in clips.read(video):
+  for k, shown in extract.read(video):
     if k >= len(clip.frames):
       break
     crop = clip.crops[k].astype(float)
@@ -678,7 +678,7 @@ def test_damage_in_the_cache_is_seen(built, tmp_path):
   copy.write_bytes(data)
   shutil.copy(tfrecord.index_name(str(pack)), tmp_path)
   with pytest.raises(tfrecord.ShardError, match='record 0 is damaged'):
-    stages.packed(str(copy), 0)
+    process.packed(str(copy), 0)
 
 
 def test_a_moved_build_does_nothing(built, tmp_path):
@@ -688,8 +688,8 @@ def test_a_moved_build_does_nothing(built, tmp_path):
   shutil.copytree(folder / 'mvlrs_v1', tmp_path / 'mvlrs_v1')
   for path in folder.glob('*.txt'):
     shutil.copy(path, tmp_path)
-  jobs = lrs2.find('lrs2', tmp_path / 'mvlrs_v1', tmp_path)
-  worker = Told(stages.Task(str(tmp_path / 'out/cache'), SETTINGS))
+  jobs = layouts.find('lrs2', tmp_path / 'mvlrs_v1', tmp_path)
+  worker = Told(process.Task(str(tmp_path / 'out/cache'), SETTINGS))
   kept = [row for job in jobs for row in worker.rows(job) if not row['reason']]
   assert len(kept) == 6
   assert all(row['pack'].startswith(str(tmp_path)) for row in kept)
@@ -785,7 +785,7 @@ def clip_of(path):
   from lipsync_jax.faces import detector
 
   with detector.FaceDetector(workers=1) as finder:
-    seen = clips.analyse(video_reader.probe_video(path), finder)
+    seen = extract.analyse(video_reader.probe_video(path), finder)
   made = [
     found
     for found in results(path, seen, single=False)
@@ -809,7 +809,7 @@ def delayed(clip, seconds):
   'name', ['grid_pwij3p.mpg', 'retalking3.mp4', 'hd_1080p30.mp4']
 )
 def test_our_expert_finds_200_ms(shared, name):
-  expert = offset.Expert(str(EXPERT))
+  expert = av_offset.Expert(str(EXPERT))
   clip = clip_of(shared / 'media/clips' / name)
   before, _ = expert.offset(clip)
   for seconds in (-0.2, 0.2):
@@ -820,7 +820,7 @@ def test_our_expert_finds_200_ms(shared, name):
 @pytest.mark.slow
 def test_our_expert_tells_published_offsets_apart(shared):
   """The sound of these three is later by 0, 5 and 12 frames."""
-  expert = offset.Expert(str(EXPERT))
+  expert = av_offset.Expert(str(EXPERT))
   found = [
     expert.offset(
       clip_of(shared / f'media/clips/syncnet_test_offset_{late}.avi')

@@ -16,7 +16,7 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import Bool, Float, Int, Int16, UInt8
 
-from data_prep.lrs2 import Job
+from data_prep.layouts import Job
 from lipsync_jax import audio
 from lipsync_jax.data.clip import Clip, check_clip
 from lipsync_jax.faces import crop, identity, tracker, tracks, trajectory
@@ -61,7 +61,7 @@ class Settings:
 
 
 @dataclasses.dataclass(frozen=True)
-class Drop:
+class Rejection:
   """A clip that is not one, and why."""
 
   key: str
@@ -78,7 +78,7 @@ class Piece:
   points: Float[np.ndarray, 'n p 2']  # likewise
 
 
-Result = Clip | Drop
+Result = Clip | Rejection
 
 
 def at_rate(
@@ -149,8 +149,8 @@ def from_video(
   for name, piece in zip(names(job.key, len(pieces)), pieces, strict=True):
     here = wave[SAMPLES * piece.first :][: SAMPLES * len(piece.crops)]
     ready.append(judged(name, piece, here, problem, settings))
-  wanted = [entry for entry in ready if not isinstance(entry, Drop)]
-  yield from (entry for entry in ready if isinstance(entry, Drop))
+  wanted = [entry for entry in ready if not isinstance(entry, Rejection)]
+  yield from (entry for entry in ready if isinstance(entry, Rejection))
   for name, piece, here, jpegs, corners, scale in cut(video, wanted, settings):
     yield clip(job, name, piece, here, jpegs, corners, scale)
 
@@ -162,7 +162,7 @@ def names(key: str, count: int) -> list[str]:
 
 def plan(
   analysis: tracks.Analysis, single: bool, settings: Settings
-) -> tuple[list[Piece], Drop | None]:
+) -> tuple[list[Piece], Rejection | None]:
   """Whose face is cut when: by time of appearance, or why nobody's.
 
   With `single`, one clip a file: the longest unbroken run of its speaker.
@@ -173,11 +173,11 @@ def plan(
   analysis = dataclasses.replace(analysis, times=grid)
   found = identity.group_people(analysis)
   if not found:
-    return [], Drop('', NO_FACE, f'in {count} frames')
+    return [], Rejection('', NO_FACE, f'in {count} frames')
   if single:
     beside = sum(_counts(p, found[0], count, settings) for p in found[1:])
     if beside:
-      return [], Drop('', SEVERAL, identity.describe_people(found))
+      return [], Rejection('', SEVERAL, identity.describe_people(found))
     found = found[:1]
   pieces = []
   for person in found:
@@ -190,7 +190,7 @@ def plan(
         rows = path.crops[a:b], path.points[a:b].astype(np.float64)
         pieces.append(Piece(a, *rows))
   if not pieces:
-    return [], Drop('', NO_FACE, f'in {count} frames')
+    return [], Rejection('', NO_FACE, f'in {count} frames')
   pieces.sort(key=lambda piece: piece.first)  # stable: most visible first
   return pieces, None
 
@@ -250,17 +250,17 @@ def judged(
   wave: Int16[np.ndarray, 's'],
   problem: str,
   settings: Settings,
-) -> tuple[str, Piece, Int16[np.ndarray, 's']] | Drop:
+) -> tuple[str, Piece, Int16[np.ndarray, 's']] | Rejection:
   """The piece as far as its sound reaches, or why it is dropped."""
   width = float(np.median(piece.crops[:, 2]))
   level = loudness(wave)
   if width < settings.smallest:
-    return Drop(key, SMALL_FACE, f'{width:.0f} pixels wide')
+    return Rejection(key, SMALL_FACE, f'{width:.0f} pixels wide')
   if problem or level < settings.silence:
-    return Drop(key, SILENT, problem or f'{level:.0f} dB at its loudest')
+    return Rejection(key, SILENT, problem or f'{level:.0f} dB at its loudest')
   heard = min(len(piece.crops), -(-len(wave) // SAMPLES))
   if heard < settings.shortest:
-    return Drop(key, SHORT, f'{heard} frames with face and sound')
+    return Rejection(key, SHORT, f'{heard} frames with face and sound')
   piece = Piece(piece.first, piece.crops[:heard], piece.points[:heard])
   return key, piece, wave[: heard * SAMPLES]
 

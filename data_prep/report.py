@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import UInt8
 
-from data_prep import stages
-from data_prep.stages import Row
+from data_prep import process
+from data_prep.process import Row
 from lipsync_jax.data.clip import decode_clip
 from lipsync_jax.faces import crop
 
@@ -118,7 +118,7 @@ def speakers(kept: Sequence[Row], most: int = 15) -> dict[str, int]:
 
 def sheet(kept: Sequence[Row]) -> UInt8[np.ndarray, 'h w 3']:
   """One face of each of some clips, as a network sees it."""
-  chosen = sorted(kept, key=lambda row: stages.order(row['key']))
+  chosen = sorted(kept, key=lambda row: process.order(row['key']))
   chosen = chosen[: COLUMNS * ROWS]
   height = max(1, -(-len(chosen) // COLUMNS))
   out = np.full((height * SIDE, COLUMNS * SIDE, 3), 255, np.uint8)
@@ -132,7 +132,7 @@ def face(row: Row) -> UInt8[np.ndarray, '96 96 3']:
   """The middle frame's crop of a clip."""
   import cv2
 
-  clip = decode_clip(stages.packed(row['pack'], row['at']))
+  clip = decode_clip(process.packed(row['pack'], row['at']))
   middle = len(clip.frames) // 2
   data = np.frombuffer(clip.frames[middle], np.uint8)
   rgb = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
@@ -157,7 +157,7 @@ def picture(kept: Sequence[Row]) -> str:
 def examples(rows: Sequence[Row], most: int = 40) -> str:
   """Some of the clips that were dropped; all are in rejected.jsonl."""
   dropped = [row for row in rows if row['reason']]
-  dropped.sort(key=lambda row: stages.order(row['key']))
+  dropped.sort(key=lambda row: process.order(row['key']))
   lines = [
     ''.join(
       f'<td>{html.escape(str(row[name]))}</td>'

@@ -14,7 +14,7 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import Float
 
-from data_prep import clips
+from data_prep import extract
 from lipsync_jax import audio
 from lipsync_jax.data.clip import Clip
 from lipsync_jax.faces import crop
@@ -68,11 +68,11 @@ def verdict(
     return '', ''
   found = f'offset {offset:+.0f} frames, confidence {confidence:.2f}'
   if not confidence >= limits.confidence:
-    return clips.UNSURE, found
+    return extract.UNSURE, found
   if abs(offset) > limits.most:
-    return clips.OFFSET, found
+    return extract.OFFSET, found
   if frames - abs(offset) < shortest:
-    return clips.SHORT, f'{frames} frames, {found}'
+    return extract.SHORT, f'{frames} frames, {found}'
   return '', ''
 
 
@@ -84,8 +84,8 @@ def corrected(clip: Clip, offset: int, confidence: float) -> Clip:
   late, early = max(offset, 0), max(-offset, 0)
   count = len(clip.frames)
   frames = slice(early, count - late)
-  wave = clip.wave[late * clips.SAMPLES :]
-  wave = wave[: (count - late - early) * clips.SAMPLES]
+  wave = clip.wave[late * extract.SAMPLES :]
+  wave = wave[: (count - late - early) * extract.SAMPLES]
   if not offset:
     return dataclasses.replace(clip, offset=0.0, confidence=confidence)
   return dataclasses.replace(
@@ -126,7 +126,7 @@ class Expert:
     )]  # fmt: skip
     count = len(lower) - FRAMES + 1
     starts = audio.window_starts(
-      [Fraction(f, clips.RATE) for f in range(count)], Fraction(0)
+      [Fraction(f, extract.RATE) for f in range(count)], Fraction(0)
     )
     mels = audio.mel_windows(clip.mel, starts)[..., None]  # [v 80 16 1]
     heard, face = [], []

@@ -22,9 +22,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from data_prep import clips, offset, preprocessed
-from data_prep.clips import Drop, Settings
-from data_prep.lrs2 import UNLISTED, Job
+from data_prep import av_offset, extract, wav2lip_cache
+from data_prep.extract import Rejection, Settings
+from data_prep.layouts import UNLISTED, Job
 from lipsync_jax.data import tfrecord
 from lipsync_jax.data.clip import (
   Clip,
@@ -51,7 +51,7 @@ class Task:
   cache: str
   settings: Settings
   syncnet: str = ''  # weights; '' measures no offset
-  limits: offset.Limits = dataclasses.field(default_factory=offset.Limits)
+  limits: av_offset.Limits = dataclasses.field(default_factory=av_offset.Limits)
 
 
 class Worker:
@@ -70,9 +70,9 @@ class Worker:
     return self._finder
 
   @property
-  def expert(self) -> offset.Expert:
+  def expert(self) -> av_offset.Expert:
     if self._expert is None:
-      self._expert = offset.Expert(self.task.syncnet)
+      self._expert = av_offset.Expert(self.task.syncnet)
     return self._expert
 
   def close(self) -> None:
@@ -85,14 +85,14 @@ class Worker:
     """All clips of a job, kept or dropped, with one reason each."""
     about = {'split': job.split, 'source': job.path, 'job': job.key}
     if job.split == UNLISTED or not job.path:
-      reason = clips.UNLISTED if job.path else clips.MISSING
+      reason = extract.UNLISTED if job.path else extract.MISSING
       rows = [{'key': job.key, 'reason': reason, 'detail': ''}]
       return [about | row for row in rows]
     with local(job.path) as path:
       try:
         content = content_of(path)
       except OSError as error:
-        row = {'reason': clips.BROKEN, 'detail': error.strerror}
+        row = {'reason': extract.BROKEN, 'detail': error.strerror}
         return [about | {'key': job.key} | row]
       rows, pack = self._clips(job, path, content)
     kept = [row for row in rows if not row['reason']]
@@ -103,7 +103,7 @@ class Worker:
   def _clips(self, job: Job, path: str, content: str) -> tuple[list[Row], str]:
     """What became of each clip, and the file that has those kept."""
     words = job.key, shown(job.path), content, repr(job.single)
-    name = digest(*words, repr(self.task.settings), str(clips.VERSION))
+    name = digest(*words, repr(self.task.settings), str(extract.VERSION))
     pack = place(self.task.cache, 'clips', f'{name}.tfrecord')
     listed = place(self.task.cache, 'clips', f'{name}.json')
     rows = load(listed)
@@ -122,7 +122,7 @@ class Worker:
       # What was cut before the damage goes too: one reason, one line.
       detail = ' '.join(str(error).replace(path, shown(job.path)).split())
       detail = detail or type(error).__name__
-      row = Drop(job.key, clips.BROKEN, detail)
+      row = Rejection(job.key, extract.BROKEN, detail)
       rows = [dataclasses.asdict(row)]
     save(listed, json.dumps(rows).encode())
     return located(rows, pack), pack
@@ -131,7 +131,7 @@ class Worker:
     """The records of a file; `rows` gets a row of each clip, kept or not."""
     at = 0
     for result in self._results(job):
-      if isinstance(result, Drop):
+      if isinstance(result, Rejection):
         rows.append(dataclasses.asdict(result))
         continue
       result = dataclasses.replace(result, source=shown(source))
@@ -142,18 +142,18 @@ class Worker:
 
   def _results(self, job: Job):
     if os.path.isdir(job.path):
-      return preprocessed.from_pictures(job, self.finder, self.task.settings)
-    return clips.from_video(job, self._faces(job), self.task.settings)
+      return wav2lip_cache.from_pictures(job, self.finder, self.task.settings)
+    return extract.from_video(job, self._faces(job), self.task.settings)
 
   def _faces(self, job: Job):
     """The remembered first pass over a video, else made and remembered."""
     content = content_of(job.path)
     words = content, str(analysis_cache.VERSION), *detector.ASSETS.values()
-    name = digest(*words, str(clips.VERSION), str(clips.RATE))
+    name = digest(*words, str(extract.VERSION), str(extract.RATE))
     path = place(self.task.cache, 'faces', f'{name}.npz')
     with contextlib.suppress(FaceError, FileNotFoundError), local(path) as file:
       return analysis_cache.load_analysis(file)[0]
-    analysis = clips.analyse(decoder.probe_video(job.path), self.finder)
+    analysis = extract.analyse(decoder.probe_video(job.path), self.finder)
     with tempfile.TemporaryDirectory() as folder:
       file = os.path.join(folder, 'analysis.npz')
       analysis_cache.save_analysis(file, analysis, np.inf)
@@ -164,7 +164,7 @@ class Worker:
   def _measure(self, kept: list[Row], pack: str) -> None:
     """Write offset, confidence and verdict into the rows of one file."""
     stem = os.path.basename(pack).removesuffix('.tfrecord')
-    words = self.expert.sha256, str(offset.REACH), stem
+    words = self.expert.sha256, str(av_offset.REACH), stem
     path = place(self.task.cache, 'offsets', f'{digest(*words)}.json')
     found = load(path)
     if found is None:
@@ -179,7 +179,7 @@ class Worker:
     for row, (late, sure) in zip(kept, found, strict=True):
       row |= {'offset': late, 'confidence': sure}
       limits = self.task.limits
-      reason = offset.verdict(row['frames'], late, sure, limits, shortest)
+      reason = av_offset.verdict(row['frames'], late, sure, limits, shortest)
       row['reason'], row['detail'] = reason
 
 
@@ -215,7 +215,7 @@ def record(row: Row) -> tuple[str, bytes, ClipInfo]:
   data = packed(row['pack'], row['at'])
   clip = decode_clip(data, row['key'])
   if 'offset' in row:
-    clip = offset.corrected(clip, row['offset'], row['confidence'])
+    clip = av_offset.corrected(clip, row['offset'], row['confidence'])
     data = encode_clip(clip)
   return row['key'], data, clip_info(clip)
 

@@ -12,9 +12,9 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from data_prep import clips
-from data_prep.clips import Drop, Piece, Result, Settings
-from data_prep.lrs2 import Job
+from data_prep import extract
+from data_prep.extract import Piece, Rejection, Result, Settings
+from data_prep.layouts import Job
 from lipsync_jax.faces.landmarks import LANDMARK_IDS
 from lipsync_jax.media.container import MediaError
 
@@ -28,32 +28,32 @@ def from_pictures(job: Job, finder, settings: Settings) -> Iterator[Result]:
   folder = epath.Path(job.path)
   files = {int(p.stem): p for p in folder.glob('*.jpg') if p.stem.isdecimal()}
   if not files:
-    yield Drop(job.key, clips.NO_FACE, 'no picture in the folder')
+    yield Rejection(job.key, extract.NO_FACE, 'no picture in the folder')
     return
   first, end = longest_run(sorted(files))
   pictures = [decoded(files[k].read_bytes()) for k in range(first, end)]
   if any(picture is None for picture in pictures):
     bad = next(i for i, picture in enumerate(pictures) if picture is None)
-    yield Drop(job.key, clips.BROKEN, f'{first + bad}.jpg is no picture')
+    yield Rejection(job.key, extract.BROKEN, f'{first + bad}.jpg is no picture')
     return
   points = landmarks(pictures, finder)
   if points is None:
-    yield Drop(job.key, clips.NO_FACE, f'in {len(pictures)} pictures')
+    yield Rejection(job.key, extract.NO_FACE, f'in {len(pictures)} pictures')
     return
   try:
-    wave = clips.waveform(str(folder / 'audio.wav'), Fraction(0))
+    wave = extract.waveform(str(folder / 'audio.wav'), Fraction(0))
     problem = ''
   except MediaError as error:
     wave, problem = np.zeros(0, np.int16), str(error)
   sides = np.array([picture.shape[1::-1] for picture in pictures], np.float64)
   rows = np.concatenate([sides / 2, sides, 0 * sides[:, :1]], -1)
-  runs = clips.split(first, end, settings.longest)
-  for key, (a, b) in zip(clips.names(job.key, len(runs)), runs, strict=True):
+  runs = extract.split(first, end, settings.longest)
+  for key, (a, b) in zip(extract.names(job.key, len(runs)), runs, strict=True):
     here = slice(a - first, b - first)
     piece = Piece(a, rows[here], points[here])
-    sounding = wave[clips.SAMPLES * a : clips.SAMPLES * b]
-    entry = clips.judged(key, piece, sounding, problem, settings)
-    if isinstance(entry, Drop):
+    sounding = wave[extract.SAMPLES * a : extract.SAMPLES * b]
+    entry = extract.judged(key, piece, sounding, problem, settings)
+    if isinstance(entry, Rejection):
       yield entry
       continue
     _, piece, sounding = entry
@@ -103,16 +103,16 @@ def packed(job, key, piece: Piece, wave, pictures, paths, settings: Settings):
 
   sides = piece.crops[:, 2:4]
   size = np.ceil(sides.max(0)).astype(np.int64)
-  size = np.round(size * clips.shrunk(size, settings.largest)).astype(int)
+  size = np.round(size * extract.shrunk(size, settings.largest)).astype(int)
   if (sides == size).all():
     jpegs = [path.read_bytes() for path in paths]
   else:
     jpegs = [
-      clips.jpeg(cv2.resize(picture, size.tolist()), settings)
+      extract.jpeg(cv2.resize(picture, size.tolist()), settings)
       for picture, _ in zip(pictures, paths, strict=False)
     ]
   scale = size / sides  # [n 2]
   crops = np.tile([*size / 2, *size, 0.0], (len(sides), 1))
   places = np.concatenate([0 * sides, sides], -1)
   points = piece.points * scale[:, None]
-  return clips.finished(job, key, jpegs, crops, points, places, wave)
+  return extract.finished(job, key, jpegs, crops, points, places, wave)
