@@ -11,6 +11,8 @@ import urllib.parse
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from lipsync_jax.common.errors import LipSyncError
+
 LAYOUTS = ('lrs2', 'lrs2_preprocessed', 'lrs3', 'videos')
 SUFFIXES = {
   *('.3gp', '.avi', '.flv', '.m2ts', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg'),
@@ -29,7 +31,7 @@ FOLDERS = {
 }
 
 
-class LayoutError(ValueError):
+class LayoutError(LipSyncError):
   """A folder that is not laid out as was said; one line says how."""
 
 

@@ -18,6 +18,8 @@ from types import ModuleType
 import numpy as np
 from jaxtyping import Float
 
+from lipsync_jax.common.errors import LipSyncError
+
 SAMPLE_RATE = 16000  # Hz
 FFT_SIZE = 800  # samples, 50 ms: window and transform length
 HOP = 200  # samples, 12.5 ms
@@ -37,7 +39,7 @@ RESERVED_COLUMNS = (
 )  # columns, 27 minutes, for which `stream_log_mel` takes an address
 
 
-class AudioError(ValueError):
+class AudioError(LipSyncError):
   """Sound that cannot drive lips; the message says what to do."""
 
 

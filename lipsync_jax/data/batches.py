@@ -16,6 +16,7 @@ from jaxtyping import Int, UInt8
 
 from lipsync_jax import audio
 from lipsync_jax.audio import FPS, FRAMES_PER_WINDOW, frame_columns
+from lipsync_jax.common.errors import LipSyncError
 from lipsync_jax.data import augmentation, sampler, windows
 from lipsync_jax.data.augmentation import Augmentation
 from lipsync_jax.data.clip import Clip, ClipDataset
@@ -26,7 +27,7 @@ FRAMES = FRAMES_PER_WINDOW
 Batch = dict  # arrays by name, numpy or jax
 
 
-class DataError(ValueError):
+class DataError(LipSyncError):
   """A batch that cannot be made; one line says what to change."""
 
 

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from jaxtyping import Float32, Int16
 
+from lipsync_jax.common.errors import LipSyncError
 from lipsync_jax.data import tf_example, tfrecord
 
 DATASET_NAME = (
@@ -37,7 +38,7 @@ _TEXTS = ('key', 'speaker', 'source')
 _NUMBERS = ('fps', 'offset', 'confidence')
 
 
-class RecordError(ValueError):
+class RecordError(LipSyncError):
   """A clip that is not as the schema wants it; one line says how."""
 
 

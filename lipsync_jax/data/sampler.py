@@ -14,6 +14,7 @@ import sys
 import numpy as np
 from jaxtyping import Int
 
+from lipsync_jax.common.errors import LipSyncError
 from lipsync_jax.data import windows
 
 ORDER_STREAM, DRAW_STREAM = (
@@ -22,7 +23,7 @@ ORDER_STREAM, DRAW_STREAM = (
 )  # doors of the seed: the order, and what is drawn
 
 
-class SamplerError(ValueError):
+class SamplerError(LipSyncError):
   """A batch that cannot be shared; one line says what to change."""
 
 

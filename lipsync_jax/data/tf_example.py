@@ -12,13 +12,15 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from jaxtyping import Float32
 
+from lipsync_jax.common.errors import LipSyncError
+
 Field = list[bytes] | Float32[np.ndarray, 'n']
 
 _BYTES, _FLOATS = 1, 2
 _LENGTH = 2  # the wire type of what is preceded by its length
 
 
-class ExampleError(ValueError):
+class ExampleError(LipSyncError):
   """Bytes that are no `tf.train.Example` of bytes and floats."""
 
 

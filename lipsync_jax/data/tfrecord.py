@@ -22,6 +22,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
+from lipsync_jax.common.errors import LipSyncError
+
 MAX_RECORD_BYTES = (
   2**30
 )  # bytes of one record; a damaged length must not be allocated
@@ -32,7 +34,7 @@ _NAME = re.compile(r'^.+-([^-]+)\.tfrecord-(\d{5})-of-(\d{5})$')
 _REMEDY = 'delete this shard and its index and run the build again'
 
 
-class ShardError(ValueError):
+class ShardError(LipSyncError):
   """Damaged, missing or foreign shards: one line, with shard and byte."""
 
 

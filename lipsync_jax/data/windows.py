@@ -21,6 +21,7 @@ from jaxtyping import Bool, Int
 
 from lipsync_jax import audio
 from lipsync_jax.audio import FPS, FRAMES_PER_WINDOW
+from lipsync_jax.common.errors import LipSyncError
 
 NUM_UNIFORMS = 14  # uniform numbers a pick carries for the augmentation
 KINDS = ('syncnet', 'contrastive', 'generator', 'pair')
@@ -32,7 +33,7 @@ WindowSample = dict[str, np.ndarray]
 Rows = Int[np.ndarray, 'b']
 
 
-class WindowError(ValueError):
+class WindowError(LipSyncError):
   """No window to train on; one line says why."""
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from lipsync_jax.common.errors import LipSyncError
 from lipsync_jax.data.clip import ClipDataset
 from lipsync_jax.evaluation import pair_lists, video_clip
 from lipsync_jax.evaluation.clip import (
@@ -24,7 +25,7 @@ from lipsync_jax.evaluation.clip import (
 PROTOCOLS = ('reconstruction', 'cross', 'silence')
 
 
-class CaseError(ValueError):
+class CaseError(LipSyncError):
   """Nobody to evaluate; one line says what to change."""
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float, Int16, UInt8
 
+from lipsync_jax.common.errors import LipSyncError
 from lipsync_jax.data.clip import Clip, ClipDataset
 from lipsync_jax.faces.crop import crop_from_row, extract_crop
 
@@ -24,7 +25,7 @@ SAMPLES_PER_FRAME = 640  # of sound a frame
 Picture = UInt8[np.ndarray, '_ _ 3']
 
 
-class EvalClipError(ValueError):
+class EvalClipError(LipSyncError):
   """Nothing to evaluate; one line says why."""
 
 

@@ -9,10 +9,12 @@ import os
 import pathlib
 from collections.abc import Sequence
 
+from lipsync_jax.common.errors import LipSyncError
+
 Pair = tuple[str, str]  # video, audio
 
 
-class PairError(ValueError):
+class PairError(LipSyncError):
   """A list that names no pairs; one line says where."""
 
 

@@ -23,6 +23,8 @@ from jaxtyping import Float
 
 from lipsync_jax import audio
 from lipsync_jax.audio import log_mel
+from lipsync_jax.common.assets import asset_path
+from lipsync_jax.common.errors import LipSyncError
 from lipsync_jax.data.clip import ClipDataset
 from lipsync_jax.evaluation import image_metrics
 from lipsync_jax.evaluation.clip import (
@@ -32,7 +34,7 @@ from lipsync_jax.evaluation.clip import (
   piece_ranges,
 )
 
-DEFAULT_RIDGE = pathlib.Path(__file__).parent / 'assets' / 'ridge.npz'
+DEFAULT_RIDGE = asset_path('ridge.npz')
 LOOK_BACK = Fraction(14, 100)  # seconds that the sound begins before its frame
 GROUPS, GROUP_COLUMNS = 8, 3  # mel columns, averaged so many at a time
 BANDS = 20  # of 80 mel bins, averaged four at a time
@@ -40,7 +42,7 @@ MAX_SHIFT = 15  # frames, the farthest shift
 MIN_FRAMES = 10  # frames that a correlation needs
 
 
-class RidgeError(ValueError):
+class RidgeError(LipSyncError):
   """Coefficients that cannot be fitted or read; one line says why."""
 
 

@@ -1,6 +1,6 @@
 """Score lip-sync: every measure, with the ground truth beside it.
 
-    python -m lipsync_jax.evaluation.runner --shards SHARDS --out results/evaluation
+    python -m lipsync_jax.evaluate --shards SHARDS --out results/evaluation
 
 scores the weights that come along by the judge that comes along.
 Writes report.json, report.csv and report.html. Results of a clip are kept
@@ -45,7 +45,7 @@ VERSION = 2  # of results kept: raise it when a measure changes
 def build_parser() -> argparse.ArgumentParser:
   """The command line."""
   p = argparse.ArgumentParser(
-    'python -m lipsync_jax.evaluation.runner',
+    'python -m lipsync_jax.evaluate',
     description=__doc__.partition('\n')[0],
   )
   add = p.add_argument
@@ -124,7 +124,7 @@ def run_evaluation(args: argparse.Namespace) -> dict:
   todo = load_cases(args, hidden)
   for row in rivals:
     if os.path.isfile(row.folder) and len(todo) > 1:
-      raise systems.SystemError_(
+      raise systems.RenderError(
         f'--rival {row.name}: one file fits one case, found {len(todo)}; give '
         'a folder, or one pair and --protocol cross'
       )
@@ -260,7 +260,7 @@ def key_of(row: System, scene: CaseContext, marks: dict) -> str:
   if row.kind == 'rival':
     path = cases.baseline_output(row.folder, case)
     if path is None:
-      raise systems.SystemError_(f'{row.name} has no file for it')
+      raise systems.RenderError(f'{row.name} has no file for it')
     words.append(hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest())
   return hashlib.sha256('\n'.join(words).encode()).hexdigest()
 
@@ -313,8 +313,7 @@ def report_facts(args, rows, marks: dict, todo) -> dict:
     + ('' if args.judge else 'No judge was given (--judge). ')
     + ('' if args.syncnet_v2 else 'LSE needs --syncnet-v2, not given. ')
     + 'FID is not computed.',
-    'command': 'python -m lipsync_jax.evaluation.runner '
-    + ' '.join(args.words),
+    'command': 'python -m lipsync_jax.evaluate ' + ' '.join(args.words),
     **marks,
   }
 
@@ -338,7 +337,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1
   print(pathlib.Path(args.out) / 'report.html')
   return 0
-
-
-if __name__ == '__main__':
-  sys.exit(main())

@@ -8,7 +8,6 @@ Alphabet: `v` windows of a take, `d` length of a vector.
 
 import dataclasses
 import os
-import pathlib
 from collections.abc import Callable
 from fractions import Fraction
 
@@ -17,12 +16,13 @@ from jaxtyping import Float
 
 from lipsync_jax import audio
 from lipsync_jax.audio import FRAMES_PER_WINDOW, frame_columns, log_mel
+from lipsync_jax.common.assets import asset_path
 from lipsync_jax.evaluation import sync_metrics
 from lipsync_jax.evaluation.clip import EvalClip, face_crops, valid_windows
 from lipsync_jax.weights import convert
 
 FRAMES = FRAMES_PER_WINDOW
-DEFAULT_SCORER = pathlib.Path(__file__).parent / 'assets' / 'judge.safetensors'
+DEFAULT_SCORER = asset_path('judge.safetensors')
 BATCH = 32  # windows at a time
 
 

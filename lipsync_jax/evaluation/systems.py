@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lipsync_jax.common.errors import LipSyncError
 from lipsync_jax.evaluation import cases, dubbing, landmarks, video_clip
 from lipsync_jax.evaluation.cases import EvalCase
 from lipsync_jax.evaluation.clip import (
@@ -34,7 +35,7 @@ TRUTH, FOREIGN = 'ground truth', 'unmodified, foreign sound'
 LONGEST_SIDE = 32  # characters of a file's name
 
 
-class SystemError_(ValueError):
+class RenderError(LipSyncError):
   """A row that cannot be made for a case; the report counts it."""
 
 
@@ -92,7 +93,7 @@ class CaseContext:
   def foreign(self) -> EvalClip:
     """The truth under its partner's sound."""
     if self.case.partner is None:
-      raise SystemError_('no partner whose sound is foreign')
+      raise RenderError('no partner whose sound is foreign')
     return with_audio(self.truth, self.case.partner.hear())
 
   def driven(self) -> EvalClip:
@@ -115,7 +116,7 @@ def system_clip(entrant: System, scene: CaseContext) -> EvalClip:
   if entrant.kind == 'rival':
     path = cases.baseline_output(entrant.folder, scene.case)
     if path is None:
-      raise SystemError_(f'no file of {entrant.name}')
+      raise RenderError(f'no file of {entrant.name}')
     return video_clip.load_video_clip(
       path, _case_location(scene), scored_audio(path, scene)
     )
@@ -128,7 +129,7 @@ def system_clip(entrant: System, scene: CaseContext) -> EvalClip:
 
 def _case_location(scene: CaseContext) -> video_clip.FaceLocation:
   if scene.case.subject.place is None:
-    raise SystemError_('rivals are files, so only videos have them')
+    raise RenderError('rivals are files, so only videos have them')
   return scene.case.subject.place()
 
 
@@ -193,7 +194,7 @@ def parse_baselines(words: Sequence[str]) -> list[System]:
   for word in words:
     name, equals, folder = word.partition('=')
     if not (name and equals and os.path.exists(folder)):
-      raise SystemError_(
+      raise RenderError(
         f'--rival: expected NAME=DIR with a folder or file that exists, '
         f'found {word!r}'
       )

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float, Int16
 
 from lipsync_jax import audio
+from lipsync_jax.common.errors import printable
 from lipsync_jax.evaluation.clip import (
   FPS,
   SAMPLES_PER_FRAME,
@@ -26,7 +27,6 @@ from lipsync_jax.evaluation.clip import (
 from lipsync_jax.faces import crop, identity, trajectory
 from lipsync_jax.inference import face_tracks
 from lipsync_jax.media import decoder, yuv
-from lipsync_jax.media.container import printable
 from lipsync_jax.media.types import Video
 
 MARGIN = 1.8  # side of a take's picture, of the crop's longer side

@@ -9,9 +9,7 @@ Both models are package data whose sha256 is checked before use.
 """
 
 import contextlib
-import hashlib
 import os
-import pathlib
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -20,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from lipsync_jax.common.assets import read_asset
 from lipsync_jax.faces.landmarks import FaceError
 
 LANDMARKER_SIZE = 256  # pixels, side of the crop as the landmarker gets it
@@ -34,23 +33,8 @@ ASSETS = {
 }
 
 
-def asset(name: str) -> bytes:
-  """The bytes of a model file of the package, checked by sha256."""
-  path = pathlib.Path(__file__).parents[1] / 'assets' / name
-  try:
-    content = path.read_bytes()
-  except OSError as error:
-    raise FaceError(
-      f'the model file {path} cannot be read ({error.strerror}); '
-      'reinstall lipsync_jax'
-    ) from error
-  found = hashlib.sha256(content).hexdigest()
-  if found != ASSETS[name]:
-    raise FaceError(
-      f'the model file {path} has sha256 {found[:12]}…, expected '
-      f'{ASSETS[name][:12]}…; reinstall lipsync_jax'
-    )
-  return content
+def _read_model(name: str) -> bytes:
+  return read_asset(name, ASSETS[name], FaceError)
 
 
 @contextlib.contextmanager
@@ -105,11 +89,13 @@ class FaceDetector:
         _import_mediapipe_vision
       ).result()
       self._options = vision.FaceLandmarkerOptions(
-        base_options=options(model_asset_buffer=asset('face_landmarker.task')),
+        base_options=options(
+          model_asset_buffer=_read_model('face_landmarker.task')
+        ),
         num_faces=1,
       )
       self._create = vision.FaceLandmarker.create_from_options
-      model = asset('face_detection_yunet_2023mar.onnx')
+      model = _read_model('face_detection_yunet_2023mar.onnx')
       self._yunet = cv2.FaceDetectorYN.create(
         'onnx', np.frombuffer(model, np.uint8), np.empty(0, np.uint8), (64, 64)
       )

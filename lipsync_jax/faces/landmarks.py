@@ -14,8 +14,10 @@ squeezed to a square. Training and inference both cut with `face_crops` and `ext
 import numpy as np
 from jaxtyping import Float, Float32
 
+from lipsync_jax.common.errors import LipSyncError
 
-class FaceError(ValueError):
+
+class FaceError(LipSyncError):
   """No usable face: one line with what was found and what to do."""
 
 

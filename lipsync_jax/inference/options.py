@@ -3,8 +3,10 @@
 import dataclasses
 import os
 
+from lipsync_jax.common.errors import LipSyncError
 
-class SyncError(ValueError):
+
+class SyncError(LipSyncError):
   """The request cannot be met; one line says why and what to do."""
 
 

@@ -17,6 +17,7 @@ from jaxtyping import Int
 
 from lipsync_jax import audio
 from lipsync_jax.common import cache, disk_array, memory, threads
+from lipsync_jax.common.errors import printable
 from lipsync_jax.inference import (
   face_tracks,
   renderer,
@@ -27,7 +28,7 @@ from lipsync_jax.inference import (
 )
 from lipsync_jax.inference.options import SyncOptions
 from lipsync_jax.media import decoder, video_writer
-from lipsync_jax.media.container import MediaError, printable
+from lipsync_jax.media.container import MediaError
 from lipsync_jax.media.types import Video, View
 from lipsync_jax.models import runtime
 from lipsync_jax.weights import convert

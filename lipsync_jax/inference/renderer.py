@@ -16,12 +16,13 @@ from jaxtyping import Float, Int, UInt8
 
 from lipsync_jax import audio
 from lipsync_jax.common import disk_array
+from lipsync_jax.common.errors import printable
 from lipsync_jax.common.threads import StageTimer, prefetch
 from lipsync_jax.faces.crop import crop_bounds, crop_from_row, extract_crop
 from lipsync_jax.faces.trajectory import FaceTrajectory
 from lipsync_jax.inference import compositing, timeline
 from lipsync_jax.media import decoder, yuv
-from lipsync_jax.media.container import MediaError, printable
+from lipsync_jax.media.container import MediaError
 from lipsync_jax.media.types import Frame, Video
 
 IN_FLIGHT_BYTES = (

@@ -14,13 +14,15 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import Bool, Int, Int64
 
+from lipsync_jax.common.errors import LipSyncError
+
 # What to do when the sound outlasts the video, and the other way round.
 AUDIO_LONGER = ('bounce', 'loop', 'hold', 'cut')
 VIDEO_LONGER = ('cut', 'keep')
 MAX_TIME_BASE = 2**40  # units a second; 64 bits then count for three months
 
 
-class TimelineError(ValueError):
+class TimelineError(LipSyncError):
   """Nothing to show; the message says why."""
 
 

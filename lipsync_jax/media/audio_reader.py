@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from jaxtyping import Float32
 
+from lipsync_jax.common.errors import printable
 from lipsync_jax.media.container import (
   ATTACHED_PICTURE,
   MAX_GAP_SECONDS,
@@ -21,7 +22,6 @@ from lipsync_jax.media.container import (
   as_media_error,
   decode_stream,
   open_media,
-  printable,
   stream_duration,
   to_seconds,
 )

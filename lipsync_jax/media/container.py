@@ -11,6 +11,8 @@ import os
 import stat
 from collections.abc import Iterator
 
+from lipsync_jax.common.errors import LipSyncError, printable
+
 Fraction = fractions.Fraction
 log = logging.getLogger(__name__)
 
@@ -26,7 +28,7 @@ def alive() -> None:
   """Called for every packet; the decoder process puts its own here."""
 
 
-class MediaError(ValueError):
+class MediaError(LipSyncError):
   """A file cannot be read or written; one line says why and what to do."""
 
 
@@ -103,12 +105,6 @@ def decode_stream(path, container, stream) -> Iterator:
     yield from stream.decode(None)
   if damaged:
     log.warning('%s: %d damaged packets skipped', printable(path), damaged)
-
-
-def printable(text: str | os.PathLike) -> str:
-  """Print a name or reason on one line, without control characters."""
-  text = os.fsdecode(text) if not isinstance(text, str) else text
-  return ''.join(c if c.isprintable() else '?' for c in ' '.join(text.split()))
 
 
 def to_seconds(stamp: int | None, unit: Fraction | None) -> Fraction | None:

@@ -22,8 +22,9 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from lipsync_jax.common.errors import printable
 from lipsync_jax.media import audio_reader, decoder_protocol, decoder_worker
-from lipsync_jax.media.container import MediaError, log, printable
+from lipsync_jax.media.container import MediaError, log
 from lipsync_jax.media.types import Frame, Video, View
 
 TIMEOUT_SECONDS = (

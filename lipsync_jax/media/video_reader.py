@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from lipsync_jax.common.errors import printable
 from lipsync_jax.media.container import (
   ATTACHED_PICTURE,
   DEPENDENT,
@@ -27,7 +28,6 @@ from lipsync_jax.media.container import (
   as_media_error,
   decode_stream,
   open_media,
-  printable,
   stream_duration,
   to_seconds,
 )

@@ -14,8 +14,9 @@ import pathlib
 import numpy as np
 
 from lipsync_jax.common import atomic_file
+from lipsync_jax.common.errors import printable
 from lipsync_jax.media import audio_muxer, audio_reader, decoder
-from lipsync_jax.media.container import MediaError, as_media_error, printable
+from lipsync_jax.media.container import MediaError, as_media_error
 from lipsync_jax.media.types import Frame, Video
 
 Fraction = fractions.Fraction

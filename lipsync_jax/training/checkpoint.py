@@ -23,13 +23,14 @@ from typing import Any
 import jax
 from etils import epath
 
+from lipsync_jax.common.errors import LipSyncError
 from lipsync_jax.training import distributed
 
 MANIFEST = 'manifest.json'
 BLOCK = 2**22  # bytes hashed at once
 
 
-class CheckpointError(ValueError):
+class CheckpointError(LipSyncError):
   """A run that cannot be stored or continued; one line says what to do."""
 
 

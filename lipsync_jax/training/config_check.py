@@ -2,6 +2,8 @@
 
 import json
 
+from lipsync_jax.common.errors import LipSyncError
+
 # Fields that a resumed run may change; all others shape what is learnt.
 RESUMABLE_FIELDS = {
   'steps',
@@ -23,7 +25,7 @@ RESUMABLE_FIELDS |= {'mesh.data', 'mesh.fsdp'}
 RESUMABLE_FIELDS |= {'data.folder', 'data.threads', 'data.resident'}
 
 
-class ConfigError(ValueError):
+class ConfigError(LipSyncError):
   """A config that is not that of its checkpoints; one line says where."""
 
 

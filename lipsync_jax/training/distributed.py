@@ -14,10 +14,12 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from lipsync_jax.common.errors import LipSyncError
+
 MAX_MESSAGE = 2**14  # bytes that the first process tells the others
 
 
-class ProcessError(ValueError):
+class ProcessError(LipSyncError):
   """What went wrong in the first process, for all others to know."""
 
 

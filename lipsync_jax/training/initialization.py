@@ -3,10 +3,11 @@
 import jax
 import jax.numpy as jnp
 
+from lipsync_jax.common.errors import LipSyncError
 from lipsync_jax.weights import convert
 
 
-class TrainingError(ValueError):
+class TrainingError(LipSyncError):
   """A run that cannot begin or go on; one line says what to do."""
 
 

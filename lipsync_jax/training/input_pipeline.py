@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lipsync_jax.common.errors import LipSyncError
 from lipsync_jax.data import batches, device_dataset, sampler, windows
 from lipsync_jax.data.clip import ClipDataset
 from lipsync_jax.training.sharding import batch_sharding
@@ -18,7 +19,7 @@ from lipsync_jax.training.stages import Stage
 VALIDATION_SEED = 0
 
 
-class InputPipelineError(ValueError):
+class InputPipelineError(LipSyncError):
   """Data that a run cannot use; one line says what to change."""
 
 

@@ -7,11 +7,12 @@ from collections.abc import Callable
 
 import jax
 
+from lipsync_jax.common.errors import LipSyncError
 from lipsync_jax.models import flops
 from lipsync_jax.training import metric_writer
 
 
-class NonFiniteLossError(ValueError):
+class NonFiniteLossError(LipSyncError):
   """A loss or gradient was not finite; one line names the batch."""
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 
 from lipsync_jax import audio, models
+from lipsync_jax.common.errors import LipSyncError
 from lipsync_jax.data import augmentation
 from lipsync_jax.models import flops
 from lipsync_jax.training import distributed, losses, optimizer, steps
@@ -22,7 +23,7 @@ from lipsync_jax.weights import convert, safetensors_file
 STAGES = ('syncnet', 'generator', 'hq')
 
 
-class StageError(ValueError):
+class StageError(LipSyncError):
   """A config that cannot be trained; one line says which field."""
 
 

@@ -15,6 +15,7 @@ from fractions import Fraction
 import numpy as np
 
 from lipsync_jax.common import cache
+from lipsync_jax.common.assets import asset_path
 from lipsync_jax.weights import (
   readers,
   safetensors_file,
@@ -35,9 +36,7 @@ from lipsync_jax.weights.safetensors_file import (
 __all__ = ['LEAD', 'UnsafeFile', 'Weights', 'WeightsError', 'load', 'save']
 
 # The generator that `sync` uses when it is given none, with its card.
-DEFAULT_GENERATOR = (
-  pathlib.Path(__file__).parents[1] / 'assets' / 'default.safetensors'
-)
+DEFAULT_GENERATOR = asset_path('default.safetensors')
 NETWORKS = ('generator', 'syncnet', 'discriminator', 'syncnet_v2')
 KNOWN_FILES = {  # spec 6.5
   'b78b681b68ad9fe6c6fb1debc6ff43ad05834a8af8a62ffc4167b7b34ef63c37': (

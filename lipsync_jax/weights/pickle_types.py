@@ -12,6 +12,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from lipsync_jax.common.errors import LipSyncError
+
 MAGIC = 0x1950A86A20F9469CFC6C  # first object of a legacy PyTorch file
 VERSION = 1001  # the second
 CODES = ('f2', 'f4', 'f8', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', 'b1')
@@ -31,7 +33,7 @@ STORAGES = {
 }
 
 
-class UnsafeFile(ValueError):
+class UnsafeFile(LipSyncError):
   """The file is damaged, or holds more than tensors."""
 
 

@@ -16,6 +16,7 @@ from fractions import Fraction
 import numpy as np
 
 from lipsync_jax.common import atomic_file
+from lipsync_jax.common.errors import LipSyncError
 from lipsync_jax.weights import tensor_mapping
 from lipsync_jax.weights.pickle_types import printable_name
 
@@ -34,7 +35,7 @@ LEAD_PUBLISHED = Fraction(1, 25)
 LEAD = Fraction(2, 25)
 
 
-class WeightsError(ValueError):
+class WeightsError(LipSyncError):
   """One line; `problems` is the complete list of tensors at fault."""
 
   def __init__(self, message: str, problems: tuple[str, ...] = ()):

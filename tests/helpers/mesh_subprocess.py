@@ -8,9 +8,9 @@ os.environ['JAX_PLATFORMS'] = 'cpu'
 import jax
 
 jax.config.update('jax_num_cpu_devices', 8)
-import steps_test  # noqa: E402
 
 from lipsync_jax.training import sharding  # noqa: E402
+from tests.training import steps_test  # noqa: E402
 
 
 def main(stage: str, *shapes: str) -> None:

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from paths_test import analysis, track
 
 from lipsync_jax.common import cache
 from lipsync_jax.faces import analysis_cache
 from lipsync_jax.faces.landmarks import FaceError
 from tests.helpers.synthetic_face import face
+from tests.helpers.track_fixtures import analysis, track
 
 
 def sample(count=50):

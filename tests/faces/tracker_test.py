@@ -164,7 +164,7 @@ def test_neighbours_do_not_swap(grid, other, finder):
 def test_a_changed_model_file_is_refused(monkeypatch):
   monkeypatch.setitem(detector.ASSETS, 'face_landmarker.task', '0' * 64)
   with pytest.raises(FaceError, match='expected 000000000000…; reinstall'):
-    detector.asset('face_landmarker.task')
+    detector._read_model('face_landmarker.task')
 
 
 SCRIPT = """

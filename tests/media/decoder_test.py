@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 
-import media_test
 import numpy as np
 import pytest
 
@@ -22,6 +21,7 @@ from lipsync_jax.media import (
   video_writer,
 )
 from lipsync_jax.media.types import Color, Video, View
+from tests.helpers import media_files
 
 Fraction = fractions.Fraction
 POSIX = pytest.mark.skipif(os.name != 'posix', reason='signals of POSIX')
@@ -36,7 +36,7 @@ def fresh():
 
 
 def clip(folder, count=40, **options):
-  return media_test.film(folder / 'a.mp4', media_test.even(count), **options)
+  return media_files.film(folder / 'a.mp4', media_files.even(count), **options)
 
 
 @pytest.mark.parametrize(
@@ -52,16 +52,16 @@ def clip(folder, count=40, **options):
 )
 def test_pictures_are_those_of_this_process(tmp_path, suffix, options):
   path = tmp_path / f'a.{suffix}'
-  media_test.film(path, media_test.even(30), **options)
+  media_files.film(path, media_files.even(30), **options)
   for view in (None, View(2, True, (2, -1, 0, 20))):
     video = video_reader.probe_video(path, view)
     assert decoder.probe_video(path, view) == video
     frames = list(video_reader.read_frames(video))
-    media_test.same(decoder.read_frames(video), frames)
-    media_test.same(decoder.read_frames(video, 20), frames[20:])
+    media_files.same(decoder.read_frames(video), frames)
+    media_files.same(decoder.read_frames(video, 20), frames[20:])
     times = [frame.time for frame in frames]
     back = decoder.read_backwards(video, 25, times)
-    media_test.same(back, frames[25::-1])
+    media_files.same(back, frames[25::-1])
   plane = next(decoder.read_frames(video)).planes[0]
   assert not plane.flags.writeable and plane.dtype == frames[0].planes[0].dtype
   assert len(decoder._idle) == 1, 'one process has served all of it'
@@ -69,7 +69,7 @@ def test_pictures_are_those_of_this_process(tmp_path, suffix, options):
 
 @pytest.mark.parametrize('name', ['a.wav', 'a.mp3', 'a.m4a', 'a.mkv'])
 def test_sound_is_that_of_this_process(tmp_path, name):
-  path = media_test.tone(tmp_path / name, 1.3, 44_100, 2)
+  path = media_files.tone(tmp_path / name, 1.3, 44_100, 2)
   audio = audio_reader.probe_audio(path)
   assert decoder.probe_audio(path) == audio
   for origin in (None, Fraction(1, 3), Fraction(-2)):
@@ -91,7 +91,7 @@ def test_a_name_of_any_bytes_and_another_folder(tmp_path, monkeypatch):
     os.rename(path, strange)
   except OSError:
     pytest.skip('the file system takes no such name')
-  decoder.probe_audio(media_test.tone(tmp_path / 'a.wav', 1))
+  decoder.probe_audio(media_files.tone(tmp_path / 'a.wav', 1))
   monkeypatch.chdir(tmp_path)  # after the process was started
   video = decoder.probe_video(os.fsdecode(os.path.basename(strange)))
   assert len(list(decoder.read_frames(video))) == 3
@@ -118,7 +118,7 @@ def test_errors_and_warnings_come_across(tmp_path, caplog):
   (tmp_path / 'text.mp4').write_text('nothing\n' * 99)
   with pytest.raises(video_reader.MediaError) as caught:
     decoder.probe_video(tmp_path / 'text.mp4')
-  media_test.one_line(caught)
+  media_files.one_line(caught)
   path = clip(tmp_path, 60, options={'crf': '20', 'g': '10'})
   content = bytearray(path.read_bytes())
   content[len(content) // 3 : len(content) // 2] = bytes(
@@ -141,7 +141,7 @@ def test_death_is_one_line_and_the_next_reading_works(tmp_path, name):
     video_reader.MediaError, match=f'decoder was ended by {name}'
   ) as e:
     list(frames)
-  assert 'a.mp4' in media_test.one_line(e)
+  assert 'a.mp4' in media_files.one_line(e)
   assert len(list(decoder.read_frames(video))) == 80
   os.kill(decoder._idle[0].process.pid, signal.SIGKILL)
   time.sleep(0.2)
@@ -181,7 +181,7 @@ def test_memory_is_limited(tmp_path):
   Image.new('RGB', (9000, 9000)).save(tmp_path / 'big.png')
   with pytest.raises(video_reader.MediaError) as caught:
     list(decoder.read_frames(decoder.probe_video(tmp_path / 'big.png')))
-  assert 'memory' in media_test.one_line(caught)
+  assert 'memory' in media_files.one_line(caught)
 
 
 def test_nonsense_is_one_line(tmp_path, monkeypatch):
@@ -192,7 +192,7 @@ def test_nonsense_is_one_line(tmp_path, monkeypatch):
     video_reader.MediaError, match='answered nonsense'
   ) as caught:
     decoder.probe_video(path)
-  media_test.one_line(caught)
+  media_files.one_line(caught)
   monkeypatch.setattr(decoder, 'COMMAND', (str(tmp_path / 'none'),))
   with pytest.raises(video_reader.MediaError, match='could not be started'):
     decoder.probe_video(path)
@@ -261,7 +261,7 @@ def test_copied_sound_dies_in_one_line_and_leaves_nothing(
 ):
   video = decoder.probe_video(clip(tmp_path, 100))
   # More of it is needed than a pipe holds when its source has died.
-  track = media_test.tone(tmp_path / 's.wav', 10, 192_000, 2)
+  track = media_files.tone(tmp_path / 's.wav', 10, 192_000, 2)
   audio = decoder.probe_audio(track)
   hired, real = [], decoder._acquire_decoder
   monkeypatch.setattr(

@@ -24,7 +24,7 @@ from jaxtyping import install_import_hook
 from tests.helpers import synthetic_face
 from tests.helpers.test_clips import write_video, write_wav
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 with install_import_hook('data_prep', 'tests.helpers.typecheck.typechecked'):
   from data_prep import av_offset, extract, layouts, process, wav2lip_cache

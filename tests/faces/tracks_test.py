@@ -4,11 +4,11 @@ import dataclasses
 
 import numpy as np
 import pytest
-from paths_test import analysis, track
 
 from lipsync_jax.faces import identity, shots, tracks
 from lipsync_jax.faces.landmarks import FaceError
 from tests.helpers.synthetic_face import face
+from tests.helpers.track_fixtures import analysis, track
 
 
 def picture(seed, shift=0, light=1.0):

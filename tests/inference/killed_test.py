@@ -27,7 +27,7 @@ from lipsync_jax.common import atomic_file
 from lipsync_jax.weights import convert
 from tests.helpers import test_clips
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 KILLS = int(os.environ.get('LIPSYNC_JAX_KILLS', '15'))
 LINUX = pytest.mark.skipif(sys.platform != 'linux', reason='needs /proc')
 pytestmark = [pytest.mark.slow, LINUX]

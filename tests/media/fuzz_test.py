@@ -14,11 +14,11 @@ import random
 import time
 
 import av
-import media_test
 import numpy as np
 import pytest
 
 from lipsync_jax.media import decoder, video_reader
+from tests.helpers import media_files
 
 COUNT = int(os.environ.get('LIPSYNC_JAX_FUZZ', '200'))
 LONGEST = 30.0  # s a file may take, on a busy machine
@@ -26,10 +26,10 @@ LONGEST = 30.0  # s a file may take, on a busy machine
 
 def seeds(folder):
   """Small files of many kinds, pictures with and without sound."""
-  times = media_test.even(12)
+  times = media_files.even(12)
 
   def film(name, **options):
-    return media_test.film(folder / name, times, (64, 48), **options)
+    return media_files.film(folder / name, times, (64, 48), **options)
 
   plain = {'options': {}}
   yield film('a.mp4', options={'crf': '30', 'bf': '2', 'g': '5'})
@@ -43,11 +43,13 @@ def seeds(folder):
   yield film('i.mkv', pix_fmt='yuv420p10le', options={'crf': '30'})
   yield film('j.mp4', rotation=90, options={'crf': '30'})
   for name in ('k.wav', 'l.mp3', 'm.m4a', 'n.mkv', 'o.ts'):
-    yield media_test.tone(folder / name, 0.7, 16_000)
+    yield media_files.tone(folder / name, 0.7, 16_000)
   yield with_sound(folder)
   from PIL import Image
 
-  picture = Image.fromarray(media_test.picture(3, 64, 48).to_rgb().to_ndarray())
+  picture = Image.fromarray(
+    media_files.picture(3, 64, 48).to_rgb().to_ndarray()
+  )
   for name in ('p.png', 'q.jpg', 'r.webp', 's.bmp', 't.tiff'):
     picture.save(folder / name)
     yield folder / name
@@ -62,7 +64,7 @@ def with_sound(folder):
     pictures.width, pictures.height, pictures.pix_fmt = 64, 48, 'yuv420p'
     sounds = file.add_stream('aac', rate=16_000, layout='mono')
     for i in range(12):
-      file.mux(pictures.encode(media_test.picture(i, 64, 48)))
+      file.mux(pictures.encode(media_files.picture(i, 64, 48)))
       wave = np.random.default_rng(i).normal(0, 0.1, (1, 640))
       frame = av.AudioFrame.from_ndarray(wave.astype('f4'), 'fltp', 'mono')
       frame.sample_rate = 16_000

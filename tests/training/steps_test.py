@@ -240,11 +240,11 @@ def test_meshes_agree(stage, shapes):
   it makes whole steps of the rounding of gradients that are zero (before a
   norm) or nearly so, and the second loss differs in the third digit.
   """
-  script = pathlib.Path(__file__).with_name('meshes.py')
-  paths = [str(script.parent), str(script.parent / 'golden')]
-  env = os.environ | {'PYTHONPATH': os.pathsep.join(paths)}
+  root = pathlib.Path(__file__).resolve().parents[2]
+  env = os.environ | {'PYTHONPATH': str(root)}
+  module = 'tests.helpers.mesh_subprocess'
   done = subprocess.run(
-    [sys.executable, str(script), stage, '1x1', *shapes],
+    [sys.executable, '-m', module, stage, '1x1', *shapes],
     capture_output=True,
     text=True,
     env=env,

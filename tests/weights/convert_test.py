@@ -29,7 +29,7 @@ NAMES['syncnet_v2'] = 'eval_syncnet_v2'  # in the reference files
 
 @pytest.fixture(scope='module')
 def reference() -> pathlib.Path:
-  folder = pathlib.Path(__file__).resolve().parents[2] / 'shared/reference'
+  folder = pathlib.Path(__file__).resolve().parents[3] / 'shared/reference'
   if not folder.is_dir():
     pytest.skip(f'needs the reference numbers of {folder}')
   return folder

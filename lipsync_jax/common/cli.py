@@ -1,0 +1,45 @@
+"""The shell of every command line: exit codes, one error line, Ctrl-C."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable
+
+DONE, REFUSED, MISUSED, INTERRUPTED = 0, 1, 2, 130  # exit codes
+
+
+def quiet_native_logs() -> None:
+  """Keep glog and TensorFlow Lite, which log through C++, off stderr."""
+  for name in ('GLOG_minloglevel', 'TF_CPP_MIN_LOG_LEVEL'):
+    os.environ.setdefault(name, '3')
+
+
+def run_command(
+  action: Callable[[], object], interrupted: str = 'interrupted'
+) -> int:
+  """Run a command's work and print what it returns.
+
+  Args:
+    action: does the work. A `ValueError` or `OSError` becomes one line on
+      standard error, unless LIPSYNC_JAX_DEBUG is set.
+    interrupted: the line after Ctrl-C.
+
+  Returns:
+    The exit code: 0 done, 1 refused, 130 interrupted. (argparse exits with 2
+    for a command line that it cannot read.)
+  """
+  quiet_native_logs()
+  try:
+    result = action()
+  except KeyboardInterrupt:
+    print(interrupted, file=sys.stderr)
+    return INTERRUPTED
+  except (ValueError, OSError) as error:
+    if os.environ.get('LIPSYNC_JAX_DEBUG'):
+      raise
+    print(f'error: {" ".join(str(error).split())}', file=sys.stderr)
+    return REFUSED
+  with contextlib.suppress(BrokenPipeError):
+    if result is not None:
+      print(result)
+  return DONE
