@@ -1,4 +1,4 @@
-"""The architecture, executable: arrows between rooms point only downwards."""
+"""The architecture, executable: packages import only the packages below."""
 
 import ast
 import pathlib
@@ -9,128 +9,31 @@ import pytest
 
 PACKAGE = pathlib.Path(__file__).resolve().parents[1] / 'lipsync_jax'
 
-# Room -> the rooms it may import. A room may only import rooms above it in
-# this table, so that there can be no cycle. `models` is one room.
-ROOMS = {
-  '__init__': '',
-  'cache': '',
-  'claims': '',
-  'memory': '',
-  # sound and time
-  'audio': '',
-  'timeline': '',
-  # media
-  'planes': '',
-  'source': '',
-  'media': 'planes source',
-  'sound': 'source',
-  'wire': 'planes sound',
-  'worker': 'media sound source wire',
-  'decoder': 'planes sound source wire worker',
-  'soundtrack': 'decoder sound source',
-  'encode': 'claims decoder planes sound soundtrack source',
-  # faces
-  'faces': '',
-  'detail': 'faces',
-  'compose': 'detail faces',
-  'tracks': 'faces',
-  'paths': 'faces tracks',
-  'detector': 'faces',
-  'strands': 'faces tracks',
-  'detect': 'detector faces strands tracks',
-  'analyses': 'cache claims detector faces tracks',
-  # networks and their files
-  'models': '',
-  'standins': '',
-  'pickles': 'standins',
-  'containers': 'pickles standins',
-  'exports': 'claims standins',
-  'published': 'models standins',
-  'stored': 'claims published standins',
-  'weights': 'cache containers exports models published standins stored',
-  # the product
-  'pipe': '',
-  'request': '',
-  'render': 'audio compose decoder faces paths pipe planes source timeline',
-  'search': (
-    'analyses decoder detect detector faces paths pipe planes request tracks'
-  ),
-  'silence': 'audio',
-  'voices': 'audio claims decoder planes request silence sound',
-  'coverage': 'faces paths timeline',
-  'reels': 'encode pipe planes render request source',
-  'produce': (
-    'audio cache coverage decoder encode memory models pipe planes reels '
-    'render request search source timeline voices weights'
-  ),
-  'sync': 'produce request',
-  # training data
-  'examples': '',
-  'shards': '',
-  'records': 'examples shards',
-  'windows': 'audio',
-  'flops': 'models windows',
-  'augment': 'audio faces windows',
-  'picks': 'windows',
-  'data': 'audio augment faces picks records windows',
-  'resident': 'audio augment data faces records windows',
-  # training
-  'processes': '',
-  'settings': '',
-  'losses': '',
-  'state': 'models',
-  'steps': 'losses models state',
-  'recipe': (
-    'augment flops losses models processes state steps stored weights windows'
-  ),
-  'feed': 'data picks recipe records resident state windows',
-  'checkpoint': 'processes',
-  'metrics': '',
-  'film': 'data encode metrics planes records sound windows',
-  'progress': 'flops metrics',
-  'diagnose': 'losses state steps',
-  'cartoons': 'audio records shards',
-  'validation': ('data feed film losses metrics processes recipe state'),
-  'train': (
-    'cartoons checkpoint diagnose feed metrics processes progress recipe '
-    'settings state validation weights'
-  ),
-  # evaluation
-  'lse': 'audio faces models',
-  'takes': 'faces records',
-  'judge': 'audio lse models takes weights windows',
-  'quality': 'faces',
-  'ridge': 'audio quality records takes',
-  'marks': 'detector faces takes',
-  'dub': 'audio compose faces models silence takes weights',
-  'footage': 'audio decoder faces paths planes search source takes tracks',
-  'pairs': '',
-  'appraisal': 'detector faces judge lse marks quality ridge takes',
-  'casting': 'footage pairs records takes',
-  'entrants': 'appraisal casting dub footage marks produce request takes',
-  'report': 'appraisal',
-  'charts': '',
-  'page': 'appraisal charts report',
-  'evaluate': (
-    'appraisal cache casting detector entrants footage judge lse page '
-    'produce records report ridge takes weights'
-  ),
-  # shells
-  'benchmark': (
-    'augment data flops losses models picks records resident state '
-    'steps sync weights windows'
-  ),
-  'main': 'train',
+# Package -> the packages it may import: only those above it in this table.
+PACKAGES = {
+  'common': '',
+  'audio': 'common',
+  'media': 'common',
+  'faces': 'common',
+  'models': 'audio common',
+  'weights': 'common models',
+  'data': 'audio common faces',
+  'inference': 'audio common faces media models weights',
+  'training': 'audio common data media models weights',
+  'evaluation': 'audio common data faces inference media models weights',
+  'benchmark': 'audio common data inference models training weights sync',
 }
-TRAINING = {'picks', 'data', 'resident', 'state', 'steps', 'recipe', 'feed'}
-TRAINING |= {'checkpoint', 'processes', 'progress', 'diagnose'}
-TRAINING |= {'film', 'settings', 'validation', 'train', 'main'}
-INFERENCE = set(ROOMS) - TRAINING - {'benchmark'}
+SHELLS = {
+  '__init__': 'common',
+  'sync': 'common inference',
+  'main': 'training',
+  'evaluate': 'evaluation',
+}
+LIGHT = set(PACKAGES) - {'data', 'training', 'benchmark'} | {'sync', 'evaluate'}
 HEAVY = {'optax', 'orbax', 'grain', 'tensorflow', 'apache_beam', 'torch'}
-
-
-def sources():
-  return [p for p in PACKAGE.rglob('*.py') if '__pycache__' not in p.parts]
+# The only module of a light package that may import a heavy library.
+EXCEPTIONS = {'inference/batch_beam'}
+SOURCES = sorted(PACKAGE.rglob('*.py'))
 
 
 def room_of(path: pathlib.Path) -> str:
@@ -149,38 +52,89 @@ def imported(path: pathlib.Path) -> set[str]:
   return names
 
 
-def rooms_imported(path: pathlib.Path) -> set[str]:
+def packages_imported(path: pathlib.Path) -> set[str]:
   inner = [n.split('.') for n in imported(path) if n.startswith('lipsync_jax.')]
-  return {n[1] for n in inner if n[1] in ROOMS} - {room_of(path)}
+  known = PACKAGES.keys() | SHELLS.keys()
+  return {n[1] for n in inner if n[1] in known} - {room_of(path)}
+
+
+def module_graph() -> dict[str, set[str]]:
+  """Modules of the package and the modules they import when loaded."""
+  names = {
+    '.'.join(('lipsync_jax', *path.relative_to(PACKAGE).with_suffix('').parts))
+    for path in SOURCES
+  }
+  graph = {}
+  for path in SOURCES:
+    parts = path.relative_to(PACKAGE).with_suffix('').parts
+    body = ast.parse(path.read_text(encoding='utf-8')).body
+    found = set()
+    for node in body:  # the top level only: lazy imports make no cycle
+      if isinstance(node, ast.ImportFrom) and node.module:
+        for alias in node.names:
+          found |= {node.module, f'{node.module}.{alias.name}'} & names
+    graph['.'.join(('lipsync_jax', *parts))] = found
+  return graph
 
 
 def test_table_has_no_cycle():
   seen = set()
-  for room, below in ROOMS.items():
-    assert set(below.split()) <= seen, f'{room} imports a room below it'
+  for room, below in PACKAGES.items():
+    assert set(below.split()) - {'sync'} <= seen, f'{room}: wrong order'
     seen.add(room)
 
 
-def test_every_room_is_in_the_table():
-  assert {room_of(p) for p in sources()} <= set(ROOMS)
+def test_every_module_lies_in_a_package():
+  assert {room_of(p) for p in SOURCES} == PACKAGES.keys() | SHELLS.keys()
 
 
-@pytest.mark.parametrize('path', sources(), ids=lambda p: p.stem)
-def test_arrows(path):
-  allowed = set(ROOMS[room_of(path)].split())
-  assert rooms_imported(path) <= allowed
+def test_no_package_is_crowded():
+  for name in PACKAGES:
+    assert len(list((PACKAGE / name).glob('*.py'))) <= 20, name
+    assert not list((PACKAGE / name).glob('*/*.py')), f'{name}: one level only'
 
 
-@pytest.mark.parametrize('path', sources(), ids=lambda p: p.stem)
+def test_modules_have_no_cycle():
+  graph, done = module_graph(), set()
+
+  def visit(name: str, path: tuple[str, ...]) -> None:
+    assert name not in path, ' -> '.join((*path, name))
+    if name in done:
+      return
+    for other in graph[name]:
+      visit(other, (*path, name))
+    done.add(name)
+
+  for name in graph:
+    visit(name, ())
+
+
+@pytest.mark.parametrize(
+  'path', SOURCES, ids=lambda p: str(p.relative_to(PACKAGE))
+)
+def test_imports_point_down(path):
+  allowed = PACKAGES | SHELLS
+  assert packages_imported(path) <= set(allowed[room_of(path)].split())
+
+
+@pytest.mark.parametrize(
+  'path', SOURCES, ids=lambda p: str(p.relative_to(PACKAGE))
+)
 def test_inference_is_light(path):
-  if room_of(path) in INFERENCE:
+  name = str(path.relative_to(PACKAGE).with_suffix('').as_posix())
+  if room_of(path) in LIGHT and name not in EXCEPTIONS:
     assert not {n.split('.')[0] for n in imported(path)} & HEAVY
 
 
-def test_help_loads_nothing_heavy():
-  code = (
-    'import sys, lipsync_jax.sync as s; s.parser().format_help(); '
-    'heavy = {"jax", "numpy", "av", "cv2", "mediapipe", "flax"}; '
-    'sys.exit(bool(heavy & set(sys.modules)))'
-  )
+@pytest.mark.parametrize(
+  'code',
+  [
+    'import lipsync_jax',
+    'import lipsync_jax.sync as s; s.parser().format_help()',
+    'import lipsync_jax.weights, lipsync_jax.inference, lipsync_jax.media',
+  ],
+)
+def test_shells_load_nothing_heavy(code):
+  heavy = {'jax', 'numpy', 'av', 'cv2', 'mediapipe', 'flax'}
+  code = f'import sys; {code}; sys.exit(bool({heavy!r} & set(sys.modules)))'
   assert subprocess.run([sys.executable, '-c', code]).returncode == 0

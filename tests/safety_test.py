@@ -34,7 +34,8 @@ MODULES = NETWORK | UNPICKLING | PROGRAMS
 EVALUATING = {'eval', 'exec', 'compile', '__import__', 'breakpoint'}
 OS_CALLS = ('system', 'popen', 'exec', 'spawn', 'posix_spawn', 'startfile')
 STARTERS = {'subprocess', 'multiprocessing'}
-STARTING = {'decoder'}
+STARTING = {'media/decoder'}
+IMPORTING = {'common/lazy'}  # names of our own modules only
 
 
 def faults(text: str, room: str = '') -> list[str]:
@@ -46,7 +47,11 @@ def faults(text: str, room: str = '') -> list[str]:
     if starts and room not in STARTING:
       found.append(f'imports {starts}')
     if isinstance(node, ast.Call):
-      found += called(node)
+      found += [
+        fault
+        for fault in called(node)
+        if fault != 'imports by name' or room not in IMPORTING
+      ]
     # Named without a call counts too: it may be called elsewhere.
     name = ast.unparse(node) if isinstance(node, ast.Attribute) else ''
     if name.startswith(tuple(f'os.{call}' for call in OS_CALLS)):
@@ -96,7 +101,7 @@ def called(node: ast.Call) -> list[str]:
 
 @pytest.mark.parametrize('path', SOURCES, ids=lambda p: p.stem)
 def test_nothing_forbidden(path):
-  room = path.stem if path.parent.name == 'lipsync_jax' else ''
+  room = f'{path.parent.name}/{path.stem}'
   assert faults(path.read_text(encoding='utf-8'), room) == []
 
 
@@ -134,7 +139,7 @@ def test_the_judge_lets_pass():
 
 
 def test_the_one_process_gets_no_word_of_the_user():
-  tree = ast.parse((ROOT / 'lipsync_jax' / 'decoder.py').read_text())
+  tree = ast.parse((ROOT / 'lipsync_jax/media/decoder.py').read_text())
   calls = [
     node
     for node in ast.walk(tree)
@@ -153,5 +158,5 @@ def test_the_one_process_gets_no_word_of_the_user():
     constant = isinstance(word, ast.Constant)
     assert constant or ast.unparse(word) in (
       'sys.executable',
-      'worker.__name__',
+      'decoder_worker.__name__',
     )

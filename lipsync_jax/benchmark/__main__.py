@@ -61,23 +61,23 @@ def report(given: argparse.Namespace) -> str:
 
   gpu = jax.default_backend() != 'cpu'
   if given.task == 'generator':
-    from lipsync_jax.benchmark import (
-      end_to_end,
-      generator,
-      input_pipeline,
-      training,
-    )
+    from lipsync_jax.benchmark import generator
 
     batch = given.batch or (256 if gpu else 16)
     return generator.report(given.size, given.width, batch, given.rounds)
   if given.task == 'sync':
+    from lipsync_jax.benchmark import end_to_end
+
     path = given.checkpoint_path
     return end_to_end.report(given.face, given.audio, path, given.batch)
   if given.task == 'train':
+    from lipsync_jax.benchmark import training
+
     batch = given.batch or (80 if gpu else 2)
     turns = given.steps or (30 if gpu else 5)
     shape = given.size, given.width, batch
     return training.report(*shape, turns, given.stages, given.eager)
+  from lipsync_jax.benchmark import input_pipeline
 
   return input_pipeline.report(
     given.folder,

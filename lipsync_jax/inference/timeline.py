@@ -63,7 +63,7 @@ class PackedSchedule(Sequence):
   """A time line in 25 bytes a frame; reads like a list of `OutputFrame`."""
 
   times: PackedTimes
-  frame_durations: PackedTimes
+  lengths: PackedTimes
   indices: Int[np.ndarray, 'n']
   spoken: Bool[np.ndarray, 'n']
 

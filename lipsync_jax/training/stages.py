@@ -36,7 +36,7 @@ class Stage:
   init: dict[str, Any]  # arguments of `state.init_state`
   step: Callable  # (state, batch, frozen) -> (state, metrics)
   measure: Callable  # (state, batch, frozen) -> sums
-  generate_samples: Callable | None  # (state, batch, frozen) -> batch and faces
+  show: Callable | None  # (state, batch, frozen) -> batch and faces
   frozen: dict[str, Any]  # variables of the expert
   rate: Callable  # learning rate of an update
   change: augmentation.Augmentation | None

@@ -171,8 +171,8 @@ SCRIPT = """
 import sys, types
 import numpy as np
 sys.modules.pop('tensorflow', None)
-from lipsync_jax.detector import Detector
-with Detector() as finder:
+from lipsync_jax.faces.detector import FaceDetector
+with FaceDetector() as finder:
   picture = np.zeros((64, 64, 3), np.uint8)
   assert finder.landmarks(picture) is None
   assert not finder.map(finder.landmarks, [picture] * 4)[0]
@@ -198,14 +198,14 @@ def test_a_shot_of_one_frame_keeps_its_face(grid, other, finder):
 
 HOLDS = """
 import gc, weakref
-from lipsync_jax.detector import Detector
+from lipsync_jax.faces.detector import FaceDetector
 
 class Analysis:
   pass
 
 def first_pass():
   found = Analysis()
-  Detector().close()
+  FaceDetector().close()
   return weakref.ref(found)
 
 left = first_pass()

@@ -45,7 +45,11 @@ def export(path, *_) -> None:
   path.write_text('a toy')
 
 
-PARTS = {'_build': build, 'read_expert': expert, 'export': export}
+PARTS = {
+  '_build_network': build,
+  'load_expert_syncnet': expert,
+  'export_weights': export,
+}
 
 
 def run(workdir, clips, changes: dict) -> None:

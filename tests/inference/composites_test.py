@@ -166,8 +166,8 @@ def rough(monkeypatch):
     sha256='0',
     mel_lead=audio.CENTERED_LEAD,
   )
-  monkeypatch.setattr(pipeline.weights, 'read', lambda path, network: net)
-  monkeypatch.setattr(pipeline.engine, 'predictor', predictor)
+  monkeypatch.setattr(pipeline.convert, 'load_any', lambda path, network: net)
+  monkeypatch.setattr(pipeline.runtime, 'build_predictor', predictor)
 
 
 @dataclasses.dataclass

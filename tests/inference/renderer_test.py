@@ -109,7 +109,9 @@ def kept(monkeypatch):
     sha256='0',
     mel_lead=audio.CENTERED_LEAD,
   )
-  monkeypatch.setattr(pipeline.engine, 'predictor', lambda *_, **__: (None, ''))
+  monkeypatch.setattr(
+    pipeline.runtime, 'build_predictor', lambda *_, **__: (None, '')
+  )
 
   def measure(seconds: int) -> int:
     count = RATE * seconds
@@ -122,7 +124,7 @@ def kept(monkeypatch):
       return times, [path_of(count)], {'speakers': [{}]}
 
     monkeypatch.setattr(speech, 'speech_mel', listen)
-    monkeypatch.setattr(pipeline.search, 'find', find)
+    monkeypatch.setattr(pipeline.face_tracks, 'locate_speakers', find)
     cast = [speech.SpeechTrack('largest', SOUND, None)]
     tracemalloc.start()
     try:

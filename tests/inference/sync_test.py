@@ -17,7 +17,7 @@ import pytest
 
 from lipsync_jax import audio, sync
 from lipsync_jax.audio import log_mel
-from lipsync_jax.inference import compositing, pipeline
+from lipsync_jax.inference import compositing, options, pipeline
 from lipsync_jax.weights import convert
 from tests.helpers import test_clips
 
@@ -52,11 +52,11 @@ def stand_in(monkeypatch):
     sha256='0',
     mel_lead=audio.CENTERED_LEAD,
   )
-  monkeypatch.setattr(pipeline.weights, 'read', lambda path, network: net)
-  monkeypatch.setattr(pipeline.engine, 'predictor', predictor)
+  monkeypatch.setattr(pipeline.convert, 'load_any', lambda path, network: net)
+  monkeypatch.setattr(pipeline.runtime, 'build_predictor', predictor)
   # The paint must arrive as it is, without mask and colour matching.
   monkeypatch.setattr(
-    pipeline.render.compose,
+    pipeline.renderer.compositing,
     'paste_patch',
     lambda spoken, face, crop, points, frame, *_: compositing.whole_box_patch(
       spoken, crop, frame
@@ -301,7 +301,7 @@ def test_an_old_command_line_is_understood(style):
     'compat': False, 'quiet': False, 'no_gate': False, 'no_detail': False,
     'resume': False,
   }  # fmt: skip
-  sync.Request(**got)
+  options.SyncOptions(**got)
 
 
 def refused(capsys, tmp_path, *words) -> str:
@@ -414,7 +414,7 @@ def test_old_output_survives_a_failure(scene, capsys, stand_in, monkeypatch):
   def breaks(*_, **__):
     raise KeyboardInterrupt
 
-  monkeypatch.setattr(pipeline.render, 'render', breaks)
+  monkeypatch.setattr(pipeline.renderer, 'render_frames', breaks)
   words = ['--face', 'grey.mp4', '--audio', 'voice.wav', '--outfile', 'o.mp4']
   words += ['--box', '8', '56', '8', '56', '--checkpoint_path', 'x', '--quiet']
   monkeypatch.chdir(scene)
@@ -458,11 +458,12 @@ def test_two_people_speak_with_voices_of_their_own(
     assert who == ['left', 'right']
     rows = [np.tile([x, 32.0, 48, 48, 0], (50, 1)) for x in (32, 96)]
     paths = [
-      pipeline.search.constant_path(row, np.ones(50, bool)) for row in rows
+      pipeline.face_tracks.constant_trajectory(row, np.ones(50, bool))
+      for row in rows
     ]
     return times, paths, {'speakers': [{'person': 1}, {'person': 0}]}
 
-  monkeypatch.setattr(pipeline.search, 'find', find)
+  monkeypatch.setattr(pipeline.face_tracks, 'locate_speakers', find)
   out = tmp_path / 'o.mp4'
   report = sync.sync(
     face, outfile=out, checkpoint_path='x', crf=0, quiet=True,
@@ -517,7 +518,7 @@ def packets(path):
 def test_a_killed_job_goes_on_and_ends_as_the_unbroken_one(
   tmp_path, stand_in, monkeypatch, suffix
 ):
-  monkeypatch.setattr(pipeline.reels, 'LENGTH', 40)
+  monkeypatch.setattr(pipeline.segments, 'SEGMENT_FRAMES', 40)
   times = test_clips.steady(5, 25) if suffix == '.avi' else varying(5)
   given = {
     'face': test_clips.write_video(tmp_path / 'face.mp4', times),
@@ -527,7 +528,7 @@ def test_a_killed_job_goes_on_and_ends_as_the_unbroken_one(
   whole, out = tmp_path / f'whole{suffix}', tmp_path / f'out{suffix}'
   plain = sync.sync(outfile=whole, **given)
   given |= {'outfile': out, 'resume': True}
-  render, rendered = pipeline.render.render, []
+  render, rendered = pipeline.renderer.render_frames, []
 
   def breaks(scene, *rest):
     rendered.append(len(scene.shows))
@@ -535,7 +536,7 @@ def test_a_killed_job_goes_on_and_ends_as_the_unbroken_one(
       raise MemoryError('killed')
     render(scene, *rest)
 
-  monkeypatch.setattr(pipeline.render, 'render', breaks)
+  monkeypatch.setattr(pipeline.renderer, 'render_frames', breaks)
   with pytest.raises(MemoryError):
     sync.sync(**given)
   left = sorted(p.name for p in tmp_path.iterdir())
@@ -561,7 +562,9 @@ def test_reels_of_another_request_have_other_names(tmp_path):
   face.write_bytes(b'one')
 
   def label(weights='w', **values):
-    return pipeline.reels.label(sync.Request(str(face), **values), weights)
+    return pipeline.segments.fingerprint(
+      options.SyncOptions(str(face), **values), weights
+    )
 
   marks = {label(), label('other'), label(crf=5), label(person='left')}
   marks |= {label(outfile='b.mkv'), label(since=1.0)}

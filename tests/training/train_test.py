@@ -208,10 +208,10 @@ def test_checkpoint_that_does_not_fit_is_one_line(drawn, tmp_path, said):
 
 SIGNALLED = """
 import signal
-from lipsync_jax import processes
+from lipsync_jax.training import distributed
 before = signal.getsignal(signal.SIGTERM)
 for _ in range(3):
-  with processes.Stop() as stop:
+  with distributed.PreemptionGuard() as stop:
     assert not stop.asked(1)
     signal.raise_signal(signal.SIGTERM)
     assert stop.asked(2)
@@ -427,7 +427,12 @@ def lives(drawn, compiled_once, monkeypatch):
     monkeypatch.setenv(name, value)
   context = multiprocessing.get_context('forkserver')
   context.set_forkserver_preload(
-    ['runs', 'lipsync_jax.training.train', 'grain', 'optax']
+    [
+      'tests.helpers.train_command',
+      'lipsync_jax.training.train',
+      'grain',
+      'optax',
+    ]
   )
 
   def start(workdir, **changes):
