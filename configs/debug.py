@@ -22,8 +22,8 @@ def get_config():
   config.net.width = 0.1
   config.net.dtype = 'float32'
   config.ema_decay = 0.9
-  config.optimiser.rate = 2e-3
-  config.optimiser.warmup_steps = 5
+  config.optimizer.rate = 2e-3
+  config.optimizer.warmup_steps = 5
   config.sync.ramp_steps = 10
   config.quick_compile = True
   config.log_steps = 4

@@ -27,9 +27,9 @@ def get_config():
   config.motion_weight = 100.0
   config.batch = 160  # pairs; windows in the HQ stage, 64 of them
   config.steps = 3000
-  config.optimiser.rate = 5e-4
-  config.optimiser.warmup_steps = 200
-  config.optimiser.decay_steps = 3000
+  config.optimizer.rate = 5e-4
+  config.optimizer.warmup_steps = 200
+  config.optimizer.decay_steps = 3000
   config.calm = 0.01
   config.sync.weight = 0.1
   config.sync.high = config.sync.low = 10.0  # from the first validation on

@@ -23,9 +23,9 @@ def get_config():
   config.batch = 128  # clips of six windows
   config.steps = 1000
   config.ema_decay = 0.99
-  config.optimiser.rate = 1e-3
-  config.optimiser.warmup_steps = 100
-  config.optimiser.decay_steps = 1000
+  config.optimizer.rate = 1e-3
+  config.optimizer.warmup_steps = 100
+  config.optimizer.decay_steps = 1000
   config.data.resident = True
   config.data.part, config.data.parts = 0, 2
   config.augment.gain = 6.0

@@ -17,5 +17,5 @@ from configs import wav2lip
 def get_config():
   config = wav2lip.get_config().unlock()
   config.stage = 'hq'
-  config.optimiser.b1 = 0.5
+  config.optimizer.b1 = 0.5
   return config.lock()

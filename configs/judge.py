@@ -5,7 +5,7 @@ with the expert of `syncnet.py` neither the first weights (seed), nor the
 layers (width), nor a single speaker: train the expert with
 --config.data.part=0 --config.data.parts=2, the judge with part 1 of 2.
 
-Neighbouring windows compete too (apart=1), since `evaluate` asks the
+Neighboring windows compete too (apart=1), since `evaluate` asks the
 judge for the offset to the frame; and sound and face are also asked how far
 the lips are apart (opening_weight), without which 380 steps on 16 speakers
 taught it nothing, and with which 120 did. On so few begin with

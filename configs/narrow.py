@@ -35,9 +35,9 @@ def get_config():
   config.batch = 8  # pairs
   config.steps = 6000
   config.ema_decay = 0.998
-  config.optimiser.rate = 1e-3
-  config.optimiser.warmup_steps = 100
-  config.optimiser.decay_steps = 6000
+  config.optimizer.rate = 1e-3
+  config.optimizer.warmup_steps = 100
+  config.optimizer.decay_steps = 6000
   config.data.frames = 2
   config.data.threads = 2
   config.data.edges = True  # padded silence, so that mouths learn to close

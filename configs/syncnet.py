@@ -1,7 +1,7 @@
 """The expert: do these lips speak this sound? (Wav2Lip, section 3.1)
 
 Default: six windows of one clip compete for each other's sound, with a
-learnt temperature. On a small corpus it left chance after 400 steps and
+learned temperature. On a small corpus it left chance after 400 steps and
 never stood still at log n, while the published pairs (data.kind=syncnet:
 cosine BCE, batch 64, rate 1e-4) stay at ln 2 for up to 150k steps. Curves
 of both on LRS2 are not at hand yet.
@@ -23,7 +23,7 @@ def get_config():
   config.stage = 'syncnet'
   config.batch = 32  # clips of six windows
   config.steps = 100_000
-  config.optimiser.rate = 3e-4
+  config.optimizer.rate = 3e-4
   config.augment.mask_columns = 2
   config.augment.mask_bins = 6
   return config.lock()

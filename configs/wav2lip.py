@@ -1,6 +1,6 @@
 """The generator without a discriminator (Wav2Lip, section 3.4).
 
-Reproduces the loss and optimiser of the originals' first script, with the
+Reproduces the loss and optimizer of the originals' first script, with the
 paper's batch of 80 windows and weight of 0.03. Differs on purpose: bf16,
 warm-up, clipping, an averaged generator, reference windows that share no
 frame with the target, and a sync weight that follows the measured
@@ -41,7 +41,7 @@ def get_config() -> ml_collections.ConfigDict:
     width=1.0,  # of all layers, times the published channels
     dtype='bfloat16',  # of activations; all else is float32
   )
-  config.optimiser = optimiser()
+  config.optimizer = optimizer()
   config.sync = config_dict.create(
     weight=0.03,  # of the loss, at most
     # Measured sync loss above which the weight is 0, below which it is
@@ -60,7 +60,7 @@ def get_config() -> ml_collections.ConfigDict:
   return config.lock()
 
 
-def optimiser() -> ml_collections.ConfigDict:
+def optimizer() -> ml_collections.ConfigDict:
   """Of every network that is trained."""
   return config_dict.create(
     rate=1e-4,

@@ -108,7 +108,7 @@ def read(video: Video) -> Iterator[tuple[int, Frame]]:
   yield from at_rate(decoder.read_frames(video), 1 / video.rate)
 
 
-def analyse(video: Video, finder) -> tracks.Analysis:
+def analyze(video: Video, finder) -> tracks.Analysis:
   """Faces and cuts at 25 frames/s; its times are those of the frames shown."""
   shape = (video.height, video.width)
   scale = min(1.0, SMALL / max(shape))

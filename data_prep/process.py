@@ -153,7 +153,7 @@ class Worker:
     path = place(self.task.cache, 'faces', f'{name}.npz')
     with contextlib.suppress(FaceError, FileNotFoundError), local(path) as file:
       return analysis_cache.load_analysis(file)[0]
-    analysis = extract.analyse(decoder.probe_video(job.path), self.finder)
+    analysis = extract.analyze(decoder.probe_video(job.path), self.finder)
     with tempfile.TemporaryDirectory() as folder:
       file = os.path.join(folder, 'analysis.npz')
       analysis_cache.save_analysis(file, analysis, np.inf)

@@ -1,7 +1,7 @@
 """From sound to the mel windows that drive the lips.
 
 A waveform is mono at 16 kHz in [-1, 1]. A log-mel is `[80, t]` in
-[-4, 4], 80 columns a second, column k centred on sample 200 k. A video
+[-4, 4], 80 columns a second, column k centerd on sample 200 k. A video
 frame shown at time `t` is driven by 16 columns, 200 ms.
 
 `log_mel` is written once for numpy and jax (`xnp`); host code that must
@@ -62,9 +62,9 @@ def mel_filterbank() -> Float[np.ndarray, 'm bins']:
   ends = hz_to_mel(F_MIN), hz_to_mel(F_MAX)
   edges = mel_to_hz(np.linspace(*ends, MELS + 2))
   bins = np.arange(FFT_SIZE // 2 + 1) * (SAMPLE_RATE / FFT_SIZE)
-  left, centre, right = edges[:-2, None], edges[1:-1, None], edges[2:, None]
-  rise = (bins - left) / (centre - left)
-  fall = (right - bins) / (right - centre)
+  left, center, right = edges[:-2, None], edges[1:-1, None], edges[2:, None]
+  rise = (bins - left) / (center - left)
+  fall = (right - bins) / (right - center)
   filters = np.maximum(0, np.minimum(rise, fall)) * 2 / (right - left)
   return filters.astype(np.float32)  # float32 because librosa's are
 
@@ -93,7 +93,7 @@ def mel_columns(padded, xnp: ModuleType = np):
 
 
 def log_mel(wave, xnp: ModuleType = np):
-  """Normalised log-mel of a whole waveform.  [n] -> float32 [80, 1 + n // 200]
+  """Normalized log-mel of a whole waveform.  [n] -> float32 [80, 1 + n // 200]
 
   Ends are padded by reflection, as librosa <= 0.8 did when the published
   weights were trained; zeros change the first and last two columns by up

@@ -28,9 +28,9 @@ def mfcc(samples: Int[np.ndarray, 'n']) -> Float[np.ndarray, 't 13']:
   hertz = 700 * (10 ** (np.linspace(*ends, bands + 2) / 2595) - 1)
   edges = np.floor((length + 1) * hertz / mel.SAMPLE_RATE)
   k = np.arange(length // 2 + 1)
-  left, centre, right = edges[:-2, None], edges[1:-1, None], edges[2:, None]
-  rise, fall = (k - left) / (centre - left), (right - k) / (right - centre)
-  filters = np.where(k < centre, rise, fall) * ((k >= left) & (k < right))
+  left, center, right = edges[:-2, None], edges[1:-1, None], edges[2:, None]
+  rise, fall = (k - left) / (center - left), (right - k) / (right - center)
+  filters = np.where(k < center, rise, fall) * ((k >= left) & (k < right))
   energies = floored(power @ filters.T)
   n = np.arange(13)
   basis = np.cos(np.pi * n[:, None] * (2 * np.arange(bands) + 1) / (2 * bands))

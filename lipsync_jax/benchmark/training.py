@@ -54,16 +54,16 @@ def own_step(stage: str, size: int, width: float, dtype: str):
     b1=settings.B1,
     clip=settings.GRAD_CLIP,
   )
-  optimisers = dict.fromkeys(names, tx)
+  optimizers = dict.fromkeys(names, tx)
   if stage == 'syncnet':
-    optimisers['temperature'] = tx
+    optimizers['temperature'] = tx
   make = functools.partial(
-    init_state, networks=networks, optimisers=optimisers, averaged=names[:1]
+    init_state, networks=networks, optimizers=optimizers, averaged=names[:1]
   )
   state = initial_state(
     jax.eval_shape(make, jax.random.key(0)), names, size, width
   )
-  values = {'optimisers': optimisers, 'ema_decay': settings.EMA_DECAY}
+  values = {'optimizers': optimizers, 'ema_decay': settings.EMA_DECAY}
   if stage == 'syncnet':
     return (
       functools.partial(steps.syncnet_train_step, networks=networks, **values),

@@ -33,7 +33,7 @@ class Augmentation:
   scale: float = 0.04  # relative change of the crop's sides, at most
   roll: float = 3.0  # degrees, at most, each way
   mask_columns: int = 2  # mel columns put to silence, at most
-  mask_bins: int = 6  # neighbouring mel bins put to silence, at most
+  mask_bins: int = 6  # neighboring mel bins put to silence, at most
   gain: float = 0.0  # dB louder or softer, at most
   warp: float = 0.0  # relative change of the mel bins' numbers, at most
   noise: float = 0.0  # probability of white noise; streaming only
@@ -41,7 +41,7 @@ class Augmentation:
   loud: float = 15.0  # dB of sound over noise, at least
 
   @property
-  def colours(self) -> bool:
+  def colors(self) -> bool:
     """Whether pixel values change."""
     parts = self.brightness, self.contrast, self.saturation, self.hue
     return any(parts)
@@ -76,9 +76,9 @@ _RGB = np.linalg.inv(_YIQ)
 
 
 def color_transform(augment: Augmentation, dice, xnp: ModuleType = np):
-  """The change of colour as matrix [..., 3, 3] and offset [..., 1].
+  """The change of color as matrix [..., 3, 3] and offset [..., 1].
 
-  New colours are `matrix @ rgb + offset` on the scale [0, 1].
+  New colors are `matrix @ rgb + offset` on the scale [0, 1].
   """
   contrast = 1 + _symmetric(dice, 2, augment.contrast)
   saturation = 1 + _symmetric(dice, 3, augment.saturation)
@@ -94,7 +94,7 @@ def color_transform(augment: Augmentation, dice, xnp: ModuleType = np):
 
 
 def apply_color(images, matrix, offset, xnp: ModuleType = np):
-  """Change the colours of frames.  uint8 [b, ..., 3] -> uint8 [b, ..., 3]"""
+  """Change the colors of frames.  uint8 [b, ..., 3] -> uint8 [b, ..., 3]"""
   flat = images.reshape(images.shape[0], -1, 3).astype(matrix.dtype)
   changed = xnp.matmul(flat, xnp.swapaxes(matrix, -1, -2))  # [b, pixels, 3]
   changed = changed + 255 * offset[:, None]

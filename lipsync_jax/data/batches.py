@@ -134,7 +134,7 @@ def read_example(
     syncnet: mel [80, 16, 1], frames uint8 [h/2, w, 15] (the lower halves of
       five frames, frame by frame), label; contrastive: [k, ...] of each
       without label, and opening [k, 5] of the lips; generator: mels
-      [5, 80, 16, 1] centred on each frame, mel [80, 16, 1] of all five, target
+      [5, 80, 16, 1] centerd on each frame, mel [80, 16, 1] of all five, target
       and reference uint8 [5, h, w, 3]; pair: the same with 2 for 5, and
       without mel.
     With the pick's clip and frame, so that an example can be named.
@@ -164,7 +164,7 @@ def read_example(
   )
   if change and augmentation.flip_mask(change, dice):
     pictures = pictures[:, :, :, ::-1]
-  if change and change.colours:
+  if change and change.colors:
     matrix, offset = augmentation.color_transform(change, dice)
     pictures = augmentation.apply_color(pictures, matrix[None], offset[None])
   batch = assemble_example(

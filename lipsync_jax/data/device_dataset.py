@@ -221,7 +221,7 @@ def _augmented_crops(
   if change and change.flip:
     mirrored = augmentation.flip_mask(change, dice).reshape(-1, 1, 1, 1, 1, 1)
     pictures = jnp.where(mirrored, pictures[..., ::-1, :], pictures)
-  if change and change.colours:
+  if change and change.colors:
     matrix, offset = augmentation.color_transform(change, dice, jnp)
     pictures = augmentation.apply_color(pictures, matrix, offset, jnp)
   return pictures

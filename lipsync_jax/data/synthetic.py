@@ -25,11 +25,11 @@ def synthetic_clip(key: str, frames: int, seed: int) -> Clip:
   looks = np.random.default_rng([seed, *speaker.encode()])
   rng = np.random.default_rng([seed, *key.encode()])
   wave, opening = synthetic_speech(frames, rng)
-  colours = looks.integers(60, 230, (3, 3))
+  colors = looks.integers(60, 230, (3, 3))
   drift = np.cumsum(rng.normal(0, 0.4, (frames, 2)), 0)
   drift = np.clip(drift, -5, 5)
   pictures = [
-    draw_face(colours, drift[i], float(opening[i])) for i in range(frames)
+    draw_face(colors, drift[i], float(opening[i])) for i in range(frames)
   ]
   middle = np.float32([IMAGE_SIZE / 2, IMAGE_SIZE / 2, 96, 96, 0])
   corner = np.float32([12, 12, 108, 108])
@@ -63,11 +63,11 @@ def synthetic_speech(
   return wave.astype(np.int16), opening.astype(np.float32)
 
 
-def draw_face(colours, shift, opening: float) -> UInt8[np.ndarray, 'h w 3']:
+def draw_face(colors, shift, opening: float) -> UInt8[np.ndarray, 'h w 3']:
   """A face: `opening` in [0, 1] is that of the mouth."""
   import cv2
 
-  skin, shirt, wall = (tuple(int(v) for v in row) for row in colours)
+  skin, shirt, wall = (tuple(int(v) for v in row) for row in colors)
   rgb = np.full((IMAGE_SIZE, IMAGE_SIZE, 3), wall, np.uint8)
   x, y = (int(IMAGE_SIZE / 2 + v) for v in shift)
   cv2.ellipse(rgb, (x, IMAGE_SIZE), (50, 26), 0, 0, 360, shirt, -1, cv2.LINE_AA)

@@ -48,7 +48,7 @@ def speaker_fold_mask(
   """True for the clips of the speakers of one part, chosen by their hash.
 
   So that two networks can be taught by different people: the expert that
-  teaches a generator, and the judge of what it learnt.
+  teaches a generator, and the judge of what it learned.
   """
   if not 0 <= number < parts:
     raise WindowError(f'expected 0 <= part < parts, found {number} of {parts}')
@@ -228,7 +228,7 @@ def sample_windows(
 def select_most_different(pick: dict, opening, xnp: ModuleType = np) -> dict:
   """The pick of a pair whose two mouths differ most.
 
-  Neighbouring frames mostly look alike; these show what the sound does. The
+  Neighboring frames mostly look alike; these show what the sound does. The
   opening is measured, so that only the pictures that are needed are decoded.
 
   Args:

@@ -149,7 +149,7 @@ def seam_step(made: Pictures, true: Pictures) -> float:
 
   The change itself is looked at, not the picture: along the outline of the
   region that differs, by how much does the difference jump within a few
-  pixels? A soft and colour-matched edge has next to none.
+  pixels? A soft and color-matched edge has next to none.
   """
   import cv2
 

@@ -12,7 +12,7 @@ import numpy as np
 WIDTH, HEIGHT = 560, 320  # pixels of a chart without its legend
 LEFT, RIGHT, TOP, BOTTOM = 58, 14, 34, 44  # margins of the axes
 LINE = 18  # height of a legend's line
-# Told apart by most colour-blind eyes (Okabe and Ito), then by dashes.
+# Told apart by most color-blind eyes (Okabe and Ito), then by dashes.
 COLORS = (
   '#000000', '#999999', '#56b4e9', '#e69f00',
   '#d55e00', '#0072b2', '#009e73', '#cc79a7',
@@ -22,7 +22,7 @@ Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 
 
 def series_color(name: str, order: Sequence[str]) -> str:
-  """A series' colour: that of its place in `order`, the same everywhere."""
+  """A series' color: that of its place in `order`, the same everywhere."""
   at = list(order).index(name) if name in order else 0
   return COLORS[at % len(COLORS)]
 
@@ -108,7 +108,7 @@ def line_chart(
 ) -> str:
   """Lines through (xs, ys) of each series, with a mark at zero shift.
 
-  `order` holds the names of all rows of a page, so that colours agree.
+  `order` holds the names of all rows of a page, so that colors agree.
   """
   order = order or list(series)
   axes = _Axes(*_data_range(series))

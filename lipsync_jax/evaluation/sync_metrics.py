@@ -85,7 +85,7 @@ def sync_scores(table: Float[np.ndarray, 'v s']) -> SyncScores:
 def subframe_minimum(curve: Float[np.ndarray, 's']) -> float:
   """Where a curve is least, between its points too.
 
-  The vertex of the parabola through the least point and its neighbours: a
+  The vertex of the parabola through the least point and its neighbors: a
   clip is not late by whole frames, and halves would fall to either side.
   """
   best = int(np.nanargmin(curve))

@@ -1,4 +1,4 @@
-"""Analyses: what the first pass found, remembered by the video's content.
+"""Analyzes: what the first pass found, remembered by the video's content.
 
 A file of arrays per video in the cache folder; nothing in it is executed. A
 second run on the same video, under any name, skips the pass.
@@ -48,7 +48,7 @@ def cached_analysis(
   Args:
     key: of `content_key`.
     until: seconds of the last frame wanted; None is the whole video.
-    compute: analyses the frames up to `until`.
+    compute: analyzes the frames up to `until`.
   """
   path = cache.cache_dir('faces') / f'{key}.npz'
   end = np.inf if until is None else float(until)

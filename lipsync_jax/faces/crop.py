@@ -16,7 +16,7 @@ BLOCK = 2048  # frames measured at once, to keep memory flat
 
 @dataclasses.dataclass(frozen=True)
 class Crop:
-  """A rectangle leaning with the head: centre and sides in pixels, radians."""
+  """A rectangle leaning with the head: center and sides in pixels, radians."""
 
   cx: float
   cy: float
@@ -87,7 +87,7 @@ def face_crops(
   x0, x1, brow, chin, level, radius, roll = rows.T
   top = level - radius * _median((level - brow) / radius)
   # 1.03: the mean opening of talking lips, which the boxes that the
-  # networks learnt on did follow.
+  # networks learned on did follow.
   height = 1.03 * radius * _median((chin - top) / radius)
   middle, width = (x0 + x1) / 2, boxes.BOX_WIDTH * (x1 - x0)
   low, high = top - boxes.BOX_TOP * height, top + height
@@ -109,8 +109,8 @@ def crop_matrix(crop: Crop, size: int) -> Float[np.ndarray, '2 3']:
   c, s = np.cos(crop.roll), np.sin(crop.roll)
   scale = np.array([[size / crop.w], [size / crop.h]])
   turn = np.array([[c, s], [-s, c]]) * scale
-  centre = np.array([crop.cx, crop.cy])
-  return np.concatenate([turn, (size / 2 - turn @ centre)[:, None]], 1)
+  center = np.array([crop.cx, crop.cy])
+  return np.concatenate([turn, (size / 2 - turn @ center)[:, None]], 1)
 
 
 def transform_points(
@@ -124,7 +124,7 @@ def opencv_affine(
   matrix: Float[np.ndarray, '2 3'],
   source: tuple[float, float, float, float] = (0, 0, 1, 1),
 ) -> Float[np.ndarray, '2 3']:
-  """A frame-to-crop map for OpenCV's pixel indices, whose centres are whole.
+  """A frame-to-crop map for OpenCV's pixel indices, whose centers are whole.
 
   Args:
     matrix: a map of continuous frame pixels.
@@ -143,13 +143,13 @@ def crop_corners(crop: Crop) -> Float[np.ndarray, '4 2']:
   c, s = np.cos(crop.roll), np.sin(crop.roll)
   right = np.array([c, s]) * crop.w / 2
   down = np.array([-s, c]) * crop.h / 2
-  centre = np.array([crop.cx, crop.cy])
+  center = np.array([crop.cx, crop.cy])
   return np.stack(
     [
-      centre - right - down,
-      centre + right - down,
-      centre + right + down,
-      centre - right + down,
+      center - right - down,
+      center + right - down,
+      center + right + down,
+      center - right + down,
     ]
   )
 

@@ -21,7 +21,7 @@ class Person:
 def appearance(rgb: UInt8[np.ndarray, '96 96 3']) -> Float32[np.ndarray, 'd']:
   """A light description of a head, cut at 1.5 times the crop.
 
-  Directions of edges on an 8 x 8 grid (512 values, unit length) and colours
+  Directions of edges on an 8 x 8 grid (512 values, unit length) and colors
   of the face on a 6 x 6 grid. See `appearance_similarity`.
   """
   import cv2
@@ -39,8 +39,8 @@ def appearance(rgb: UInt8[np.ndarray, '96 96 3']) -> Float32[np.ndarray, 'd']:
   edges /= np.linalg.norm(edges, axis=-1, keepdims=True) + 20
   edges /= np.linalg.norm(edges) + 1e-6
   grid = cv2.resize(ycc[16:80, 16:80], (6, 6), interpolation=cv2.INTER_AREA)
-  colour = (grid - [grid[..., 0].mean(), 128, 128]) / [120, 30, 30]
-  both = np.concatenate([edges.ravel(), colour.ravel()])  # [512+108]
+  color = (grid - [grid[..., 0].mean(), 128, 128]) / [120, 30, 30]
+  both = np.concatenate([edges.ravel(), color.ravel()])  # [512+108]
   return both.astype(np.float32)
 
 

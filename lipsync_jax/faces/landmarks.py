@@ -1,13 +1,13 @@
 """Faces: the landmarks kept, the crop a network sees, the turn of a head.
 
 Alphabet: `t` frames, `n` the 89 landmarks kept, `h w` pixels. Coordinates
-are pixels of the full frame, x right and y down, continuous: the centre of
+are pixels of the full frame, x right and y down, continuous: the center of
 the first pixel is (0.5, 0.5). Boxes are (x0, y0, x1, y1), half-open. Angles
 are radians in the image plane, positive when the head leans to the right of
 the picture (the eye on the right side is the lower one).
 
 The crop is the box of a face detector made steady (Wav2Lip, spec 7.3): the
-family's networks learnt on such boxes, forehead to chin without the hair,
+family's networks learned on such boxes, forehead to chin without the hair,
 squeezed to a square. Training and inference both cut with `face_crops` and `extract_crop`.
 """
 

@@ -7,34 +7,34 @@ from jaxtyping import Float, Float32, Int, UInt8
 def frame_signature(
   rgb: UInt8[np.ndarray, 'h w 3'],
 ) -> tuple[Float32[np.ndarray, '18 32'], Float32[np.ndarray, '3 64']]:
-  """What two frames of one shot share: blurred structure and colours."""
+  """What two frames of one shot share: blurred structure and colors."""
   import cv2
 
   small = cv2.resize(rgb, (64, 36), interpolation=cv2.INTER_AREA)
   # Blurred over 10 levels: a flat wall a little lighter is the same wall.
   counts = [np.bincount(c.ravel() >> 2, minlength=64) for c in small.T]
-  colours = np.array(counts, np.float32) / small[..., 0].size
-  colours = cv2.GaussianBlur(
-    colours, (0, 0), sigmaX=2.5, sigmaY=1e-3, borderType=cv2.BORDER_REFLECT
+  colors = np.array(counts, np.float32) / small[..., 0].size
+  colors = cv2.GaussianBlur(
+    colors, (0, 0), sigmaX=2.5, sigmaY=1e-3, borderType=cv2.BORDER_REFLECT
   )
-  grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float32)
-  grey = cv2.resize(grey, (32, 18), interpolation=cv2.INTER_AREA)
-  grey = cv2.GaussianBlur(grey, (0, 0), 1.0)
+  gray = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float32)
+  gray = cv2.resize(gray, (32, 18), interpolation=cv2.INTER_AREA)
+  gray = cv2.GaussianBlur(gray, (0, 0), 1.0)
   # Without mean and gain: a fade or a flash of light is no other structure.
-  return (grey - grey.mean()) / (grey.std() + 4), colours
+  return (gray - gray.mean()) / (gray.std() + 4), colors
 
 
 def signature_distance(a, b) -> float:
   """How unlike two signatures are, 0 to about 1.
 
-  The geometric mean of structure and colour: a pan changes the first only,
-  a change of light the second. In 31 clips neighbours reach 0.041, while
+  The geometric mean of structure and color: a pan changes the first only,
+  a change of light the second. In 31 clips neighbors reach 0.041, while
   frames of different clips begin at 0.13 (2 % of them below 0.32).
   """
   energy = np.sqrt((a[0] ** 2).mean() * (b[0] ** 2).mean()) + 1e-3
   structure = max(1 - float((a[0] * b[0]).mean() / energy), 0.0)
-  colour = max(1 - float(np.minimum(a[1], b[1]).sum() / 3), 0.0)
-  return float(np.sqrt(structure * colour))
+  color = max(1 - float(np.minimum(a[1], b[1]).sum() / 3), 0.0)
+  return float(np.sqrt(structure * color))
 
 
 def may_be_cut(step: float) -> bool:

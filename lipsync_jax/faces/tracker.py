@@ -3,7 +3,7 @@
 The landmarker runs on every frame for every face followed, on a crop where
 the face is expected; YuNet every few frames, at cuts, and wherever a face is
 lost or none is followed. What comes out is small (under 1 kB a face and
-frame); `analyses` remembers it.
+frame); `analyzes` remembers it.
 """
 
 import array
@@ -178,7 +178,7 @@ def _read_landmarks(
   for (strand, box, score), part, mesh in zip(jobs, parts, meshes, strict=True):
     points = _landmarks_in_box(mesh, box)
     if points is None and part:
-      # Those points are a neighbour's: a tighter crop keeps it out.
+      # Those points are a neighbor's: a tighter crop keeps it out.
       part = crop(box, TIGHT_MARGIN)
       points = _landmarks_in_box(read(part), box)
     if points is None:

@@ -1,7 +1,7 @@
 """Paths: one person's face over time, gaps filled and jitter removed.
 
 Alphabet: `f` frames of the video, `t` frames of one unbroken span, `n`
-landmarks, `k` values a frame. Times are seconds. Smoothing is centred, so
+landmarks, `k` values a frame. Times are seconds. Smoothing is centerd, so
 it has no lag, and never reaches across a cut or a gap.
 """
 
@@ -117,7 +117,7 @@ def smooth_span(
 ) -> Float[np.ndarray, 't k']:
   """Remove jitter without lag from one unbroken span.
 
-  A straight line is fitted to the neighbours of every frame, by Gaussian
+  A straight line is fitted to the neighbors of every frame, by Gaussian
   weights of their time stamps, so constants and linear motion come back
   exactly, also at the ends and with a variable frame rate. Where that
   departs from a much narrower fit by more than noise can, the motion is
@@ -186,7 +186,7 @@ def _local_linear(
     level[here] += weight[:, None] * rise
     slope[here] += (weight * away)[:, None] * rise
   spread = weights * squares - moments**2
-  flat = spread <= 1e-9 * weights * sigma**2  # neighbours too far to matter
+  flat = spread <= 1e-9 * weights * sigma**2  # neighbors too far to matter
   spread = np.where(flat, 1.0, spread)
   line = squares[:, None] * level - moments[:, None] * slope
   shift = np.where(flat[:, None], 0.0, line / spread[:, None])

@@ -1,9 +1,9 @@
 """Compose: lay a generated mouth into a frame so that nobody sees where.
 
 Alphabet: `s` side of the square a network works on, `h w` the part of the
-frame that changes, `n` the landmarks of `landmarks.LANDMARK_IDS`. Colours are RGB in
+frame that changes, `n` the landmarks of `landmarks.LANDMARK_IDS`. Colors are RGB in
 0..255. Only the lower face inside the face oval changes; the edge is soft,
-lies inside that region, and carries the source's colours.
+lies inside that region, and carries the source's colors.
 
 Differs from Wav2Lip, which pastes the whole rectangle (spec 7.2, step 8);
 `whole_box_patch` does as it did.
@@ -32,7 +32,7 @@ from lipsync_jax.inference import detail_transfer
 # that its edge moves by parts of a pixel.
 MASK_GRID = (256, 192)  # rows, columns; a face's own proportions
 FEATHER = 0.06  # width of the soft edge, of the face's width
-COLOR_GRID = 48  # side of the grid on which colours are compared
+COLOR_GRID = 48  # side of the grid on which colors are compared
 
 Patch = tuple[np.ndarray, np.ndarray, tuple[int, int]]
 
@@ -47,7 +47,7 @@ def _fill_polygon(points: Float[np.ndarray, 'p 2']) -> Bool[np.ndarray, 'h w']:
   import cv2
 
   area = np.zeros(MASK_GRID, np.uint8)
-  # Four bits of sub-pixel; OpenCV's pixel centres are whole numbers.
+  # Four bits of sub-pixel; OpenCV's pixel centers are whole numbers.
   fixed = np.rint((points - 0.5) * 16).astype(np.int32)
   cv2.fillPoly(area, [fixed], 1, shift=4)
   return area > 0
@@ -151,11 +151,11 @@ def match_color(
   source: Float32[np.ndarray, 's s 3'],
   alpha: Float32[np.ndarray, 's s'],
 ) -> Float32[np.ndarray, 's s 3']:
-  """Give the generated face the source's colours at the mask's edge.
+  """Give the generated face the source's colors at the mask's edge.
 
   The difference of the two is measured in the soft edge, where both show the
-  same skin, and spread inwards by normalised convolution: it is smooth, so
-  the mouth keeps its own contrast. Pixels that differ by more than colour (a
+  same skin, and spread inwards by normalized convolution: it is smooth, so
+  the mouth keeps its own contrast. Pixels that differ by more than color (a
   chin that moved) hardly count.
   """
   import cv2

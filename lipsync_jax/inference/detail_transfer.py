@@ -64,9 +64,9 @@ def flow_and_confidence(
   soft = [
     cv2.GaussianBlur(x, (0, 0), SOFT_SIGMA * size) for x in (generated, source)
   ]
-  grey = [np.clip(x @ LUMA, 0, 255).astype(np.uint8) for x in soft]
+  gray = [np.clip(x @ LUMA, 0, 255).astype(np.uint8) for x in soft]
   seeker = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-  flow = seeker.calc(grey[0], grey[1], None)  # [s s 2]
+  flow = seeker.calc(gray[0], gray[1], None)  # [s s 2]
   flow = cv2.GaussianBlur(flow, (0, 0), FINE_SIGMA * size)
   y, x = np.mgrid[:size, :size].astype(np.float32)
   found = cv2.remap(

@@ -108,7 +108,7 @@ def queue_depth(scene: RenderPlan) -> int:
 
 def fitting_batch(video: Video, wanted: int) -> int:
   """`wanted` frames, or as many as there is room for."""
-  frame = video.width * video.height * (3 if video.colour.depth > 8 else 1.5)
+  frame = video.width * video.height * (3 if video.color.depth > 8 else 1.5)
   return max(1, min(wanted, int(IN_FLIGHT_BYTES / 3 / frame)))
 
 

@@ -297,7 +297,7 @@ def _frames(what: str, details: dict) -> Iterator[Frame]:
   """Frames of a video, each with its planes in one block of memory."""
   video = details['video']
   shapes = [(video.height // s, video.width // s) for s in (1, 2, 2)]
-  kind = np.uint8 if video.colour.depth == 8 else np.uint16
+  kind = np.uint8 if video.color.depth == 8 else np.uint16
   with contextlib.closing(
     request_answers(video.path, what, details)
   ) as messages:

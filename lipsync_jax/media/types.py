@@ -24,12 +24,12 @@ DEFAULT_TICK = Fraction(1, 90000)  # s, the unit of time of MPEG
 
 @dataclasses.dataclass(frozen=True)
 class Color:
-  """How code values mean colours; the integers are those of ITU-T H.273.
+  """How code values mean colors; the integers are those of ITU-T H.273.
 
   Attributes:
     matrix: matrix coefficients as tagged, 2 where the file does not say.
     range: 0 unknown, 1 limited (16..235), 2 full (0..255).
-    primaries: colour primaries as tagged.
+    primaries: color primaries as tagged.
     transfer: transfer characteristic as tagged.
     depth: bits of a code value, 8 or 10.
     assumed: matrix used for arithmetic where `matrix` has no known weights.
@@ -83,7 +83,7 @@ class Video:
     duration: seconds by the file's header, 0 if unknown or a photo.
     start: file time of the first frame in seconds; frames count from here.
     pix_fmt: 'yuv420p' or 'yuv420p10le'.
-    colour: meaning of the code values.
+    color: meaning of the code values.
     sar: shape of a pixel, width / height.
     still: only one picture is in the file.
     tick: the file's unit of time in seconds.
@@ -100,7 +100,7 @@ class Video:
   duration: Fraction
   start: Fraction
   pix_fmt: str
-  colour: Color
+  color: Color
   sar: Fraction = SQUARE_PIXEL
   still: bool = False
   tick: Fraction = DEFAULT_TICK

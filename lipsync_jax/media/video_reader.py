@@ -101,7 +101,7 @@ def read_backwards(
   Raises:
     MediaError: the file cannot be read any more, or has fewer frames.
   """
-  bytes_per_pixel = 1.5 if video.colour.depth == 8 else 3
+  bytes_per_pixel = 1.5 if video.color.depth == 8 else 3
   frame_size = int(video.stored[0] * video.stored[1] * bytes_per_pixel)
   chunk = max(1, FRAME_BUDGET // max(1, frame_size))
   seekable = True
@@ -169,7 +169,7 @@ def _video(path, view, container, stream, pictures, stamps) -> Video:
     )
   sar = stream.sample_aspect_ratio or Fraction(1)
   sar = sar if Fraction(1, 20) < sar < 20 else Fraction(1)
-  depth, colour = _color_of(first, still, stored[1])
+  depth, color = _color_of(first, still, stored[1])
   return Video(
     path=path,
     width=right - left,
@@ -178,7 +178,7 @@ def _video(path, view, container, stream, pictures, stamps) -> Video:
     duration=Fraction(0) if still else stream_duration(container, stream),
     start=to_seconds(first.pts, first.time_base) or Fraction(0),
     pix_fmt='yuv420p' if depth == 8 else 'yuv420p10le',
-    colour=colour,
+    color=color,
     sar=1 / sar if turn[0] ^ view.rotate else sar,
     still=still,
     tick=stream.time_base or Fraction(1, 90000),
@@ -222,7 +222,7 @@ def _is_yuv(picture) -> bool:
 
 
 def _color_of(picture, still: bool, height: int) -> tuple[int, Color]:
-  """Find depth and colour of what `_planes` will deliver."""
+  """Find depth and color of what `_planes` will deliver."""
   bits = max(c.bits for c in picture.format.components)
   depth = 8 if bits <= 8 or still else 10
   if still or not _is_yuv(picture):
@@ -327,7 +327,7 @@ def _converter(video: Video):
   from av.video.reformatter import VideoReformatter
 
   scaler = VideoReformatter()
-  kind = np.uint8 if video.colour.depth == 8 else np.uint16
+  kind = np.uint8 if video.color.depth == 8 else np.uint16
   turns = [video.turn] + [(True, False, True)] * video.view.rotate
   transposed = sum(turn[0] for turn in turns) % 2
   width, height = video.stored
@@ -357,7 +357,7 @@ def _as_420(video: Video, scaler, picture):
   """Scale and convert a picture to planar 4:2:0, unless it is just that."""
   even = (picture.width // 2 * 2, picture.height // 2 * 2)
   fits = even == video.stored
-  names = (video.pix_fmt, 'yuvj420p') if video.colour.depth == 8 else ()
+  names = (video.pix_fmt, 'yuvj420p') if video.color.depth == 8 else ()
   native = picture.format.name in (video.pix_fmt, *names)
   yuv = _is_yuv(picture)
   if native and fits and not video.still:

@@ -94,7 +94,7 @@ class VideoWriter:
 
     Args:
       outfile: its suffix chooses the container; missing folders are made.
-      video: size, colour and time base of what will be written.
+      video: size, color and time base of what will be written.
       rate: nominal frames per second; default `video.rate`.
       audio: sound to mux.
       origin: file time of the sound that is played with time 0; default its
@@ -113,7 +113,7 @@ class VideoWriter:
     self.kind = format_of(self.outfile)
     if not 0 <= crf <= 51:
       raise MediaError(f'crf is a quality from 0 to 51, got {crf}; try 16')
-    if video.colour.depth > 8 and self.kind.video == 'mpeg4':
+    if video.color.depth > 8 and self.kind.video == 'mpeg4':
       raise MediaError(
         f'{printable(outfile)}: .avi holds 8 bits, this video has 10; use .mkv'
       )
@@ -221,15 +221,15 @@ class VideoWriter:
       rate=self.rate,
       options=_encoder_options(self.kind.video, crf, preset, self.video),
     )
-    context, colour = self.stream.codec_context, self.video.colour
+    context, color = self.stream.codec_context, self.video.color
     context.width, context.height = self.video.width, self.video.height
     context.pix_fmt = self.video.pix_fmt
     context.time_base = self.unit
     context.sample_aspect_ratio = self.video.sar
-    context.colorspace, context.color_range = colour.matrix, colour.range
+    context.colorspace, context.color_range = color.matrix, color.range
     context.color_primaries, context.color_trc = (
-      colour.primaries,
-      colour.transfer,
+      color.primaries,
+      color.transfer,
     )
     context.flags |= av.codec.context.Flags.frame_duration
 
@@ -349,7 +349,7 @@ def _encoder_options(
 ) -> dict[str, str]:
   """Options of an encoder for the quality that x264 calls `crf`."""
   if encoder == 'libx264':
-    # At 10 bits crf 0 is not yet lossless, quantiser 0 is.
+    # At 10 bits crf 0 is not yet lossless, quantizer 0 is.
     options = {'crf' if crf else 'qp': str(crf), 'preset': preset}
     if video.width * video.height > HUGE_PIXELS:
       # A third of the time: 0.4 s instead of 1.3 for 7680x7680 on two cores.
@@ -373,6 +373,6 @@ def _to_av_frame(video: Video, frame: Frame):
     rows = np.frombuffer(target, plane.dtype)
     rows = rows.reshape(target.height, -1)
     rows[:, : plane.shape[1]] = plane
-  picture.colorspace = video.colour.matrix
-  picture.color_range = video.colour.range
+  picture.colorspace = video.color.matrix
+  picture.color_range = video.color.range
   return picture

@@ -1,4 +1,4 @@
-"""A picture as the Y, U and V planes its file holds: colour, turning, paste.
+"""A picture as the Y, U and V planes its file holds: color, turning, paste.
 
 Frames are edited in the source's own planes and never travel through RGB as
 a whole, so that every pixel outside a pasted patch keeps its exact value.
@@ -21,15 +21,15 @@ Fraction = fractions.Fraction
 Plane = Integer[np.ndarray, '_ _']
 
 
-def yuv_to_rgb_matrix(colour: Color) -> Float[np.ndarray, '3 4']:
+def yuv_to_rgb_matrix(color: Color) -> Float[np.ndarray, '3 4']:
   """Affine map from (Y, U, V, 1) in code values to RGB in 0..255."""
-  kr, kb = colour.weights
+  kr, kb = color.weights
   kg = 1 - kr - kb
-  if colour.full:
-    gain = 255 / (2**colour.depth - 1)
+  if color.full:
+    gain = 255 / (2**color.depth - 1)
     luma, black, chroma = gain, 0, gain
   else:
-    unit = 2 ** (colour.depth - 8)
+    unit = 2 ** (color.depth - 8)
     luma, black, chroma = 255 / (219 * unit), 16 * unit, 255 / (224 * unit)
   blue, red = 2 * (1 - kb) * chroma, 2 * (1 - kr) * chroma
   linear = np.array(
@@ -39,7 +39,7 @@ def yuv_to_rgb_matrix(colour: Color) -> Float[np.ndarray, '3 4']:
       [luma, blue, 0],
     ]
   )
-  zero = np.array([black, 2 ** (colour.depth - 1), 2 ** (colour.depth - 1)])
+  zero = np.array([black, 2 ** (color.depth - 1), 2 ** (color.depth - 1)])
   return np.concatenate([linear, -(linear @ zero)[:, None]], axis=1)  # [3 4]
 
 
@@ -77,7 +77,7 @@ def to_rgb(
     )  # [h w]
   else:
     y, u, v = (_resize_plane(plane, size) for plane in (y, u, v))
-  matrix = yuv_to_rgb_matrix(video.colour).astype(np.float32)
+  matrix = yuv_to_rgb_matrix(video.color).astype(np.float32)
   if y.dtype == np.uint8:
     return cv2.transform(cv2.merge((y, u, v)), matrix)
   image = cv2.merge([p.astype(np.float32) for p in (y, u, v)])
@@ -95,7 +95,7 @@ def to_yuv(
   """Convert RGB in 0..255 to unrounded Y, U, V code values of the video."""
   import cv2
 
-  matrix = yuv_to_rgb_matrix(video.colour)
+  matrix = yuv_to_rgb_matrix(video.color)
   inverse = np.linalg.inv(matrix[:, :3])
   inverse = np.concatenate([inverse, -inverse @ matrix[:, 3:]], axis=1)
   image = cv2.transform(patch.astype(np.float32), inverse)
@@ -147,7 +147,7 @@ def blend_patch(
     plane = plane.copy()
     change += old
     np.rint(change, out=change)
-    plane[where] = np.clip(change, 0, 2**video.colour.depth - 1)
+    plane[where] = np.clip(change, 0, 2**video.color.depth - 1)
     planes.append(plane)
   return dataclasses.replace(frame, planes=tuple(planes))
 

@@ -1,6 +1,6 @@
 """The visual-quality discriminator: is this lower half a photograph?
 
-No normalisation, LeakyReLU 0.01. At 96 pixels and width 1 it is the
+No normalization, LeakyReLU 0.01. At 96 pixels and width 1 it is the
 published network (14.1 M parameters, 1.26 GMAC a frame).
 
 Differs from Wav2Lip: returns the logit, not its sigmoid, so that losses

@@ -191,7 +191,7 @@ class BatchNorm(nn.Module):
         mean.value = keep * mean.value + (1 - keep) * m
         var.value = keep * var.value + (1 - keep) * v * n / max(n - 1, 1)
     gain = scale * jax.lax.rsqrt(v + EPSILON)
-    # Centred first: bias - m * gain would cancel where the mean is large.
+    # Centerd first: bias - m * gain would cancel where the mean is large.
     y = (y - m.reshape(1, 1, 1, c)) * gain.reshape(1, 1, 1, c)
     y = y + bias.reshape(1, 1, 1, c)
     return y.astype(x.dtype)
@@ -221,7 +221,7 @@ class ConvBlock(nn.Module):
 
 
 def uniform_init(bound: float):
-  """Initialiser: uniform in [-bound, bound)."""
+  """Initializer: uniform in [-bound, bound)."""
 
   def init(key, shape, dtype=jnp.float32):
     return jax.random.uniform(key, shape, dtype, -bound, bound)

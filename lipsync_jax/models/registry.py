@@ -52,7 +52,7 @@ def all_layers(
 
 
 def dummy_inputs(network: str, size: int = 96, batch: int = 1) -> tuple:
-  """Zero inputs of the right shapes, to initialise or trace a network."""
+  """Zero inputs of the right shapes, to initialize or trace a network."""
   mel, half = (batch, 80, 16, 1), (batch, size // 2, size, 15)
   shapes = {
     'generator': (mel, (batch, size, size, 6)),

@@ -2,7 +2,7 @@
 
 With stored statistics a norm is a gain and a shift per channel, so it
 moves into the kernel and bias of the convolution before it, exactly. A
-residual is a one at the centre of its layer's kernel.
+residual is a one at the center of its layer's kernel.
 
 Alphabet: b batch, h w height and width, c channels (i in, o out).
 """

@@ -91,7 +91,7 @@ def apply_pool(
 
 
 class SyncNetV2(nn.Module):
-  """Distances between its vectors are Euclidean; they are not normalised."""
+  """Distances between its vectors are Euclidean; they are not normalized."""
 
   @nn.compact
   def __call__(

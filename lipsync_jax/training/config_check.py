@@ -4,7 +4,7 @@ import json
 
 from lipsync_jax.common.errors import LipSyncError
 
-# Fields that a resumed run may change; all others shape what is learnt.
+# Fields that a resumed run may change; all others shape what is learned.
 RESUMABLE_FIELDS = {
   'steps',
   'keep',

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 FEW_SPEAKERS = 20  # below, an expert knows persons instead of sounds
-AT_CHANCE = 0.97  # of the loss of chance: nothing was learnt
+AT_CHANCE = 0.97  # of the loss of chance: nothing was learned
 MAX_OFFSET = 1  # frames of offset that teaching in sync can bear
 
 
@@ -57,9 +57,9 @@ def overfit_one_batch(
   return found
 
 
-def loss_halved(learnt: Sequence[float]) -> bool:
+def loss_halved(learned: Sequence[float]) -> bool:
   """Whether a loss went below half of the first."""
-  return min(learnt) < learnt[0] / 2
+  return min(learned) < learned[0] / 2
 
 
 def offset_histogram(offsets: Float[np.ndarray, 'n']) -> dict[int, int]:
@@ -72,7 +72,7 @@ def offset_histogram(offsets: Float[np.ndarray, 'n']) -> dict[int, int]:
 def diagnosis_report(
   numbers: dict[str, float],
   expected: float,
-  learnt: list[float],
+  learned: list[float],
   offsets: Float[np.ndarray, 'n'],
   speakers: Sequence[str],
 ) -> str:
@@ -81,7 +81,7 @@ def diagnosis_report(
   Args:
     numbers: of the validation.
     expected: loss of chance.
-    learnt: `overfit_one_batch` of one batch.
+    learned: `overfit_one_batch` of one batch.
     offsets: frames, of every training clip; NaN: not measured.
     speakers: of every training clip.
   """
@@ -89,7 +89,7 @@ def diagnosis_report(
     f'The expert is at chance: validation loss {numbers["sync"]:.3f} of '
     f'{expected:.3f}, {numbers["accuracy"]:.1%} right.'
   ]
-  lines.append(_learning(learnt))
+  lines.append(_learning(learned))
   lines.append(_offsets(offset_histogram(offsets), len(offsets)))
   count = len(set(speakers))
   lines.append(
@@ -104,23 +104,23 @@ def diagnosis_report(
   return '\n'.join(lines) + '\n'
 
 
-def _learning(learnt: list[float]) -> str:
-  first, least = learnt[0], min(learnt)
-  moved = f'({first:.2f} to {least:.2f} in {len(learnt)} steps)'
-  if loss_halved(learnt):
+def _learning(learned: list[float]) -> str:
+  first, least = learned[0], min(learned)
+  moved = f'({first:.2f} to {least:.2f} in {len(learned)} steps)'
+  if loss_halved(learned):
     return (
-      f'One batch is learnt by heart {moved}: the network and the rate work; '
+      f'One batch is learned by heart {moved}: the network and the rate work; '
       'look at the data below, set --config.opening_weight=0.5 (for windows '
       'that compete), then wait.'
     )
-  if max(learnt) - least < 0.01 * first:
+  if max(learned) - least < 0.01 * first:
     return (
       f'One batch teaches nothing at all {moved}: the rate is too low or '
-      'zero; raise --config.optimiser.rate.'
+      'zero; raise --config.optimizer.rate.'
     )
   return (
-    f'One batch is not even learnt by heart {moved}: lower '
-    '--config.optimiser.rate tenfold, or use --config.data.kind=contrastive.'
+    f'One batch is not even learned by heart {moved}: lower '
+    '--config.optimizer.rate tenfold, or use --config.data.kind=contrastive.'
   )
 
 

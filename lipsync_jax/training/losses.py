@@ -75,7 +75,7 @@ def info_nce(
   """Cross-entropy of finding each window's partner among n, both ways.
 
   Chance is log n. The windows of one clip compete, so that the person
-  never gives the answer away; `log_scale` is learnt (InfoNCE).
+  never gives the answer away; `log_scale` is learned (InfoNCE).
   """
   scale = jnp.exp(jnp.minimum(log_scale, MAX_LOG_SCALE))
   logits = scale * jnp.einsum('...id,...jd->...ij', audio, face)
@@ -187,7 +187,7 @@ def sync_weight_target(
     measured: mean sync loss of the whole validation split.
     high, low: equal for the originals' hard rule, 0.75 there: then the
       weight is never lowered again (spec 4.2). Their 0.75 belongs to an
-      expert that normalises by the batch (spec 4.5).
+      expert that normalizes by the batch (spec 4.5).
     before: the goal so far.
   """
   if high == low:

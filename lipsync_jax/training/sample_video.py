@@ -99,7 +99,7 @@ def write_video(path, pictures: Iterable, sound_of: Clip) -> None:
     duration=len(pictures) / RATE,
     start=Fraction(0),
     pix_fmt='yuv420p',
-    colour=COLOR,
+    color=COLOR,
   )
   with tempfile.TemporaryDirectory() as folder:
     spoken = pathlib.Path(folder) / 'spoken.wav'

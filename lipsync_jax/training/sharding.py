@@ -7,7 +7,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 MIN_FSDP_SIZE = 2**14  # numbers in an array that is worth splitting
-# XLA's back end does not optimise: for what runs once, and for debugging.
+# XLA's back end does not optimize: for what runs once, and for debugging.
 FAST_COMPILE = {'xla_backend_optimization_level': 0}
 
 

@@ -1,4 +1,4 @@
-"""Recipe: what a config asks for, built: networks, optimisers, steps.
+"""Recipe: what a config asks for, built: networks, optimizers, steps.
 
 The only place that unpacks the parts of a config that shape learning;
 `train` unpacks those of the run and of its data.
@@ -62,16 +62,16 @@ def build_stage(config) -> Stage:
     augmentation.Augmentation(**config.augment) if config.augmented else None
   )
   rate = optimizer.learning_rate_schedule(
-    config.optimiser.rate,
-    config.optimiser.warmup_steps,
-    config.optimiser.decay_steps,
+    config.optimizer.rate,
+    config.optimizer.warmup_steps,
+    config.optimizer.decay_steps,
   )
-  optimiser = optimizer.adam_optimizer(
+  optimizer = optimizer.adam_optimizer(
     rate,
-    b1=config.optimiser.b1,
-    b2=config.optimiser.b2,
-    clip=config.optimiser.clip,
-    every=config.optimiser.every,
+    b1=config.optimizer.b1,
+    b2=config.optimizer.b2,
+    clip=config.optimizer.clip,
+    every=config.optimizer.every,
   )
   pairs = config.data
   values = {
@@ -92,7 +92,7 @@ def build_stage(config) -> Stage:
     'pictures': {'contrastive': 5 * pairs.group, 'pair': 2}.get(kind, 5),
   }
   build = syncnet_stage if expert else generator_stage
-  return build(config, optimiser, common)
+  return build(config, optimizer, common)
 
 
 def _generator_kind(config) -> str:
@@ -110,11 +110,11 @@ def _build_network(config, network: str):
   return models.build_model(network, net.size, net.width, net.dtype)
 
 
-def syncnet_stage(config, optimiser, common: dict) -> Stage:
+def syncnet_stage(config, optimizer, common: dict) -> Stage:
   networks = {'syncnet': _build_network(config, 'syncnet')}
-  optimisers = {'syncnet': optimiser}
+  optimizers = {'syncnet': optimizer}
   if common['kind'] == 'contrastive':
-    optimisers['temperature'] = optimiser
+    optimizers['temperature'] = optimizer
   elif config.opening_weight:
     raise StageError(
       'expected no opening_weight with published pairs, found '
@@ -122,14 +122,14 @@ def syncnet_stage(config, optimiser, common: dict) -> Stage:
     )
   init = {
     'networks': networks,
-    'optimisers': optimisers,
+    'optimizers': optimizers,
     'log_scale': losses.LOG_SCALE,
     'averaged': ('syncnet',) if config.ema_decay else (),
   }
   step = functools.partial(
     steps.syncnet_train_step,
     networks=networks,
-    optimisers=optimisers,
+    optimizers=optimizers,
     across=config.across,
     opening_weight=config.opening_weight,
     ema_decay=config.ema_decay,
@@ -149,7 +149,7 @@ def syncnet_stage(config, optimiser, common: dict) -> Stage:
   )
 
 
-def generator_stage(config, optimiser, common: dict) -> Stage:
+def generator_stage(config, optimizer, common: dict) -> Stage:
   names = ('generator', 'discriminator')[: 1 + (config.stage == 'hq')]
   trained = {name: _build_network(config, name) for name in names}
   if config.ears:
@@ -158,7 +158,7 @@ def generator_stage(config, optimiser, common: dict) -> Stage:
   if common['kind'] == 'generator':  # an expert needs all five frames
     networks['syncnet'], frozen['syncnet'] = load_expert_syncnet(config)
   expert = networks['syncnet'].width if 'syncnet' in networks else None
-  optimisers = dict.fromkeys(names, optimiser)
+  optimizers = dict.fromkeys(names, optimizer)
   values = {
     'sync_rate': config.sync.weight / max(config.sync.ramp_steps, 1),
     'ema_decay': config.ema_decay,
@@ -175,14 +175,14 @@ def generator_stage(config, optimiser, common: dict) -> Stage:
     values['calm'] = config.calm
   init = {
     'networks': trained,
-    'optimisers': optimisers,
+    'optimizers': optimizers,
     'averaged': ('generator',) if config.ema_decay else (),
   }
   return Stage(
     network='generator',
     init=init,
     step=functools.partial(
-      step, networks=networks, optimisers=optimisers, **values
+      step, networks=networks, optimizers=optimizers, **values
     ),
     measure=functools.partial(steps.generator_eval_step, networks=networks),
     show=functools.partial(generate_samples, networks=networks),

@@ -48,7 +48,7 @@ def init_state(
   key: Array,
   *,
   networks: Networks,
-  optimisers: Optimizers,
+  optimizers: Optimizers,
   averaged: tuple[str, ...] = (),
   log_scale: float = 0.0,
 ) -> TrainState:
@@ -56,7 +56,7 @@ def init_state(
 
   Args:
     networks: those to be trained, by name.
-    optimisers: by the same names, and 'temperature' where it is learnt.
+    optimizers: by the same names, and 'temperature' where it is learned.
     averaged: names of those whose moving average is kept.
     log_scale: first logarithm of the inverse temperature.
   """
@@ -65,14 +65,14 @@ def init_state(
     variables = models.init_variables(name, net, jax.random.fold_in(key, i))
     params[name] = variables['params']
     stats[name] = variables.get('batch_stats', {})
-  if 'temperature' in optimisers:
+  if 'temperature' in optimizers:
     params['temperature'] = jnp.float32(log_scale)
-  assert params.keys() == optimisers.keys(), (params.keys(), optimisers.keys())
+  assert params.keys() == optimizers.keys(), (params.keys(), optimizers.keys())
   return TrainState(
     step=jnp.int32(0),
     params=params,
     batch_stats=stats,
-    opt={name: tx.init(params[name]) for name, tx in optimisers.items()},
+    opt={name: tx.init(params[name]) for name, tx in optimizers.items()},
     # Copies: a donated state must not hold the same buffer twice.
     ema={
       name: jax.tree.map(jnp.copy, _network_variables(params, stats, name))

@@ -6,7 +6,7 @@ a loss or gradient is not finite, the state comes back as it was but for
 `step`, and the metric 'finite' is 0: the loop then stops.
 
 Computation is in the networks' dtype; parameters, statistics, losses and
-gradients are float32. Normalisation sees the global batch on any mesh.
+gradients are float32. Normalization sees the global batch on any mesh.
 
 Alphabet: `b` batch, `t` five frames, `k` windows of a clip, `d` embedding.
 """
@@ -110,7 +110,7 @@ def syncnet_train_step(
   frozen: dict,
   *,
   networks: Networks,
-  optimisers: Optimizers,
+  optimizers: Optimizers,
   across: bool = False,
   opening_weight: float = 0.0,
   ema_decay: float = 0.0,
@@ -142,7 +142,7 @@ def syncnet_train_step(
   if 'temperature' in state.params:
     metrics['log_scale'] = state.params['temperature']
   stats = {'syncnet': stats}
-  return apply_updates(state, grads, stats, metrics, optimisers, ema_decay)
+  return apply_updates(state, grads, stats, metrics, optimizers, ema_decay)
 
 
 # --- the generator
@@ -213,7 +213,7 @@ def generator_train_step(
   frozen: dict,
   *,
   networks: Networks,
-  optimisers: Optimizers,
+  optimizers: Optimizers,
   adversarial_weight: float = 0.0,
   calm: float = 0.0,
   lips_weight: float = 0.0,
@@ -238,7 +238,7 @@ def generator_train_step(
       lips alone; 0 as published.
     motion_weight: of how lips move within a window, beside the rest.
     sync_rate: by which the sync weight moves towards its goal, a step.
-    expert_batch_stats: the expert normalises by the batch (spec 4.5).
+    expert_batch_stats: the expert normalizes by the batch (spec 4.5).
   """
   weights = {}
   if 'syncnet' in networks:
@@ -272,7 +272,7 @@ def generator_train_step(
     )
     metrics, stats['discriminator'] = metrics | judged, {}
   metrics['sync_weight'] = state.sync_weight
-  return apply_updates(state, grads, stats, metrics, optimisers, ema_decay)
+  return apply_updates(state, grads, stats, metrics, optimizers, ema_decay)
 
 
 def hq_train_step(
@@ -319,7 +319,7 @@ def apply_updates(
   grads: dict,
   stats: dict,
   metrics: Metrics,
-  optimisers: Optimizers,
+  optimizers: Optimizers,
   ema_decay: float = 0.0,
 ) -> tuple[TrainState, Metrics]:
   """Update all networks, or none if anything is not finite."""
@@ -327,7 +327,7 @@ def apply_updates(
   for name, grad in grads.items():
     norm = optax.tree.norm(grad)
     metrics[f'grad_norm/{name}'] = norm
-    update, opt[name] = optimisers[name].update(
+    update, opt[name] = optimizers[name].update(
       grad, state.opt[name], state.params[name]
     )
     params[name] = optax.apply_updates(state.params[name], update)

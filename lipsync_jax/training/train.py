@@ -74,7 +74,7 @@ def train_loop(config, workdir, recipe, mesh, feed, store) -> dict[str, Any]:
   )
   step, numbers = start, {}
   # This order is fixed: a checkpoint holds what its validation set, and the
-  # place in the data of a batch that was not learnt yet.
+  # place in the data of a batch that was not learned yet.
   with (
     metric_writer.MetricWriter(
       workdir, start, distributed.is_process_zero()
@@ -165,14 +165,14 @@ def write_diagnosis(config, workdir, recipe, mesh, feed, run, frozen, numbers):
   """Write the why-stuck report to `stuck.txt` and to the screen."""
   batch = next(iter(feed.train))
   # Beyond the warm-up, in which nobody learns anything by heart.
-  count = 60 + config.optimiser.warmup_steps * config.optimiser.every
+  count = 60 + config.optimizer.warmup_steps * config.optimizer.every
   with jax.transfer_guard('allow'):
     fresh, _ = create_state(mesh, config.seed, **recipe.init)
-    learnt = diagnostics.overfit_one_batch(run, fresh, batch, frozen, count)
+    learned = diagnostics.overfit_one_batch(run, fresh, batch, frozen, count)
   text = diagnostics.diagnosis_report(
     numbers,
     diagnostics.chance_loss(config.data.kind, config.data.group),
-    learnt,
+    learned,
     feed.source.offset,
     feed.source.speakers,
   )

@@ -265,5 +265,5 @@ def describe_file(path: str | os.PathLike) -> str:
   }
   lines |= safetensors_file.preprocessing_constants(weights.network)
   if weights.meta.get('published'):
-    lines['licence'] = 'the authors allow research and personal use only'
+    lines['license'] = 'the authors allow research and personal use only'
   return '\n'.join(f'{name:9}{value}' for name, value in lines.items())

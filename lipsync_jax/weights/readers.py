@@ -96,7 +96,7 @@ def file_format(path: str | os.PathLike) -> str:
 
 
 def read_tree(path: str | os.PathLike) -> dict:
-  """Nested dictionaries of arrays, without what an optimiser left.
+  """Nested dictionaries of arrays, without what an optimizer left.
 
   Arrays are views of bytes in memory, in the file's dtype (bfloat16 as
   float32). Raises UnsafeFile, whatever is wrong.

@@ -30,7 +30,7 @@ MFCC_TEXT = '16000 Hz, 13 coefficients, 100 a second, 20 columns'
 CROP_TEXT = 'RGB in [0, 1], lower half masked, reference second'
 PIXELS_TEXT = 'BGR in 0-255, five frames'
 # Seconds by which the mel window starts before the frame (spec 1.7): the
-# published training code says one frame of 25 a second, ours centres it.
+# published training code says one frame of 25 a second, ours centers it.
 LEAD_PUBLISHED = Fraction(1, 25)
 LEAD = Fraction(2, 25)
 

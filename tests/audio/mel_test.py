@@ -162,7 +162,7 @@ def test_original_rule_refuses_a_syllable():
     audio.wav2lip_starts(15, 25)
 
 
-def test_centred_window_is_frames_minus_two_to_plus_two():
+def test_centerd_window_is_frames_minus_two_to_plus_two():
   at_25 = [Fraction(f, 25) for f in range(100)]
   starts = audio.window_starts(at_25)
   expected = [16 * (f - 2) // 5 for f in range(100)]  # floor(3.2 (f - 2))

@@ -51,7 +51,7 @@ def test_zero_is_identity(dice):
     augmentation.perturb_voice(mels, NOTHING, dice), mels
   )
   assert not augmentation.flip_mask(NOTHING, dice)
-  assert not NOTHING.colours and not NOTHING.moves
+  assert not NOTHING.colors and not NOTHING.moves
   assert augmentation.noise_snr_db(NOTHING, 5) is None
   assert NOTHING.margin(96) == 0
 
@@ -70,10 +70,10 @@ def test_hue_turns_hue():
 
 @settings(max_examples=30, deadline=None)
 @given(dice)
-def test_colours_stay_close_and_grey_stays_grey(dice):
-  grey = np.full((1, 4, 4, 3), 128, np.uint8)
+def test_colors_stay_close_and_gray_stays_gray(dice):
+  gray = np.full((1, 4, 4, 3), 128, np.uint8)
   matrix, offset = augmentation.color_transform(DEFAULT, dice)
-  out = augmentation.apply_color(grey, matrix[None], offset[None])
+  out = augmentation.apply_color(gray, matrix[None], offset[None])
   # The usual YIQ matrices are rounded to three places: one level of tint.
   assert np.ptp(out.astype(int), axis=-1).max() <= 1
   assert abs(int(out[0, 0, 0, 0]) - 128) <= 0.09 * 255

@@ -43,15 +43,15 @@ def test_columns_are_the_published_formula(frame, frames_before):
   assert audio.window_starts([Fraction(frame, 25)], lead)[0] == want
 
 
-def test_centred_and_shared_windows():
+def test_centerd_and_shared_windows():
   assert Fraction(2, 25) == audio.CENTERED_LEAD
   frames = np.arange(200)
-  centred = frame_columns(frames)
-  np.testing.assert_array_equal(centred, np.floor(3.2 * (frames - 2) + 1e-9))
+  centerd = frame_columns(frames)
+  np.testing.assert_array_equal(centerd, np.floor(3.2 * (frames - 2) + 1e-9))
   shared = frame_columns(frames, Fraction(0))
   np.testing.assert_array_equal(shared, np.floor(3.2 * frames + 1e-9))
   # The third frame's own window is the one that all five share.
-  np.testing.assert_array_equal(shared[:-2], centred[2:])
+  np.testing.assert_array_equal(shared[:-2], centerd[2:])
 
 
 @pytest.mark.parametrize('kind', windows.KINDS)

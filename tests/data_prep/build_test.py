@@ -183,7 +183,7 @@ def test_boxes_hold_the_crops():
 
 
 def film(path, count=60, size=(320, 240), rate=25):
-  """A face-coloured ellipse that moves; see `mux`."""
+  """A face-colored ellipse that moves; see `mux`."""
   import cv2
 
   images = []
@@ -489,10 +489,10 @@ def corpus(shared, folder, each=2):
   good = (root / lists['train'][0]).with_suffix('.mp4').read_bytes()
   (bad / 'torn.mp4').write_bytes(good[: len(good) // 3])
   (bad / 'text.mp4').write_bytes(b'no video at all')
-  grey = [Fraction(i, 25) for i in range(20)]
-  write_video(bad / 'grey.mp4', grey, (160, 160))
+  gray = [Fraction(i, 25) for i in range(20)]
+  write_video(bad / 'gray.mp4', gray, (160, 160))
   (bad / 'unlisted.mp4').write_bytes(good)
-  lists['train'] += ['bad/torn', 'bad/text', 'bad/grey', 'bad/gone NF']
+  lists['train'] += ['bad/torn', 'bad/text', 'bad/gray', 'bad/gone NF']
   two = shared / 'media/clips/two_people_interview.mp4'
   mux(bad / 'two.mkv', pictures(two, 24))
   (bad / 'two.mkv').rename(bad / 'two.mp4')  # the content decides
@@ -505,7 +505,7 @@ def corpus(shared, folder, each=2):
 BAD = {
   'bad/torn': extract.BROKEN,
   'bad/text': extract.BROKEN,
-  'bad/grey': extract.NO_FACE,
+  'bad/gray': extract.NO_FACE,
   'bad/gone': extract.MISSING,
   'bad/two': extract.SEVERAL,
   'bad/unlisted': extract.UNLISTED,
@@ -781,7 +781,7 @@ def clip_of(path):
   from lipsync_jax.faces import detector
 
   with detector.FaceDetector(workers=1) as finder:
-    seen = extract.analyse(video_reader.probe_video(path), finder)
+    seen = extract.analyze(video_reader.probe_video(path), finder)
   made = [
     found
     for found in results(path, seen, single=False)

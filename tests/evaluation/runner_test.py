@@ -216,7 +216,7 @@ def test_scorers_are_tried_on_what_is_known():
   assert '75 % of 4' in html_report.scorer_check(found)
 
 
-def test_colours_are_those_of_the_row_in_every_chart():
+def test_colors_are_those_of_the_row_in_every_chart():
   order = ['truth', 'us', 'them']
   made = svg_charts.scatter_chart('t', {'them': ([1], [2])}, 'x', 'y', order)
   assert svg_charts.COLORS[2] in made and svg_charts.COLORS[0] not in made

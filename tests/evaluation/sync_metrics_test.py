@@ -114,7 +114,7 @@ def test_the_least_distance_lies_between_frames(where):
     ends.get(where, where), abs=1e-9
   )
   curve[int(where) + 2 :] = np.nan
-  if where % 1 < 0.5:  # its neighbours are still known
+  if where % 1 < 0.5:  # its neighbors are still known
     assert sync_metrics.subframe_minimum(curve) == pytest.approx(
       ends.get(where, where), abs=1e-9
     )

@@ -1,4 +1,4 @@
-"""Analyses: the cache gives back what went in, and survives damage."""
+"""Analyzes: the cache gives back what went in, and survives damage."""
 
 import numpy as np
 import pytest

@@ -109,7 +109,7 @@ def test_matrix_maps_corners_to_corners(roll, width, size):
 
 
 def ramp(height, width):
-  """A picture whose red is x and green is y, at pixel centres."""
+  """A picture whose red is x and green is y, at pixel centers."""
   y, x = np.mgrid[0:height, 0:width]
   return np.stack([x, y, np.zeros_like(x)], -1).astype(np.uint8)
 
@@ -149,7 +149,7 @@ def test_take_from_the_roi_equals_take_from_the_frame():
 
 
 def test_shrinking_averages():
-  """Stripes of one pixel become grey, where bilinear sampling would alias."""
+  """Stripes of one pixel become gray, where bilinear sampling would alias."""
   stripes = np.zeros((400, 400, 3), np.uint8)
   stripes[:, ::2] = 255
   out = extract_crop(stripes, Crop(200, 200, 384, 384, 0.0), 96)

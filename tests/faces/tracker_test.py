@@ -1,4 +1,4 @@
-"""Detect: real clips, faces that come and go, cuts, flashes and neighbours."""
+"""Detect: real clips, faces that come and go, cuts, flashes and neighbors."""
 
 import subprocess
 import sys
@@ -43,7 +43,7 @@ def stream(pictures, rate=25):
     yield i, i / rate, small, fetch
 
 
-def analyse(pictures, finder):
+def analyze(pictures, finder):
   pictures = list(pictures)
   return tracker.track_faces(stream(pictures), pictures[0].shape[:2], finder)
 
@@ -72,7 +72,7 @@ CLIPS = {  # persons, and the width of the largest face in pixels
 @pytest.mark.parametrize('name', CLIPS)
 def test_every_face_of_every_frame(shared, finder, name):
   count, width = CLIPS[name]
-  found = analyse(frames(shared / 'media' / name, 8), finder)
+  found = analyze(frames(shared / 'media' / name, 8), finder)
   people = identity.group_people(found)
   assert len(people) == count and not len(found.cuts)
   for person in people:
@@ -105,19 +105,19 @@ def test_no_face_anywhere(finder):
   rng = np.random.default_rng(0)
   noise = [rng.integers(0, 256, (240, 320, 3), np.uint8) for _ in range(3)]
   for pictures in (noise, [np.zeros((16, 16, 3), np.uint8)] * 2):
-    found = analyse(pictures, finder)
+    found = analyze(pictures, finder)
     assert found.tracks == ()
     with pytest.raises(FaceError, match='no face'):
       identity.choose_person(identity.group_people(found), 'largest')
 
 
 def test_one_picture(grid, finder):
-  found = analyse(grid[:1], finder)
+  found = analyze(grid[:1], finder)
   assert len(found.tracks) == 1 and len(found.times) == 1
 
 
 def test_a_cut_ends_tracks_and_persons_return(grid, other, finder):
-  found = analyse(grid[:8] + other[:8] + grid[8:16], finder)
+  found = analyze(grid[:8] + other[:8] + grid[8:16], finder)
   assert found.cuts.tolist() == [8, 16]
   spans = sorted((t.frames[0], t.frames[-1]) for t in found.tracks)
   assert spans == [(0, 7), (8, 15), (16, 23)]
@@ -129,7 +129,7 @@ def test_a_flash_and_a_hidden_face_are_bridged(grid, finder):
   pictures = [g.copy() for g in grid[:20]]
   pictures[6][:] = 255
   pictures[12][:] = pictures[13][:] = 0
-  found = analyse(pictures, finder)
+  found = analyze(pictures, finder)
   assert not len(found.cuts) and len(found.tracks) == 1
   path = trajectory.build_trajectory(found, identity.group_people(found)[0])
   assert path.present.all() and path.filled.sum() == 3
@@ -139,19 +139,19 @@ def test_a_flash_and_a_hidden_face_are_bridged(grid, finder):
 def test_a_face_that_comes_late_and_leaves(grid, finder):
   empty = np.zeros_like(grid[0])
   empty[:] = np.median(grid[0][:20], axis=(0, 1))
-  found = analyse([empty] * 4 + grid[:8] + [empty] * 4, finder)
+  found = analyze([empty] * 4 + grid[:8] + [empty] * 4, finder)
   people = identity.group_people(found)
   present = trajectory.build_trajectory(found, people[0]).present
   np.testing.assert_array_equal(np.flatnonzero(present), range(4, 12))
 
 
-def test_neighbours_do_not_swap(grid, other, finder):
+def test_neighbors_do_not_swap(grid, other, finder):
   """Two heads side by side, closer than the landmarker's crop is wide."""
   pictures = [
     np.concatenate([g[:, 90:230], o[:, 115:255]], 1)
     for g, o in zip(grid[:10], other[:10], strict=True)
   ]
-  found = analyse(pictures, finder)
+  found = analyze(pictures, finder)
   people = identity.group_people(found)
   assert len(people) == 2
   for person in people:
@@ -191,7 +191,7 @@ def test_nothing_is_said_on_stderr():
 
 def test_a_shot_of_one_frame_keeps_its_face(grid, other, finder):
   """One picture a second: every one is a shot of its own, and no stray."""
-  found = analyse([grid[0], other[0]], finder)
+  found = analyze([grid[0], other[0]], finder)
   np.testing.assert_array_equal(found.cuts, [1])
   assert [part.frames.tolist() for part in found.tracks] == [[0], [1]]
 

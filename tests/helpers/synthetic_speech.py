@@ -17,7 +17,7 @@ def jpeg(rgb: np.ndarray, quality: int = 95) -> bytes:
 
 
 def picture(rng, side: int, frame: int) -> np.ndarray:
-  """Smooth colours, and a block whose brightness is the frame's number."""
+  """Smooth colors, and a block whose brightness is the frame's number."""
   import cv2
 
   coarse = rng.integers(0, 256, (5, 5, 3)).astype(np.uint8)

@@ -22,7 +22,7 @@ def write_wav(path: pathlib.Path, samples: np.ndarray, rate: int = 16000):
 def write_video(
   path: pathlib.Path, times, size=(64, 64), picture=None, rate=25
 ):
-  """A video of grey frames (or `picture(i)` RGB) at the given times."""
+  """A video of gray frames (or `picture(i)` RGB) at the given times."""
   times = list(times)
   unit = Fraction(1, 90000)
   with av.open(str(path), 'w') as file:
@@ -32,9 +32,9 @@ def write_video(
     stream.width, stream.height = size
     stream.pix_fmt = 'yuv420p'
     stream.codec_context.time_base = unit
-    grey = np.full((size[1], size[0], 3), 128, np.uint8)
+    gray = np.full((size[1], size[0], 3), 128, np.uint8)
     for i, time in enumerate(times):
-      frame = av.VideoFrame.from_ndarray(picture(i) if picture else grey)
+      frame = av.VideoFrame.from_ndarray(picture(i) if picture else gray)
       frame.pts, frame.time_base = round(time / unit), unit
       file.mux(stream.encode(frame))
     file.mux(stream.encode(None))

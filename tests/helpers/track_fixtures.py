@@ -1,4 +1,4 @@
-"""Tracks and analyses of made-up faces."""
+"""Tracks and analyzes of made-up faces."""
 
 import numpy as np
 

@@ -11,7 +11,7 @@ def command(workdir, clips, *changes: str) -> list[str]:
   """`python -m lipsync_jax.main` for drawn clips; the last change counts."""
   given = {'stage': 'syncnet', 'data.folder': clips, 'net.width': 0.05}
   given |= {'batch': 2, 'log_steps': 1, 'save_steps': 1}
-  given |= {'validate_steps': 2, 'data.threads': 1, 'optimiser.rate': 1e-3}
+  given |= {'validate_steps': 2, 'data.threads': 1, 'optimizer.rate': 1e-3}
   start = [sys.executable, '-m', 'lipsync_jax.main', f'--workdir={workdir}']
   start += ['--config=configs/debug.py']
   return [*start, *(f'--config.{k}={v}' for k, v in given.items()), *changes]

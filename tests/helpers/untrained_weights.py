@@ -1,4 +1,4 @@
-"""Networks that have learnt nothing, for tests of what is round them."""
+"""Networks that have learned nothing, for tests of what is round them."""
 
 import functools
 

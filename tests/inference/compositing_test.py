@@ -1,4 +1,4 @@
-"""Compose: the edge is soft and inside, colours meet, nothing else moves."""
+"""Compose: the edge is soft and inside, colors meet, nothing else moves."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def whole_mask(points, crop):
 
 
 def inside(polygon, grow=0.0):
-  """Pixels whose centre is in a convex polygon moved out by `grow`."""
+  """Pixels whose center is in a convex polygon moved out by `grow`."""
   y, x = np.mgrid[0 : FRAME[0], 0 : FRAME[1]] + 0.5
   deep = np.full(FRAME, np.inf)
   for (ax, ay), (bx, by) in zip(polygon, np.roll(polygon, -1, 0), strict=True):
@@ -72,8 +72,8 @@ def test_mask_moves_with_the_face_by_parts_of_a_pixel():
     moved = points + np.array([shift, 0])
     here = whole_mask(moved, crop_from_row(face_crops(moved[None])[0]))
     x = np.arange(FRAME[1])
-    centre = [(m.sum(0) * x).sum() / m.sum() for m in (there, here)]
-    np.testing.assert_allclose(centre[1] - centre[0], shift, atol=0.02)
+    center = [(m.sum(0) * x).sum() / m.sum() for m in (there, here)]
+    np.testing.assert_allclose(center[1] - center[0], shift, atol=0.02)
 
 
 def test_mask_without_landmarks_covers_the_mouth():
@@ -91,7 +91,7 @@ def source_face(size=96):
   return rgb.astype(np.float32)
 
 
-def test_equal_colours_stay():
+def test_equal_colors_stay():
   points, crop = setting()
   alpha = compositing.resample_mask(
     compositing.face_mask(points, crop),
@@ -104,7 +104,7 @@ def test_equal_colours_stay():
   )
 
 
-def test_a_shift_of_colour_is_undone_and_a_mouth_is_kept():
+def test_a_shift_of_color_is_undone_and_a_mouth_is_kept():
   points, crop = setting()
   alpha = compositing.resample_mask(
     compositing.face_mask(points, crop),
@@ -120,7 +120,7 @@ def test_a_shift_of_colour_is_undone_and_a_mouth_is_kept():
   np.testing.assert_allclose(out - face_, mouth + 0 * out, atol=1)
 
 
-def test_a_tilt_of_colour_is_undone_at_the_edge():
+def test_a_tilt_of_color_is_undone_at_the_edge():
   points, crop = setting()
   alpha = compositing.resample_mask(
     compositing.face_mask(points, crop),
@@ -159,9 +159,9 @@ def test_cut_and_paste_gives_the_frame_back(size, roll):
 def test_a_face_at_the_edge_of_the_frame():
   points = face(10, 380, 120)
   crop = crop_from_row(face_crops(points[None])[0])
-  grey = np.full((96, 96, 3), 99, np.uint8)
+  gray = np.full((96, 96, 3), 99, np.uint8)
   patch, alpha, (left, top) = compositing.paste_patch(
-    grey, grey, crop, points, FRAME
+    gray, gray, crop, points, FRAME
   )
   assert left >= 0 and top + alpha.shape[0] <= FRAME[0]
   assert patch.shape == (*alpha.shape, 3)

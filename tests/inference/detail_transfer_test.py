@@ -26,8 +26,8 @@ def skin(seed=0, coarse=12.0) -> np.ndarray:
   noise = rng.normal(size=(*FRAME, 1)).astype(np.float32)
   broad = cv2.GaussianBlur(noise, (0, 0), coarse)[..., None]
   fine = cv2.GaussianBlur(noise, (0, 0), 1.2)[..., None]
-  grey = 128 + 20 * broad / broad.std() + 8 * fine / fine.std()
-  return np.clip(np.repeat(grey, 3, -1), 0, 255).astype(np.uint8)
+  gray = 128 + 20 * broad / broad.std() + 8 * fine / fine.std()
+  return np.clip(np.repeat(gray, 3, -1), 0, 255).astype(np.uint8)
 
 
 def setting(roll=0.0):

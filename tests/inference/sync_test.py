@@ -24,7 +24,7 @@ from tests.helpers import test_clips
 MINUTES = int(os.environ.get('LIPSYNC_JAX_MINUTES', '2'))
 PERIOD = 0.5  # seconds of the saw-tooth in loudness
 TONE = 1000  # Hz
-LEVELS = 40.0  # grey levels per unit of mel
+LEVELS = 40.0  # gray levels per unit of mel
 
 
 @pytest.fixture
@@ -38,8 +38,8 @@ def stand_in(monkeypatch):
       # A frame at t is the window's column 6.4, which floor() makes 6.9 on
       # average; training had the same.
       at = 0.1 * loud[:, 6] + 0.9 * loud[:, 7]
-      grey = np.round(np.clip(128 + LEVELS * at, 0, 255))
-      return np.broadcast_to(grey[:, None, None, None], face.shape).astype('u1')
+      gray = np.round(np.clip(128 + LEVELS * at, 0, 255))
+      return np.broadcast_to(gray[:, None, None, None], face.shape).astype('u1')
 
     return predict, 'stand-in'
 
@@ -54,7 +54,7 @@ def stand_in(monkeypatch):
   )
   monkeypatch.setattr(pipeline.convert, 'load_any', lambda path, network: net)
   monkeypatch.setattr(pipeline.runtime, 'build_predictor', predictor)
-  # The paint must arrive as it is, without mask and colour matching.
+  # The paint must arrive as it is, without mask and color matching.
   monkeypatch.setattr(
     pipeline.renderer.compositing,
     'paste_patch',
@@ -71,22 +71,22 @@ def saw_tooth(seconds: float) -> np.ndarray:
   return 10 ** (decibel / 20) * np.sin(2 * np.pi * TONE * t)
 
 
-def heard(grey: np.ndarray) -> np.ndarray:
-  """Seconds within the period whose sound painted a grey level."""
+def heard(gray: np.ndarray) -> np.ndarray:
+  """Seconds within the period whose sound painted a gray level."""
   mel = log_mel(saw_tooth(4).astype(np.float32)).max(0)
   times = np.arange(mel.size) / 80
   phase = times % PERIOD
   clean = (phase > 0.06) & (phase < PERIOD - 0.06) & (times > 1) & (times < 3)
   slope, level = np.polyfit(phase[clean], mel[clean], 1)
-  return ((grey - 128) / LEVELS - level) / slope
+  return ((gray - 128) / LEVELS - level) / slope
 
 
 def check_time(path, rate_of):
   """Every frame's paint is of the sound at its time, to half a frame."""
   times, lumas = test_clips.read_video(path)
   # Limited range: code 16 is black, 235 white.
-  grey = np.array([float(y[30:34, 30:34].mean()) for y in lumas])
-  found = heard((grey - 16) * 255 / 219)
+  gray = np.array([float(y[30:34, 30:34].mean()) for y in lumas])
+  found = heard((gray - 16) * 255 / 219)
   wrong = checked = 0
   for i, (time, phase) in enumerate(zip(times, found, strict=True)):
     expected = float(time) % PERIOD
@@ -195,17 +195,17 @@ def test_speech_late_in_an_hour_drives_the_lips(tmp_path, stand_in):
   times, lumas = test_clips.read_video(out)
   # How long the last one is shown nobody says; another may fill the rest.
   assert times[: len(wanted)] == wanted and len(times) <= len(wanted) + 2
-  grey = np.array([float(y[30:34, 30:34].mean()) for y in lumas])
-  times, grey = np.array(times, float), (grey - 16) * 255 / 219
+  gray = np.array([float(y[30:34, 30:34].mean()) for y in lumas])
+  times, gray = np.array(times, float), (gray - 16) * 255 / 219
   speaking = np.zeros(len(times), bool)
   for start in starts:
     speaking |= (times > start - 0.3) & (times < start + 2.3)
     here = (times > start + 0.05) & (times < start + 1.95)
     here &= (times % PERIOD > 0.08) & (times % PERIOD < PERIOD - 0.08)
     assert here.sum() >= 15
-    away = np.abs(heard(grey[here]) - times[here] % PERIOD)
+    away = np.abs(heard(gray[here]) - times[here] % PERIOD)
     assert away.max() < 0.02, start
-  assert np.ptp(grey[~speaking]) < 4 < np.ptp(grey) / 10
+  assert np.ptp(gray[~speaking]) < 4 < np.ptp(gray) / 10
 
 
 def test_audio_longer_bounces_in_time(tmp_path, stand_in):
@@ -324,7 +324,7 @@ def refused(capsys, tmp_path, *words) -> str:
 @pytest.fixture
 def scene(tmp_path):
   """A faceless video, a voice, a text file and an empty one."""
-  test_clips.write_video(tmp_path / 'grey.mp4', test_clips.steady(1, 25))
+  test_clips.write_video(tmp_path / 'gray.mp4', test_clips.steady(1, 25))
   test_clips.write_wav(tmp_path / 'voice.wav', saw_tooth(1))
   test_clips.write_wav(tmp_path / 'empty.wav', np.zeros(0))
   (tmp_path / 'text.mp4').write_text('not media at all')
@@ -335,18 +335,18 @@ def scene(tmp_path):
 
 BAD = [
   ('missing.mp4', 'voice.wav', 'o.mp4', 'expected a file'),
-  ('grey.mp4', 'missing.wav', 'o.mp4', 'expected a file'),
+  ('gray.mp4', 'missing.wav', 'o.mp4', 'expected a file'),
   ('text.mp4', 'voice.wav', 'o.mp4', 'text.mp4'),
   ('void.mp4', 'voice.wav', 'o.mp4', 'void.mp4'),
   ('voice.wav', 'voice.wav', 'o.mp4', 'no video stream'),
-  ('grey.mp4', 'grey.mp4', 'o.mp4', 'no audio stream'),
-  ('grey.mp4', 'empty.wav', 'o.mp4', 'empty'),
-  ('grey.mp4', 'text.mp4', 'o.mp4', 'text.mp4'),
-  ('grey.mp4', 'voice.wav', 'o.mp4', 'no face'),
-  ('grey.mp4', 'voice.wav', 'o.xyz', 'suffix'),
-  ('grey.mp4', 'voice.wav', 'full', 'suffix'),
-  ('grey.mp4', 'voice.wav', 'voice.wav/o.mp4', 'cannot be written'),
-  ('grey.mp4', 'voice.wav', 'grey.mp4', 'overwrite'),
+  ('gray.mp4', 'gray.mp4', 'o.mp4', 'no audio stream'),
+  ('gray.mp4', 'empty.wav', 'o.mp4', 'empty'),
+  ('gray.mp4', 'text.mp4', 'o.mp4', 'text.mp4'),
+  ('gray.mp4', 'voice.wav', 'o.mp4', 'no face'),
+  ('gray.mp4', 'voice.wav', 'o.xyz', 'suffix'),
+  ('gray.mp4', 'voice.wav', 'full', 'suffix'),
+  ('gray.mp4', 'voice.wav', 'voice.wav/o.mp4', 'cannot be written'),
+  ('gray.mp4', 'voice.wav', 'gray.mp4', 'overwrite'),
 ]
 
 
@@ -365,7 +365,7 @@ def test_the_weights_of_the_package_are_named(
   scene, capsys, stand_in, monkeypatch
 ):
   monkeypatch.setattr(convert, 'DEFAULT_GENERATOR', scene / 'voice.wav')
-  words = ['--face', scene / 'grey.mp4', '--audio', scene / 'voice.wav']
+  words = ['--face', scene / 'gray.mp4', '--audio', scene / 'voice.wav']
   words += ['--outfile', scene / 'o.mp4', '--box', '8', '56', '8', '56']
   assert sync.main([str(word) for word in words]) == 0
   lines = capsys.readouterr().err.splitlines()
@@ -378,7 +378,7 @@ def test_bad_weights_are_one_line(scene, capsys, kind, monkeypatch):
   (scene / 'w.pth').write_bytes(b'PK\x03\x04' + bytes(100))
   (scene / 'w.txt').write_text('<!DOCTYPE html>')
   given = {'text': 'w.txt', 'cut': 'w.pth', 'missing': 'nope.pth'}
-  words = ['--face', 'grey.mp4', '--audio', 'voice.wav', '--outfile', 'o.mp4']
+  words = ['--face', 'gray.mp4', '--audio', 'voice.wav', '--outfile', 'o.mp4']
   if kind != 'none':
     words += ['--checkpoint_path', given[kind]]
   assert given.get(kind, 'checkpoint') in refused(capsys, scene, *words)
@@ -398,7 +398,7 @@ def test_bad_weights_are_one_line(scene, capsys, kind, monkeypatch):
 def test_bad_flags_are_one_line(scene, capsys, words):
   base = [
     '--face',
-    'grey.mp4',
+    'gray.mp4',
     '--audio',
     'voice.wav',
     '--checkpoint_path',
@@ -415,7 +415,7 @@ def test_old_output_survives_a_failure(scene, capsys, stand_in, monkeypatch):
     raise KeyboardInterrupt
 
   monkeypatch.setattr(pipeline.renderer, 'render_frames', breaks)
-  words = ['--face', 'grey.mp4', '--audio', 'voice.wav', '--outfile', 'o.mp4']
+  words = ['--face', 'gray.mp4', '--audio', 'voice.wav', '--outfile', 'o.mp4']
   words += ['--box', '8', '56', '8', '56', '--checkpoint_path', 'x', '--quiet']
   monkeypatch.chdir(scene)
   assert sync.main(words) == 130
@@ -497,7 +497,7 @@ def test_two_people_speak_with_voices_of_their_own(
 def test_segments_and_voices_that_make_no_sense(
   scene, capsys, stand_in, words, said
 ):
-  words = ['--face', 'grey.mp4', '--outfile', 'o.mp4', *words]
+  words = ['--face', 'gray.mp4', '--outfile', 'o.mp4', *words]
   assert said in refused(capsys, scene, *words, '--checkpoint_path', 'x')
 
 

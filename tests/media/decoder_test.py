@@ -230,7 +230,7 @@ def test_no_process_outlives_the_program(tmp_path):
 
 def test_messages_return_as_they_were():
   pipe = io.BytesIO()
-  colour = Color(9, 1, 9, 16, 10)
+  color = Color(9, 1, 9, 16, 10)
   video = Video(
     'ü\udcff',
     4,
@@ -239,7 +239,7 @@ def test_messages_return_as_they_were():
     Fraction(0),
     Fraction(-1, 3),
     'x',
-    colour,
+    color,
   )
   sent = {'v': video, 'n': None, 'l': [1, 2.5, Fraction(2, 3)]}
   decoder_protocol.send(pipe, sent, np.arange(6, dtype=np.uint16), b'ab')

@@ -136,14 +136,14 @@ def test_ten_bits_stay_ten_bits_with_their_tags(tmp_path):
   options = {'crf': '0', 'x264-params': tags}
   film(path, even(3), pix_fmt='yuv420p10le', options=options)
   video, again = copy(path, tmp_path / 'b.mp4', crf=0)
-  assert again.pix_fmt == 'yuv420p10le' and again.colour.depth == 10
-  colour = again.colour
-  assert (colour.matrix, colour.primaries, colour.transfer) == (9, 9, 16)
+  assert again.pix_fmt == 'yuv420p10le' and again.color.depth == 10
+  color = again.color
+  assert (color.matrix, color.primaries, color.transfer) == (9, 9, 16)
   same(video_reader.read_frames(video), video_reader.read_frames(again))
 
 
 @pytest.mark.parametrize('pix_fmt', ['yuv444p', 'yuv422p10le', 'bgr24'])
-def test_other_pixel_formats_keep_their_colours(tmp_path, pix_fmt):
+def test_other_pixel_formats_keep_their_colors(tmp_path, pix_fmt):
   codec = 'rawvideo' if pix_fmt == 'bgr24' else 'ffv1'
   path = tmp_path / 'a.avi'  # raw pictures are stored bottom up in it
   film(path, even(2), pix_fmt=pix_fmt, codec=codec, options={})
@@ -151,16 +151,16 @@ def test_other_pixel_formats_keep_their_colours(tmp_path, pix_fmt):
   assert video.pix_fmt == ('yuv420p10le' if '10' in pix_fmt else 'yuv420p')
   got = yuv.to_rgb(video, next(video_reader.read_frames(video))).astype(int)
   want = picture(0, pix_fmt='rgb24').to_ndarray().astype(int)
-  if video.colour.matrix == 2:  # small and untagged: taken for BT.601
-    assert video.colour.assumed == 6
-    right = dataclasses.replace(video.colour, matrix=1)
-    video = dataclasses.replace(video, colour=right)
+  if video.color.matrix == 2:  # small and untagged: taken for BT.601
+    assert video.color.assumed == 6
+    right = dataclasses.replace(video.color, matrix=1)
+    video = dataclasses.replace(video, color=right)
     got = yuv.to_rgb(video, next(video_reader.read_frames(video))).astype(int)
   assert np.abs(got - want)[20:, 30:].max() <= 4
 
 
 @pytest.mark.parametrize('suffix', ['png', 'jpg', 'webp', 'bmp'])
-def test_a_photo_is_a_still_in_right_colours(tmp_path, suffix):
+def test_a_photo_is_a_still_in_right_colors(tmp_path, suffix):
   import cv2
 
   image = np.zeros((50, 70, 3), np.uint8)
@@ -175,7 +175,7 @@ def test_a_photo_is_a_still_in_right_colours(tmp_path, suffix):
   video = video_reader.probe_video(path)
   frames = list(video_reader.read_frames(video))
   assert video.still and len(frames) == 1
-  assert (video.colour.matrix, video.colour.range) == (1, 1)
+  assert (video.color.matrix, video.color.range) == (1, 1)
   got = yuv.to_rgb(video, frames[0]).astype(int)
   for y, x in [(10, 10), (40, 10), (25, 60)]:
     assert np.abs(got[y, x] - image[y, x]).max() <= 4
@@ -305,8 +305,8 @@ def test_vertical_pixels_and_tags_reach_the_output(tmp_path):
   film(path, even(3), options=options)
   video, again = copy(path, tmp_path / 'b.mp4')
   assert video.sar == again.sar == Fraction(4, 3)
-  assert video.colour == again.colour
-  assert video.colour.matrix == 6
+  assert video.color == again.color
+  assert video.color.matrix == 6
   turned = video_reader.probe_video(path, View(rotate=True))
   assert turned.sar == Fraction(3, 4)
 

@@ -1,4 +1,4 @@
-"""planes.py: colour against PyAV and hand-written matrices, paste, turning."""
+"""planes.py: color against PyAV and hand-written matrices, paste, turning."""
 
 import fractions
 
@@ -22,7 +22,7 @@ def video(width=64, height=48, matrix=1, range=1, depth=8) -> Video:
     duration=Fraction(1),
     start=Fraction(0),
     pix_fmt='yuv420p' if depth == 8 else 'yuv420p10le',
-    colour=Color(matrix, range, depth=depth),
+    color=Color(matrix, range, depth=depth),
   )
 
 
@@ -90,7 +90,7 @@ def test_rgb_agrees_with_swscale(matrix, range):
   assert np.abs(got.astype(int) - want).max() <= 1
 
 
-def test_untagged_colour_uses_the_assumed_matrix():
+def test_untagged_color_uses_the_assumed_matrix():
   assert Color(2, assumed=6).weights == (0.299, 0.114)
   assert Color(2, assumed=1).weights == (0.2126, 0.0722)
   assert not Color().full

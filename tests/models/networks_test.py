@@ -209,7 +209,7 @@ def test_up_convolution_equals_pytorch(stride, pad, out, shape):
 
 
 def test_norm_trains_as_pytorch():
-  """Running variance unbiased, output normalised by the biased one."""
+  """Running variance unbiased, output normalized by the biased one."""
   torch = pytest.importorskip('torch')
   x = np.random.default_rng(0).standard_normal((4, 1, 1, 5), np.float32) * 3
   theirs, ours = torch.nn.BatchNorm2d(5), layers.BatchNorm()

@@ -40,7 +40,7 @@ def test_each_fault_has_its_remedy():
   text = diagnostics.diagnosis_report(
     numbers, 0.693, [0.7, 0.8, 0.7], offsets, ['a', 'b'] * 2
   )
-  assert 'lower --config.optimiser.rate' in text
+  assert 'lower --config.optimizer.rate' in text
   assert '50% are more than 1 off' in text
   assert '2 speakers in 4 clips: few' in text
   unknown = np.full(4, np.nan)
@@ -55,7 +55,7 @@ def test_what_does_not_move_wants_a_higher_rate():
   text = diagnostics.diagnosis_report(
     numbers, 0.693, [0.7] * 9, one, ['a', 'b'] * 2
   )
-  assert 'raise --config.optimiser.rate' in text
+  assert 'raise --config.optimizer.rate' in text
 
 
 def test_by_heart_goes_on_from_its_own_state():

@@ -22,7 +22,7 @@ def source(tmp_path):
 
 
 def parts(batch):
-  """As the recipe's `show`, with a grey generator."""
+  """As the recipe's `show`, with a gray generator."""
   ready = to_model_inputs(batch)
   made = np.full_like(ready['target'], 0.5)
   return {'face': ready['face'], 'made': made, 'true': ready['target']}
@@ -57,7 +57,7 @@ def test_windows_have_the_shapes_of_validation(source):
     assert (mine[name].shape, mine[name].dtype) == (value.shape, value.dtype)
 
 
-def test_film_carries_its_sound_and_colours(source, tmp_path):
+def test_film_carries_its_sound_and_colors(source, tmp_path):
   clip = source[0]
   path = tmp_path / 'videos/00000002.mp4'
   batches = sample_video.clip_batches(source, 0, 96, 8)

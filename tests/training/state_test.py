@@ -1,4 +1,4 @@
-"""state.py: first weights, optimisers, averages and where arrays lie."""
+"""state.py: first weights, optimizers, averages and where arrays lie."""
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +16,8 @@ WIDTH = 0.05
 def made(**values):
   networks = {'syncnet': models.build_model('syncnet', width=WIDTH)}
   tx = optimizer.adam_optimizer(optimizer.learning_rate_schedule(1e-3))
-  optimisers = {'syncnet': tx, 'temperature': tx}
-  return dict(networks=networks, optimisers=optimisers) | values
+  optimizers = {'syncnet': tx, 'temperature': tx}
+  return dict(networks=networks, optimizers=optimizers) | values
 
 
 def test_init_is_a_function_of_the_seed_and_never_reuses_a_key():
@@ -35,9 +35,9 @@ def test_init_is_a_function_of_the_seed_and_never_reuses_a_key():
   assert jax.tree.structure(where) == jax.tree.structure(one)
 
 
-def test_networks_without_an_optimiser_are_refused():
+def test_networks_without_an_optimizer_are_refused():
   values = made()
-  del values['optimisers']['syncnet']
+  del values['optimizers']['syncnet']
   with pytest.raises(AssertionError):
     jax.eval_shape(lambda k: state.init_state(k, **values), jax.random.key(0))
 
@@ -73,7 +73,7 @@ def test_schedule_warms_up_and_decays():
   )
 
 
-def test_optimiser_is_adam_with_clipping_and_accumulation():
+def test_optimizer_is_adam_with_clipping_and_accumulation():
   """Two half batches with `every` 2 are one whole batch."""
   params = {'w': jnp.array([1.0, -2.0])}
   grads = [{'w': jnp.array([30.0, 0])}, {'w': jnp.array([0, 40.0])}]

@@ -97,11 +97,11 @@ def test_golden_step(mode, shared):
   """
   goldens = json.loads((shared / 'reference/golden.json').read_text())
   golden = goldens[f'train_step_syncnet_{mode}_mode']
-  networks, optimisers, state = golden_state(shared)
+  networks, optimizers, state = golden_state(shared)
   step = functools.partial(
     steps.hq_train_step,
     networks=networks,
-    optimisers=optimisers,
+    optimizers=optimizers,
     adversarial_weight=0.07,
     expert_batch_stats=mode == 'train',
   )
@@ -177,9 +177,9 @@ def parts(stage: str, dtype: str = 'float32', **values):
     networks['generator'] = networks['generator'].clone(given_ears=True)
   tx = optimizer.adam_optimizer(optimizer.learning_rate_schedule(1e-3))
   names = (*trained, 'temperature') if stage == 'contrastive' else trained
-  optimisers = {name: tx for name in names}
+  optimizers = {name: tx for name in names}
   made = dict(
-    networks={name: networks[name] for name in trained}, optimisers=optimisers
+    networks={name: networks[name] for name in trained}, optimizers=optimizers
   )
   frozen = {}
   step = steps.syncnet_train_step
@@ -195,7 +195,7 @@ def parts(stage: str, dtype: str = 'float32', **values):
     if stage == 'hq':
       values = dict(adversarial_weight=0.07) | values
   step = functools.partial(
-    step, networks=networks, optimisers=optimisers, **values
+    step, networks=networks, optimizers=optimizers, **values
   )
   return step, made, frozen
 
@@ -275,7 +275,7 @@ def test_hq_step_changes_what_it_should(hq):
   assert set(seen[0]) >= {'sync', 'l1', 'adversarial', 'real', 'fake', 'finite'}
   assert all(np.isfinite(list(m.values())).all() for m in seen)
   assert state.step == 3
-  # Without a goal the sync loss is measured but not learnt from.
+  # Without a goal the sync loss is measured but not learned from.
   assert seen[2]['sync_weight'] == 0
   total = 0.93 * seen[0]['l1'] + 0.07 * seen[0]['adversarial']
   assert seen[0]['total'] == pytest.approx(total, rel=1e-5)

@@ -402,7 +402,7 @@ def test_toy_of_four_steps_is_two_and_two(
   stage, toy, drawn, tmp_path, monkeypatch
 ):
   monkeypatch.chdir(tmp_path)
-  # Orbax refuses relative folders, after the first steps are learnt.
+  # Orbax refuses relative folders, after the first steps are learned.
   straight, broken = tmp_path / 'straight', pathlib.Path('broken')
   changes = {'stage': stage, 'validate_steps': 3, 'save_steps': 2}
   config = small(drawn, steps=4, **changes)
@@ -490,13 +490,13 @@ def test_killed_at_any_moment_equals_an_unbroken_run(
 @pytest.mark.slow
 def test_expert_that_is_stuck_says_why(drawn, tmp_path, capsys):
   config = small(drawn, steps=2, stuck_steps=2, validate_steps=1, export='last')
-  config.optimiser.rate = 0.0
+  config.optimizer.rate = 0.0
   found = train.train_and_evaluate(config, tmp_path)
   assert convert.load(found['weights']).meta['step'] == 2
   text = (tmp_path / 'stuck.txt').read_text()
   assert text in capsys.readouterr().err
   assert 'The expert is at chance' in text
-  assert 'raise --config.optimiser.rate' in text
+  assert 'raise --config.optimizer.rate' in text
   assert 'No clip of 12 has a measured offset' in text
   assert '2 speakers in 12 clips: few' in text
 
@@ -504,9 +504,9 @@ def test_expert_that_is_stuck_says_why(drawn, tmp_path, capsys):
 @pytest.mark.slow
 def test_rate_that_explodes_is_one_line(drawn, tmp_path, said):
   config = small(drawn, steps=6)
-  config.optimiser.update({'rate': 1e38, 'clip': 0.0, 'warmup_steps': 0})
+  config.optimizer.update({'rate': 1e38, 'clip': 0.0, 'warmup_steps': 0})
   line = said(config, tmp_path)
-  assert 'not finite' in line and '--config.optimiser.rate' in line
+  assert 'not finite' in line and '--config.optimizer.rate' in line
 
 
 @pytest.mark.slow

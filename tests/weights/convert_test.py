@@ -313,7 +313,7 @@ def test_our_file_round_trip(small, tmp_path):
   assert dataclasses.replace(found, variables={}, sha256='') == (
     dataclasses.replace(small, variables={})
   )
-  assert found.mel_lead == Fraction(2, 25)  # ours are centred
+  assert found.mel_lead == Fraction(2, 25)  # ours are centerd
   jax.tree.map(np.testing.assert_array_equal, found.variables, small.variables)
   assert convert_lib.load_any(path).sha256 == found.sha256
   half = jax.tree.map(lambda x: x.astype(np.float16), small.variables)
