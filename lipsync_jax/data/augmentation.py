@@ -1,10 +1,10 @@
-"""Augment: changes of picture and sound that keep them in sync.
+"""Augmentation of pictures and sound that keeps them in sync.
 
-All are drawn from fourteen uniform numbers, the dice of a pick, and are the
-same for every frame of a window and for its reference. What host and
-device share is written once (`xnp` = numpy or jax.numpy).
+Every change is a function of the fourteen uniform numbers of a window sample,
+and the same for all frames of a window and for its reference. Host and device
+share one implementation (`xnp` is numpy or jax.numpy).
 
-Alphabet: `k` windows, `t h w` frames and pixels, `m s` mel bins and columns.
+Shapes: k windows, t frames, h w pixels, m mel bins, s mel columns.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from lipsync_jax.faces.crop import Crop
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-  """How much of what. Zero leaves a property exactly as it is."""
+  """Strength of each change. Zero leaves a property exactly as it is."""
 
   flip: float = 0.5  # probability of a mirrored picture
   brightness: float = 0.08  # added, at most, on the scale [0, 1]
@@ -32,13 +32,13 @@ class Augmentation:
   shift: float = 0.02  # of the crop's sides, at most, each way
   scale: float = 0.04  # relative change of the crop's sides, at most
   roll: float = 3.0  # degrees, at most, each way
-  mask_columns: int = 2  # mel columns put to silence, at most
-  mask_bins: int = 6  # neighboring mel bins put to silence, at most
+  time_mask: int = 2  # mel columns set to silence, at most
+  frequency_mask: int = 6  # neighboring mel bins set to silence, at most
   gain: float = 0.0  # dB louder or softer, at most
-  warp: float = 0.0  # relative change of the mel bins' numbers, at most
+  vtlp: float = 0.0  # relative stretch of the mel axis, at most
   noise: float = 0.0  # probability of white noise; streaming only
-  quiet: float = 40.0  # dB of sound over noise, at most
-  loud: float = 15.0  # dB of sound over noise, at least
+  max_snr_db: float = 40.0  # sound over noise
+  min_snr_db: float = 15.0  # sound over noise
 
   @property
   def colors(self) -> bool:
@@ -59,13 +59,13 @@ class Augmentation:
     return math.ceil(size * reach) + 1 if self.moves else 0
 
 
-def flip_mask(augment: Augmentation, dice):
+def flip_mask(change: Augmentation, uniforms):
   """Whether to mirror.  [..., 14] -> bool [...]"""
-  return dice[..., 0] < augment.flip
+  return uniforms[..., 0] < change.flip
 
 
-def _symmetric(dice, i: int, most: float):
-  return (2 * dice[..., i] - 1) * most
+def _symmetric(uniforms, i: int, bound: float):
+  return (2 * uniforms[..., i] - 1) * bound
 
 
 # The rows of YIQ: brightness, and a plane in which hue is an angle.
@@ -75,21 +75,24 @@ _YIQ = np.array(
 _RGB = np.linalg.inv(_YIQ)
 
 
-def color_transform(augment: Augmentation, dice, xnp: ModuleType = np):
+def color_transform(change: Augmentation, uniforms, xnp: ModuleType = np):
   """The change of color as matrix [..., 3, 3] and offset [..., 1].
 
   New colors are `matrix @ rgb + offset` on the scale [0, 1].
   """
-  contrast = 1 + _symmetric(dice, 2, augment.contrast)
-  saturation = 1 + _symmetric(dice, 3, augment.saturation)
-  angle = 2 * math.pi * _symmetric(dice, 4, augment.hue)
+  contrast = 1 + _symmetric(uniforms, 2, change.contrast)
+  saturation = 1 + _symmetric(uniforms, 3, change.saturation)
+  angle = 2 * math.pi * _symmetric(uniforms, 4, change.hue)
   c, s = saturation * xnp.cos(angle), saturation * xnp.sin(angle)
   one, zero = xnp.ones_like(c), xnp.zeros_like(c)
   rows = [[one, zero, zero], [zero, c, -s], [zero, s, c]]
   turn = xnp.stack([xnp.stack(row, -1) for row in rows], -2)  # [..., 3, 3]
-  rgb, yiq = xnp.asarray(_RGB, dice.dtype), xnp.asarray(_YIQ, dice.dtype)
+  rgb, yiq = (
+    xnp.asarray(_RGB, uniforms.dtype),
+    xnp.asarray(_YIQ, uniforms.dtype),
+  )
   matrix = contrast[..., None, None] * xnp.matmul(xnp.matmul(rgb, turn), yiq)
-  offset = (1 - contrast) / 2 + _symmetric(dice, 1, augment.brightness)
+  offset = (1 - contrast) / 2 + _symmetric(uniforms, 1, change.brightness)
   return matrix, offset[..., None]
 
 
@@ -102,17 +105,17 @@ def apply_color(images, matrix, offset, xnp: ModuleType = np):
   return changed.reshape(images.shape)
 
 
-def crop_jitter(augment: Augmentation, dice):
+def crop_jitter(change: Augmentation, uniforms):
   """Shift right and down, scale of the sides, roll.  [..., 14] -> 4 x [...]
 
   Shifts are shares of the crop's sides along its own axes, roll is radians.
   """
   shifts = (
-    _symmetric(dice, 5, augment.shift),
-    _symmetric(dice, 6, augment.shift),
+    _symmetric(uniforms, 5, change.shift),
+    _symmetric(uniforms, 6, change.shift),
   )
-  scale = 1 + _symmetric(dice, 7, augment.scale)
-  return *shifts, scale, _symmetric(dice, 8, math.radians(augment.roll))
+  scale = 1 + _symmetric(uniforms, 7, change.scale)
+  return *shifts, scale, _symmetric(uniforms, 8, math.radians(change.roll))
 
 
 def jitter_crop(crop: Crop, dx, dy, scale, roll) -> Crop:
@@ -128,8 +131,8 @@ def jitter_crop(crop: Crop, dx, dy, scale, roll) -> Crop:
   )
 
 
-def mask_mel(mels, starts, origins, augment: Augmentation, dice, xnp=np):
-  """Put some columns and some bins of mel windows to silence.
+def mask_mel(mels, starts, origins, change: Augmentation, uniforms, xnp=np):
+  """Set some columns and some bins of mel windows to silence (SpecAugment).
 
   Windows that share an origin lose the same moments of sound.
 
@@ -137,16 +140,16 @@ def mask_mel(mels, starts, origins, augment: Augmentation, dice, xnp=np):
     mels: [..., k, 80, 16].
     starts: int [..., k], first column of each in its clip.
     origins: int [..., k], column from which the masked ones are counted.
-    dice: [..., 14].
+    uniforms: [..., 14].
   """
-  width = xnp.floor(dice[..., 9] * (augment.mask_columns + 1))
-  left = xnp.floor(dice[..., 10] * (audio.WINDOW_COLUMNS + 1 - width))
+  width = xnp.floor(uniforms[..., 9] * (change.time_mask + 1))
+  left = xnp.floor(uniforms[..., 10] * (audio.WINDOW_COLUMNS + 1 - width))
   steps = windows.arange_along_last(audio.WINDOW_COLUMNS, starts.ndim + 1)
   at = starts[..., None] - origins[..., None] + steps  # [..., k, 16]
   low, high = left[..., None, None], (left + width)[..., None, None]
   gone = ((at >= low) & (at < high))[..., None, :]  # [..., k, 1, 16]
-  # One die gives width and place: its digits beyond the width are the place.
-  place = dice[..., 11] * (augment.mask_bins + 1)
+  # One number gives height and place: its fraction beyond the height.
+  place = uniforms[..., 11] * (change.frequency_mask + 1)
   height = xnp.floor(place)
   bottom = xnp.floor((place - height) * (audio.MELS + 1 - height))
   bins = windows.arange_along_last(audio.MELS, bottom.ndim + 1)
@@ -155,19 +158,19 @@ def mask_mel(mels, starts, origins, augment: Augmentation, dice, xnp=np):
   return xnp.where(gone, xnp.asarray(audio.SILENCE, mels.dtype), mels)
 
 
-def perturb_voice(mels, augment: Augmentation, dice, xnp: ModuleType = np):
-  """Mel windows as if another had spoken: louder, with a longer throat.
+def perturb_voice(mels, change: Augmentation, uniforms, xnp: ModuleType = np):
+  """Change the loudness of mel windows and the length of the vocal tract.
 
-  A throat's length stretches the spectrum (vocal tract length
-  perturbation, Jaitly and Hinton 2013), here along the mel bins. Teaches
-  a network of few speakers to hear others. Silence stays silence.
+  Vocal tract length perturbation (Jaitly and Hinton 2013) stretches the
+  spectrum, here along the mel bins. Few training speakers then cover more
+  voices. Silence stays silence.
 
   Args:
     mels: [..., k, 80, 16].
-    dice: [..., 14].
+    uniforms: [..., 14].
   """
-  if augment.warp:
-    stretch = 1 + _symmetric(dice, 12, augment.warp)[..., None]  # [..., 1]
+  if change.vtlp:
+    stretch = 1 + _symmetric(uniforms, 12, change.vtlp)[..., None]  # [..., 1]
     bins = windows.arange_along_last(audio.MELS, stretch.ndim).astype(
       np.float32
     )
@@ -180,20 +183,20 @@ def perturb_voice(mels, augment: Augmentation, dice, xnp: ModuleType = np):
       xnp.take_along_axis(mels, where, axis=-2) for where in (low, high)
     )
     mels = below + part * (above - below)
-  if augment.gain:
+  if change.gain:
     step = -2 * audio.SILENCE / mel.SPAN_DB  # of the scale, a decibel
-    louder = step * _symmetric(dice, 13, augment.gain)[..., None, None, None]
+    louder = step * _symmetric(uniforms, 13, change.gain)[..., None, None, None]
     moved = xnp.clip(mels + louder, audio.SILENCE, -audio.SILENCE)
     mels = xnp.where(mels > audio.SILENCE, moved, mels)
   return mels
 
 
-def noise_snr_db(augment: Augmentation, seed: int) -> float | None:
-  """Decibels of sound over noise for a pick; None for no noise."""
+def noise_snr_db(change: Augmentation, seed: int) -> float | None:
+  """Decibels of sound over noise for a sample; None for no noise."""
   rng = np.random.default_rng([seed, 0])
-  if rng.random() >= augment.noise:
+  if rng.random() >= change.noise:
     return None
-  return float(rng.uniform(augment.loud, augment.quiet))
+  return float(rng.uniform(change.min_snr_db, change.max_snr_db))
 
 
 def noisy_log_mel(
@@ -201,9 +204,14 @@ def noisy_log_mel(
 ) -> Float[np.ndarray, '80 s']:
   """Columns `low` to `high` of the log-mel of `wave` with white noise added.
 
-  Only the samples needed are touched. Columns outside the sound are
-  silence, as `audio.mel_windows` has them. An infinite `level` gives what
-  `audio.log_mel` gives.
+  Reads only the samples that these columns need. Columns outside the sound
+  are silence, as in `audio.mel_windows`. An infinite `level` gives the columns
+  of `audio.log_mel`.
+
+  Args:
+    wave: 16 kHz.
+    level: dB of sound over noise.
+    seed: of the noise.
   """
   total = 1 + wave.size // audio.HOP
   out = np.full((audio.MELS, high - low), audio.SILENCE, np.float32)
@@ -220,6 +228,6 @@ def noisy_log_mel(
   power = math.sqrt(float(np.square(part).mean())) * 10 ** (-level / 20)
   part = part + power * rng.standard_normal(part.size)
   before = np.where(at > 0, part[np.maximum(at - 1 - base, 0)], 0)
-  emphasised = part[at - base] - mel.PREEMPHASIS * before
-  out[:, start - low : end - low] = mel.mel_columns(emphasised)
+  emphasized = part[at - base] - mel.PREEMPHASIS * before
+  out[:, start - low : end - low] = mel.mel_columns(emphasized)
   return out

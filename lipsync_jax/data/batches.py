@@ -1,10 +1,12 @@
-"""Data: picks become examples, examples become sharded batches.
+"""Window samples become examples, examples become sharded batches.
 
-The state of an iterator is one number, and restoring it gives the very same
-batches (`picks` says why).
+An iterator's state is one number; restoring it gives the same batches, since
+order and randomness depend on the batch number alone (`sampler`).
 
-On the wire pictures are uint8; `to_model_inputs` makes of a batch, on the device,
-what the networks take. Alphabet: `b` batch, `t` five frames, `h w` pixels.
+Pictures travel as uint8. `to_model_inputs` turns a batch, on the device, into
+what the networks take.
+
+Shapes: b batch, k windows of an example, t frames of a window, h w pixels.
 """
 
 import functools
@@ -15,28 +17,28 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from lipsync_jax import audio
-from lipsync_jax.audio import FPS, FRAMES_PER_WINDOW, frame_columns
 from lipsync_jax.common.errors import LipSyncError
 from lipsync_jax.data import augmentation, sampler, windows
 from lipsync_jax.data.augmentation import Augmentation
 from lipsync_jax.data.clip import Clip, ClipDataset
+from lipsync_jax.data.windows import WindowIndex, WindowSample, WindowSpec
 from lipsync_jax.faces import landmarks
 from lipsync_jax.faces.crop import crop_from_row, extract_crop
 
-FRAMES = FRAMES_PER_WINDOW
+FRAMES = audio.FRAMES_PER_WINDOW
 Batch = dict  # arrays by name, numpy or jax
 
 
 class DataError(LipSyncError):
-  """A batch that cannot be made; one line says what to change."""
+  """A batch that cannot be made from these clips or settings."""
 
 
 def index_dataset(
-  source: ClipDataset, kind: str, **values
-) -> windows.WindowIndex:
-  """`windows.index_windows` for all clips of a source."""
+  dataset: ClipDataset, spec: WindowSpec, **values
+) -> WindowIndex:
+  """`windows.index_windows` for all clips of a data set."""
   return windows.index_windows(
-    source.frames, source.columns, source.speakers, kind, **values
+    dataset.frames, dataset.columns, dataset.speakers, spec, **values
   )
 
 
@@ -44,150 +46,213 @@ def decode_crops(
   clip: Clip,
   frames: Int[np.ndarray, 't'],
   size: int,
-  movement: tuple | None = None,
+  jitter: tuple | None = None,
 ) -> UInt8[np.ndarray, 't h w 3']:
-  """Decode frames and cut their faces.
+  """Decode frames and extract their face crops.
 
   Args:
     size: side of the square result, pixels.
-    movement: of the crops, see `augmentation.crop_jitter`.
+    jitter: of the crops, see `augmentation.crop_jitter`.
+
+  Raises:
+    DataError: a frame is not a picture.
   """
   import cv2
 
   out = np.empty((len(frames), size, size, 3), np.uint8)
   for i, frame in enumerate(frames):
     crop = crop_from_row(clip.crops[frame])
-    if movement:
-      crop = augmentation.jitter_crop(crop, *movement)
+    if jitter:
+      crop = augmentation.jitter_crop(crop, *jitter)
     data = np.frombuffer(clip.frames[frame], np.uint8)
     rgb = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
     if rgb is None:
       raise DataError(
-        f'{clip.key}: frame {frame} is not a picture; build it again'
+        f'{clip.key}: expected a JPEG as frame {frame}, found other bytes; '
+        'build the data set again'
       )
     out[i] = extract_crop(rgb, crop, size)
   return out
 
 
-def frame_indices(kind: str, frame):
-  """The frames of the window at `frame`; those of a pair are named already.
+def frame_indices(spec: WindowSpec, frame):
+  """The frames of the window that starts at `frame`; a pair names its own.
 
-  [...] -> [..., 5], or [..., 2] as it is.
+  [...] -> [..., 5], or [..., 2] unchanged for pairs.
   """
-  if kind == 'pair':
+  if spec.is_pair:
     return frame
   return frame[..., None] + windows.arange_along_last(FRAMES, frame.ndim + 1)
 
 
+def picture_windows(
+  spec: WindowSpec, sample: WindowSample, xnp: ModuleType = np
+):
+  """The windows whose pictures an example holds.
+
+  With references: the reference window, then the target window. With labels:
+  the window that the label is about. Else all windows of the clip.
+
+  Returns:
+    clips `[..., k]` and frames `[..., k, t]`.
+  """
+  if spec.is_contrastive:
+    frame = sample['frame']
+    clip = xnp.broadcast_to(sample['clip'][..., None], frame.shape)
+    return clip, frame_indices(spec, frame)
+  clips, starts = [sample['other_clip']], [sample['other_frame']]
+  if spec.has_reference:
+    clips, starts = [*clips, sample['clip']], [*starts, sample['frame']]
+  frames = [frame_indices(spec, start) for start in starts]
+  return xnp.stack(clips, -1), xnp.stack(frames, -2)
+
+
 def example_window_starts(
-  kind: str, frame, lead: Fraction, xnp: ModuleType = np
+  spec: WindowSpec, frame, lead: Fraction, xnp: ModuleType = np
 ):
   """First columns and mask origins of an example's mel windows.
 
-  [..., k] windows: for the generator those of the five frames and then the
-  one they share, for a pair their own, else the one of each frame in `frame`
-  ([...] or [..., k]).
+  With references: the windows of the target frames, then the one that they
+  share if `spec.shared_mel`. Else the window of each frame in `frame`.
+
+  Args:
+    frame: [...], or [..., k] for contrastive examples and pairs.
+    lead: seconds, see `audio.CENTERED_LEAD`.
+
+  Returns:
+    Two int arrays `[..., k]`.
   """
-  if kind in ('syncnet', 'contrastive'):
-    frame = frame if kind == 'contrastive' else frame[..., None]
-    starts = frame_columns(frame, Fraction(0))
+  if not spec.has_reference:
+    frame = frame if spec.is_contrastive else frame[..., None]
+    starts = audio.frame_columns(frame, Fraction(0))
     return starts, starts
-  starts = frame_columns(frame_indices(kind, frame), lead)
-  if kind == 'pair':
+  starts = audio.frame_columns(frame_indices(spec, frame), lead)
+  if not spec.shared_mel:
     return starts, starts
-  shared = frame_columns(frame[..., None], Fraction(0))
+  shared = audio.frame_columns(frame[..., None], Fraction(0))
   starts = xnp.concatenate([starts, shared], -1)  # [..., 6]
   return starts, xnp.broadcast_to(shared, starts.shape)
 
 
-def _mel_windows(clip, pick, kind, lead, change: Augmentation | None):
-  """Mel windows [k, 80, 16] of one pick."""
-  starts, origins = example_window_starts(kind, pick['frame'], lead)
-  level = (
-    augmentation.noise_snr_db(change, int(pick['seed'])) if change else None
-  )
-  if level is None:
-    found = audio.mel_windows(clip.mel, starts)
-  else:
-    # Noise must be the same wherever windows overlap: one stretch of it.
-    low, high = int(starts.min()), int(starts.max()) + audio.WINDOW_COLUMNS
-    seed = int(pick['seed'])
-    strip = augmentation.noisy_log_mel(clip.wave, low, high, level, seed)
-    found = audio.mel_windows(strip, starts - low)
-  if change:
-    found = augmentation.perturb_voice(found, change, pick['dice'])
-    found = augmentation.mask_mel(found, starts, origins, change, pick['dice'])
-  return found
-
-
 def read_example(
-  pick: windows.WindowSample,
-  source: ClipDataset,
-  kind: str,
+  sample: WindowSample,
+  dataset: ClipDataset,
+  spec: WindowSpec,
   size: int,
   lead: Fraction = audio.CENTERED_LEAD,
   change: Augmentation | None = None,
 ) -> Batch:
   """Read one example.
 
+  Args:
+    size: side of the square crops, pixels.
+    lead: seconds, see `audio.CENTERED_LEAD`.
+    change: the augmentation; None for none.
+
   Returns:
     syncnet: mel [80, 16, 1], frames uint8 [h/2, w, 15] (the lower halves of
-      five frames, frame by frame), label; contrastive: [k, ...] of each
-      without label, and opening [k, 5] of the lips; generator: mels
-      [5, 80, 16, 1] centerd on each frame, mel [80, 16, 1] of all five, target
-      and reference uint8 [5, h, w, 3]; pair: the same with 2 for 5, and
-      without mel.
-    With the pick's clip and frame, so that an example can be named.
+      five frames, frame by frame), label. contrastive: [k, ...] of each
+      without label, and opening [k, 5] of the lips. generator: mels
+      [5, 80, 16, 1] centered on each frame, mel [80, 16, 1] of all five,
+      target and reference uint8 [5, h, w, 3]. pair: the same with 2 for 5, and
+      without mel. All with the sample's clip and frame.
+
+  Raises:
+    DataError: the clip has another frame rate, or a damaged frame.
   """
-  clip = source[int(pick['clip'])]
-  if clip.fps != FPS:
+  clip = dataset[int(sample['clip'])]
+  if clip.fps != audio.FPS:
     raise DataError(
-      f'{clip.key}: expected {FPS} frames/s, found {clip.fps:g}; '
-      'build the data set with data_prep'
+      f'{clip.key}: expected {audio.FPS} frames/s, found {clip.fps:g}; build '
+      'the data set with data_prep'
     )
-  if kind == 'pair':
+  opening = None
+  if spec.is_pair or spec.is_contrastive:
     opening = landmarks.lip_openings(clip.points, clip.crops)
-    pick = windows.select_most_different(pick, opening[pick['frame']])
-  if kind == 'contrastive':
-    sets = [(clip, frame) for frame in pick['frame']]
-  else:
-    same = int(pick['other']) == int(pick['clip'])
-    other = clip if same else source[int(pick['other'])]
-    sets = [(other, pick['start'])]
-    sets += [] if kind == 'syncnet' else [(clip, pick['frame'])]
-  dice = pick['dice']
-  move = (
-    augmentation.crop_jitter(change, dice) if change and change.moves else None
-  )
+  if spec.is_pair:
+    opened = opening[sample['frame']]
+    sample = windows.select_most_different(sample, opened)
+  clips, frames = picture_windows(spec, sample)
+  pictures = _decode_windows(dataset, clips, frames, size, sample, change)
+  starts, _ = example_window_starts(spec, sample['frame'], lead)
+  mels = _mel_windows(clip, sample, starts, change)
+  opening = opening[frames] if spec.is_contrastive else None
+  return finish_example(spec, sample, mels, pictures, opening, lead, change)
+
+
+def _decode_windows(dataset, clips, frames, size, sample, change):
+  """Augmented crops of an example.  -> uint8 [k, t, h, w, 3]"""
+  uniforms, jitter = sample['uniforms'], None
+  if change and change.moves:
+    jitter = augmentation.crop_jitter(change, uniforms)
   pictures = np.stack(
-    [decode_crops(c, frame_indices(kind, at), size, move) for c, at in sets]
+    [
+      decode_crops(dataset[int(clip)], numbers, size, jitter)
+      for clip, numbers in zip(clips, frames, strict=True)
+    ]
   )
-  if change and augmentation.flip_mask(change, dice):
+  if change and augmentation.flip_mask(change, uniforms):
     pictures = pictures[:, :, :, ::-1]
   if change and change.colors:
-    matrix, offset = augmentation.color_transform(change, dice)
+    matrix, offset = augmentation.color_transform(change, uniforms)
     pictures = augmentation.apply_color(pictures, matrix[None], offset[None])
-  batch = assemble_example(
-    kind, _mel_windows(clip, pick, kind, lead, change), pictures
-  )
-  if kind == 'contrastive':
-    opening = landmarks.lip_openings(clip.points, clip.crops)
-    batch['opening'] = opening[frame_indices(kind, pick['frame'])]
-  names = ('clip', 'frame', 'label')
-  return batch | {name: pick[name] for name in names if name in pick}
+  return pictures
 
 
-def assemble_example(kind: str, mels, pictures, xnp: ModuleType = np) -> Batch:
-  """Mel windows and pictures as an example.
+def _mel_windows(clip: Clip, sample, starts, change: Augmentation | None):
+  """Mel windows of an example, with noise if drawn.  -> [k, 80, 16]"""
+  seed = int(sample['seed'])
+  level = augmentation.noise_snr_db(change, seed) if change else None
+  if level is None:
+    return audio.mel_windows(clip.mel, starts)
+  # Noise is computed once over the whole stretch, since windows overlap.
+  low, high = int(starts.min()), int(starts.max()) + audio.WINDOW_COLUMNS
+  noisy = augmentation.noisy_log_mel(clip.wave, low, high, level, seed)
+  return audio.mel_windows(noisy, starts - low)
+
+
+def finish_example(
+  spec: WindowSpec,
+  sample: WindowSample,
+  mels,
+  pictures,
+  opening,
+  lead: Fraction,
+  change: Augmentation | None,
+  xnp: ModuleType = np,
+) -> Batch:
+  """Augment mel windows and lay out an example; host and device share it.
 
   Args:
     mels: [..., k, 80, 16], see `example_window_starts`.
+    pictures: uint8 [..., k, t, h, w, 3], see `picture_windows`.
+    opening: lip openings [..., k, t], for contrastive examples.
+  """
+  if change:
+    uniforms = sample['uniforms']
+    starts, origins = example_window_starts(spec, sample['frame'], lead, xnp)
+    mels = augmentation.perturb_voice(mels, change, uniforms, xnp)
+    mels = augmentation.mask_mel(mels, starts, origins, change, uniforms, xnp)
+  batch = assemble_example(spec, mels, pictures, xnp)
+  if spec.is_contrastive:
+    batch['opening'] = opening
+  names = ('clip', 'frame', 'label', 'mask')
+  return batch | {name: sample[name] for name in names if name in sample}
+
+
+def assemble_example(
+  spec: WindowSpec, mels, pictures, xnp: ModuleType = np
+) -> Batch:
+  """Mel windows and pictures as an example, see `read_example`.
+
+  Args:
+    mels: [..., k, 80, 16].
     pictures: [..., k, t, h, w, 3]; k is reference, target for the generator.
   """
   mels = mels[..., None]
-  if kind in ('generator', 'pair'):
-    count = pictures.shape[-4]
-    shared = {'mel': mels[..., count, :, :, :]} if kind == 'generator' else {}
+  if spec.has_reference:
+    count = spec.frames
+    shared = {'mel': mels[..., count, :, :, :]} if spec.shared_mel else {}
     return shared | {
       'mels': mels[..., :count, :, :, :],
       'reference': pictures[..., 0, :, :, :, :],
@@ -196,7 +261,7 @@ def assemble_example(kind: str, mels, pictures, xnp: ModuleType = np) -> Batch:
   lower = pictures[..., pictures.shape[-3] // 2 :, :, :]
   lower = xnp.moveaxis(lower, -4, -2)  # [..., k, h/2, w, t, 3]
   lower = lower.reshape(*lower.shape[:-2], 3 * FRAMES)  # [..., k, h/2, w, 15]
-  if kind == 'contrastive':
+  if spec.is_contrastive:
     return {'mel': mels, 'frames': lower}
   return {'mel': mels[..., 0, :, :, :], 'frames': lower[..., 0, :, :, :]}
 
@@ -221,8 +286,8 @@ def to_model_inputs(batch: Batch, xnp: ModuleType = np) -> Batch:
 
 
 def example_batches(
-  source: ClipDataset,
-  plan: windows.WindowIndex,
+  dataset: ClipDataset,
+  index: WindowIndex,
   batch: int,
   size: int,
   *,
@@ -241,33 +306,36 @@ def example_batches(
   Args:
     batch, seed, process, rounds: see `sampler.BatchSampler`.
     size: side of the network's square crop, pixels.
-    change: augmentation, None for none.
-    threads: that decode; twice the cores is plenty.
+    lead: seconds, see `audio.CENTERED_LEAD`.
+    change: the augmentation; None for none.
+    threads: that decode; twice the number of cores is enough.
     sharding: give global jax arrays of this sharding instead of local numpy.
   """
   import grain
 
-  rows = sampler.ExampleSampler(
-    sampler.BatchSampler(plan, batch, seed, process, rounds)
+  samples = sampler.ExampleSampler(
+    sampler.BatchSampler(index, batch, seed, process, rounds)
   )
   read = functools.partial(
-    _example, source=source, kind=plan.kind, size=size, lead=lead, change=change
+    read_example,
+    dataset=dataset,
+    spec=index.spec,
+    size=size,
+    lead=lead,
+    change=change,
   )
   count = batch // process[1]
   options = grain.ReadOptions(threads, max(threads, 2 * count))
-  made = grain.MapDataset.source(rows).map(read)
-  made = made.to_iter_dataset(options).batch(count)
+  examples = grain.MapDataset.source(samples).map(read)
+  examples = examples.to_iter_dataset(options).batch(count)
   if sharding is None:
-    return made
-  made = made.map(functools.partial(to_global_arrays, sharding=sharding))
-  return grain.experimental.ThreadPrefetchIterDataset(
-    made, prefetch_buffer_size=2
+    return examples
+  examples = examples.map(
+    functools.partial(to_global_arrays, sharding=sharding)
   )
-
-
-def _example(pick, **values):
-  made = read_example(pick, **values)
-  return made | ({'mask': pick['mask']} if 'mask' in pick else {})
+  return grain.experimental.ThreadPrefetchIterDataset(
+    examples, prefetch_buffer_size=2
+  )
 
 
 def to_global_arrays(batch: Batch, sharding) -> dict:

@@ -1,12 +1,12 @@
-"""Resident: a whole split on the device, sampled inside the jitted step.
+"""A whole split on the device, sampled inside the jitted step.
 
-Face crops as uint8 and mels are loaded once; a step then needs only the
-picks of its batch, a few integers a row, and no host work. 29 hours at 96
-pixels are 72 GB. Without augmentation the batches equal the streamed ones
-to the bit; noise on the sound needs the waveform and is streaming only.
+Face crops as uint8 and log-mels are loaded once. A step then needs only the
+window samples of its batch, a few integers a row, and no host work. 29 hours at
+96 pixels take 72 GB. Without augmentation the batches equal the streamed ones
+bit for bit. Noise on the sound needs the waveform and exists in streaming only.
 
-Alphabet: `n` frames of all clips in a row, `t` mel columns of all clips in
-a row, `c` clips, `b` batch, `s` side of a stored crop.
+Shapes: n frames of all clips in a row, t mel columns of all clips in a row,
+c clips, b batch, k windows of an example, s side of a stored crop.
 """
 
 import concurrent.futures
@@ -25,6 +25,7 @@ from lipsync_jax import audio
 from lipsync_jax.data import augmentation, batches, windows
 from lipsync_jax.data.augmentation import Augmentation
 from lipsync_jax.data.clip import Clip, ClipDataset
+from lipsync_jax.data.windows import WindowSpec
 from lipsync_jax.faces import landmarks
 from lipsync_jax.faces.crop import crop_from_row, extract_crop
 
@@ -58,7 +59,7 @@ def stored_crops(
 ) -> UInt8[np.ndarray, 'n s s 3']:
   """All crops of a clip, each with `margin` pixels of its surroundings.
 
-  The middle is exactly what streaming cuts.
+  The middle is exactly the crop that streaming extracts.
   """
   import cv2
 
@@ -71,13 +72,13 @@ def stored_crops(
     if margin:
       wide = augmentation.jitter_crop(crop, 0, 0, side / size, 0)
       out[i] = extract_crop(rgb, wide, side)
-    # Cut again: a wider crop's coordinates round differently.
+    # Extracted again: the coordinates of a wider crop round differently.
     out[i, middle, middle] = extract_crop(rgb, crop, size)
   return out
 
 
 def load_dataset(
-  source: ClipDataset,
+  clips: ClipDataset,
   size: int,
   change: Augmentation | None = None,
   progress: Callable[[int], object] | None = None,
@@ -87,26 +88,26 @@ def load_dataset(
 
   Args:
     size: side of the network's crop, pixels.
-    change: the augmentation to come; its movement needs a margin.
-    progress: hears how many clips were read.
+    change: the augmentation of `sample_batch`; its crop jitter needs a margin.
+    progress: called with the number of clips read so far.
     threads: that decode.
   """
   margin = change.margin(size) if change else 0
-  side, total = size + 2 * margin, int(source.frames.sum())
+  side, total = size + 2 * margin, int(clips.frames.sum())
   images = jnp.zeros((total, side, side, 3), jnp.uint8)
   put = jax.jit(
     lambda all, part, at: lax.dynamic_update_slice(all, part, (at, 0, 0, 0)),
-    donate_argnums=0,  # so that memory holds the split once
+    donate_argnums=0,  # the split is in memory once
   )
   held, at, aspects, openings, mels = [], 0, [], [], []
-  for i, clip, crops in _decode_clips(source, size, margin, threads):
+  for i, clip, crops in _decode_clips(clips, size, margin, threads):
     held.append(crops)
     aspects.append(clip.crops[:, 3] / clip.crops[:, 2])
     openings.append(landmarks.lip_openings(clip.points, clip.crops))
     mels.append(clip.mel.T)
     # Equal blocks, so that `put` is compiled twice at most.
     rows = np.concatenate(held)
-    while len(rows) >= UPLOAD_FRAMES or (i == len(source) - 1 and len(rows)):
+    while len(rows) >= UPLOAD_FRAMES or (i == len(clips) - 1 and len(rows)):
       images = put(images, rows[:UPLOAD_FRAMES], at)
       at, rows = at + len(rows[:UPLOAD_FRAMES]), rows[UPLOAD_FRAMES:]
     held = [rows]
@@ -117,24 +118,24 @@ def load_dataset(
     aspects=jnp.asarray(np.concatenate(aspects)),
     openings=jnp.asarray(np.concatenate(openings)),
     mel=jnp.asarray(np.concatenate(mels)),
-    firsts=_first_rows(source.frames),
-    mel_firsts=_first_rows(source.columns),
-    columns=jnp.asarray(source.columns, jnp.int32),
+    firsts=_first_rows(clips.frames),
+    mel_firsts=_first_rows(clips.columns),
+    columns=jnp.asarray(clips.columns, jnp.int32),
     size=size,
   )
 
 
-def _decode_clips(source: ClipDataset, size: int, margin: int, threads: int):
-  """(number, clip, crops) of all clips, decoded side by side, in order."""
+def _decode_clips(clips: ClipDataset, size: int, margin: int, threads: int):
+  """Yield (number, clip, crops) of all clips in order, decoded by threads."""
 
   def one(i: int):
-    clip = source[i]
+    clip = clips[i]
     return i, clip, stored_crops(clip, size, margin)
 
   step = 4 * threads  # clips that wait in memory, at most
   with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-    for start in range(0, len(source), step):
-      yield from pool.map(one, range(start, min(start + step, len(source))))
+    for start in range(0, len(clips), step):
+      yield from pool.map(one, range(start, min(start + step, len(clips))))
 
 
 def _first_rows(counts: Int[np.ndarray, 'c']) -> Int[Array, 'c']:
@@ -142,101 +143,95 @@ def _first_rows(counts: Int[np.ndarray, 'c']) -> Int[Array, 'c']:
 
 
 def sample_batch(
-  store: DeviceDataset,
-  picks: dict[str, Array | np.ndarray],
+  dataset: DeviceDataset,
+  sample: dict[str, Array | np.ndarray],
   *,
-  kind: str,
+  spec: WindowSpec,
   lead: Fraction = audio.CENTERED_LEAD,
   change: Augmentation | None = None,
 ) -> dict[str, Array]:
-  """The batch of `batches.example_batches` for the same picks; pure, to be jitted.
+  """The batch of `batches.example_batches` for the same sample; pure.
 
   Args:
-    picks: of `sampler.sample_batches`.
-    kind, lead, change: as for the plan and `batches.example_batches`.
+    sample: of `sampler.sample_batches`.
+    spec, lead, change: as for `batches.example_batches`.
+
+  Raises:
+    DataError: the augmentation adds noise, which needs the waveform.
   """
-  clip = picks['clip']
-  if kind == 'pair':
-    rows = store.firsts[clip][:, None, None] + picks['frame']
-    picks = windows.select_most_different(picks, store.openings[rows], jnp)
-  frame = picks['frame']
   if change and change.noise:
     raise batches.DataError(
-      'expected no noise with device-resident data, found '
-      f'noise={change.noise}: set it to 0 or stream'
+      'expected no noise with a device-resident data set, found '
+      f'noise={change.noise}; set --config.augment.noise=0 or '
+      '--config.data.device_resident=False'
     )
-  if kind == 'contrastive':
-    sets = [(clip[:, None], frame)]
-  else:
-    sets = [(picks['other'], picks['start'])]
-    sets += [] if kind == 'syncnet' else [(clip, frame)]
-  wanted = [
-    store.firsts[c][..., None] + batches.frame_indices(kind, at)
-    for c, at in sets
-  ]
-  wanted = wanted[0] if kind == 'contrastive' else jnp.stack(wanted, 1)
-  pictures = _augmented_crops(store, wanted, picks['dice'], change)
-  starts, origins = batches.example_window_starts(kind, frame, lead, jnp)
-  mels = _mel_windows(store, clip, starts)
-  if change:
-    mels = augmentation.perturb_voice(mels, change, picks['dice'], jnp)
-    mels = augmentation.mask_mel(
-      mels, starts, origins, change, picks['dice'], jnp
-    )
-  batch = batches.assemble_example(kind, mels, pictures, jnp)
-  if kind == 'contrastive':
-    batch['opening'] = store.openings[wanted]
-  names = ('clip', 'frame', 'label', 'mask')
-  return batch | {name: picks[name] for name in names if name in picks}
+  clip = sample['clip']
+  if spec.is_pair:
+    rows = dataset.firsts[clip][:, None, None] + sample['frame']
+    opened = dataset.openings[rows]
+    sample = windows.select_most_different(sample, opened, jnp)
+  clips, frames = batches.picture_windows(spec, sample, jnp)
+  rows = dataset.firsts[clips][..., None] + frames  # [b, k, t]
+  pictures = _augmented_crops(dataset, rows, sample['uniforms'], change)
+  starts, _ = batches.example_window_starts(spec, sample['frame'], lead, jnp)
+  mels = _mel_windows(dataset, clip, starts)
+  opening = dataset.openings[rows] if spec.is_contrastive else None
+  return batches.finish_example(
+    spec, sample, mels, pictures, opening, lead, change, jnp
+  )
 
 
 def _mel_windows(
-  store: DeviceDataset, clip: Int[Array, 'b'], starts: Int[Array, 'b k']
+  dataset: DeviceDataset, clip: Int[Array, 'b'], starts: Int[Array, 'b k']
 ) -> Float[Array, 'b k 80 16']:
+  """Mel windows, silence outside each clip."""
   at = starts[..., None] + windows.arange_along_last(
     audio.WINDOW_COLUMNS, 3
   )  # [b, k, 16]
-  ends = store.columns[clip][:, None, None]
+  ends = dataset.columns[clip][:, None, None]
   inside = (at >= 0) & (at < ends)
-  rows = store.mel_firsts[clip][:, None, None] + jnp.clip(at, 0, ends - 1)
-  found = jnp.where(inside[..., None], store.mel[rows], audio.SILENCE)
-  return found.swapaxes(-1, -2)  # [b, k, 80, 16]
+  rows = dataset.mel_firsts[clip][:, None, None] + jnp.clip(at, 0, ends - 1)
+  columns = jnp.where(inside[..., None], dataset.mel[rows], audio.SILENCE)
+  return columns.swapaxes(-1, -2)  # [b, k, 80, 16]
 
 
 def _augmented_crops(
-  store: DeviceDataset,
-  wanted: Int[Array, 'b k t'],
-  dice: Float[Array, 'b 14'],
+  dataset: DeviceDataset,
+  rows: Int[Array, 'b k t'],
+  uniforms: Float[Array, 'b 14'],
   change: Augmentation | None,
 ) -> UInt8[Array, 'b k t h w 3']:
-  stored, size = store.images[wanted], store.size  # [b, k, t, s, s, 3]
+  """The crops in these rows, augmented."""
+  stored, size = dataset.images[rows], dataset.size  # [b, k, t, s, s, 3]
   margin = (stored.shape[-2] - size) // 2
   if change and change.moves:
     pictures = _resample_crops(
-      stored, store.aspects[wanted], dice, change, size
+      stored, dataset.aspects[rows], uniforms, change, size
     )
   else:
     middle = slice(margin, margin + size)
     pictures = stored[..., middle, middle, :]
   if change and change.flip:
-    mirrored = augmentation.flip_mask(change, dice).reshape(-1, 1, 1, 1, 1, 1)
+    mirrored = augmentation.flip_mask(change, uniforms).reshape(
+      -1, 1, 1, 1, 1, 1
+    )
     pictures = jnp.where(mirrored, pictures[..., ::-1, :], pictures)
   if change and change.colors:
-    matrix, offset = augmentation.color_transform(change, dice, jnp)
+    matrix, offset = augmentation.color_transform(change, uniforms, jnp)
     pictures = augmentation.apply_color(pictures, matrix, offset, jnp)
   return pictures
 
 
-def _resample_crops(stored, aspects, dice, change: Augmentation, size: int):
-  """Sample moved crops out of the stored ones, bilinear.
+def _resample_crops(stored, aspects, uniforms, change: Augmentation, size: int):
+  """Resample jittered crops from the stored ones, bilinear.
 
-  Streaming cuts them from the JPEG instead, so the two differ a little in
-  sharpness, not in place.
+  Streaming extracts them from the JPEG instead, so the two differ slightly in
+  sharpness, not in position.
   """
   side = stored.shape[-2]
   dx, dy, scale, roll = (
     value.reshape(-1, 1, 1, 1, 1)
-    for value in augmentation.crop_jitter(change, dice)
+    for value in augmentation.crop_jitter(change, uniforms)
   )
   aspects = aspects[..., None, None]  # [b, k, t, 1, 1]
   grid = (np.arange(size, dtype=np.float32) + 0.5) / size - 0.5

@@ -1,10 +1,10 @@
-"""Picks: which windows make which batch.
+"""Which windows make which batch.
 
-Order and randomness are functions of (seed, number of the batch) alone, so
-that any number of processes draws the same global batches, and a run that is
-resumed goes on with the next. A batch is drawn at once (`windows.sample_windows`).
+Order and randomness are functions of (seed, number of the batch) alone. Any
+number of processes therefore draws the same global batches, and a resumed run
+continues with the next batch.
 
-Alphabet: `b` rows of a batch, `n` items of an epoch.
+Shapes: b rows of a batch, n items of an epoch.
 """
 
 import dataclasses
@@ -16,15 +16,14 @@ from jaxtyping import Int
 
 from lipsync_jax.common.errors import LipSyncError
 from lipsync_jax.data import windows
+from lipsync_jax.data.windows import WindowIndex, WindowSample
 
-ORDER_STREAM, DRAW_STREAM = (
-  1,
-  2,
-)  # doors of the seed: the order, and what is drawn
+# Independent random streams of one seed: the order, and the windows drawn.
+ORDER_STREAM, DRAW_STREAM = 1, 2
 
 
 class SamplerError(LipSyncError):
-  """A batch that cannot be shared; one line says what to change."""
+  """A batch that the processes cannot share evenly."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,24 +31,27 @@ class BatchSampler:
   """This process's rows of every global batch, a source for grain.
 
   Args:
-    plan: of the windows.
+    index: the windows to draw from.
     batch: rows of a global batch, over all processes.
-    seed: of the order and of all that is drawn.
+    seed: of the order and of all draws.
     process: index and count, `jax.process_index(), jax.process_count()`.
-    rounds: None shuffles anew every epoch, without end. A number goes over
-      the plan that often, in order, and adds `mask`, 0 for the rows that
+    rounds: None shuffles anew every epoch, without end. A number passes over
+      the index that often, in order, and adds `mask`, 0 for the rows that
       fill up the last batch.
+
+  Raises:
+    SamplerError: `batch` is not a multiple of the process count.
   """
 
-  plan: windows.WindowIndex
+  index: WindowIndex
   batch: int
   seed: int = 0
   process: tuple[int, int] = (0, 1)
   rounds: int | None = None
 
   def __post_init__(self):
-    index, count = self.process
-    if self.batch % count or not 0 <= index < count:
+    number, count = self.process
+    if self.batch % count or not 0 <= number < count:
       raise SamplerError(
         f'expected a batch that {count} processes can share, found '
         f'{self.batch}; choose a multiple of {count}'
@@ -57,36 +59,35 @@ class BatchSampler:
 
   @property
   def rows(self) -> int:
-    """Of a batch, for this process."""
+    """Rows of a batch for this process."""
     return self.batch // self.process[1]
 
   def __len__(self) -> int:
     if self.rounds is None:
       return sys.maxsize // (2 * self.batch)
-    return -(-self.rounds * len(self.plan) // self.batch)
+    return -(-self.rounds * len(self.index) // self.batch)
 
-  def __getitem__(self, number: int) -> windows.WindowSample:
+  def __getitem__(self, number: int) -> WindowSample:
     """The rows of batch `number`; all processes draw the same batch."""
     at = int(number) * self.batch + np.arange(self.batch)
     items = self._items(at)
     rng = np.random.default_rng([self.seed, DRAW_STREAM, int(number)])
-    found = windows.sample_windows(items, rng, self.plan)
+    sample = windows.sample_windows(items, rng, self.index)
     if self.rounds is not None:
-      total = self.rounds * len(self.plan)
-      found['mask'] = (at < total).astype(np.float32)
+      total = self.rounds * len(self.index)
+      sample['mask'] = (at < total).astype(np.float32)
     low = self.process[0] * self.rows
-    return {name: x[low : low + self.rows] for name, x in found.items()}
+    return {name: x[low : low + self.rows] for name, x in sample.items()}
 
   def _items(self, at: Int[np.ndarray, 'b']) -> Int[np.ndarray, 'b']:
-    """Items of the plan at these places of the endless order."""
-    epochs, items = np.divmod(at, len(self.plan))
+    """Items of the index at these places of the endless order."""
+    count = len(self.index)
+    epochs, items = np.divmod(at, count)
     if self.rounds is not None:
-      return np.where(epochs < self.rounds, items, len(self.plan) - 1)
+      return np.where(epochs < self.rounds, items, count - 1)
     for epoch in np.unique(epochs):
       here = epochs == epoch
-      items[here] = _epoch_order(self.seed, int(epoch), len(self.plan))[
-        items[here]
-      ]
+      items[here] = _epoch_order(self.seed, int(epoch), count)[items[here]]
     return items
 
 
@@ -99,29 +100,29 @@ def _epoch_order(seed: int, epoch: int, count: int) -> Int[np.ndarray, 'n']:
 
 @dataclasses.dataclass(frozen=True)
 class ExampleSampler:
-  """The rows of `picks` one after another."""
+  """The rows of a `BatchSampler`, one after another."""
 
-  picks: BatchSampler
+  batches: BatchSampler
 
   def __len__(self) -> int:
-    return len(self.picks) * self.picks.rows
+    return len(self.batches) * self.batches.rows
 
-  def __getitem__(self, i: int) -> windows.WindowSample:
-    number, row = divmod(int(i), self.picks.rows)
-    found = self._batch(number)
-    return {name: np.asarray(x[row]) for name, x in found.items()}
+  def __getitem__(self, i: int) -> WindowSample:
+    number, row = divmod(int(i), self.batches.rows)
+    batch = self._batch(number)
+    return {name: np.asarray(x[row]) for name, x in batch.items()}
 
   @functools.cached_property
   def _batch(self):
-    return functools.lru_cache(8)(self.picks.__getitem__)
+    return functools.lru_cache(8)(self.batches.__getitem__)
 
   def __getstate__(self):
-    return {'picks': self.picks}
+    return {'batches': self.batches}
 
 
-def sample_batches(plan: windows.WindowIndex, batch: int, **values):
-  """`BatchSampler` as a grain IterDataset: the resident mode's feed."""
+def sample_batches(index: WindowIndex, batch: int, **values):
+  """`BatchSampler` as a grain IterDataset, for the device-resident data set."""
   import grain
 
-  chosen = grain.MapDataset.source(BatchSampler(plan, batch, **values))
-  return chosen.to_iter_dataset(grain.ReadOptions(num_threads=1))
+  source = grain.MapDataset.source(BatchSampler(index, batch, **values))
+  return source.to_iter_dataset(grain.ReadOptions(num_threads=1))

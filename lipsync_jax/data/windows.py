@@ -1,12 +1,13 @@
-"""Windows: which five frames and which mel columns make a training example.
+"""Which frames and mel columns make a training example.
 
-A plan knows every window a split can give; `sample_windows` turns items of it and a
-random generator into a few integers each, the picks. Streaming and the
-device-resident mode read the same picks, so they give the same batches.
-Source: spec section 5.4 of Wav2Lip.
+A `WindowSpec` names a kind of example, a `WindowIndex` lists every window that
+a split offers for it, and `sample_windows` draws a batch: a few integers a
+row. Streaming (`batches`) and the device-resident data set (`device_dataset`)
+read the same samples, so they give the same batches. Source: spec section 5.4.
 
-Alphabet: `c` usable clips, `k` windows of a contrastive example, `b` batch.
-A window is five consecutive frames, named by its first; 25 frames/s.
+A window is five consecutive frames at 25 frames/s, named by its first frame.
+
+Shapes: n clips of a split, c usable clips, b batch, k windows of an example.
 """
 
 import dataclasses
@@ -23,154 +24,221 @@ from lipsync_jax import audio
 from lipsync_jax.audio import FPS, FRAMES_PER_WINDOW
 from lipsync_jax.common.errors import LipSyncError
 
-NUM_UNIFORMS = 14  # uniform numbers a pick carries for the augmentation
-KINDS = ('syncnet', 'contrastive', 'generator', 'pair')
-PAIR_CANDIDATES = (
-  12  # pairs of moments, of which `select_most_different` keeps one
-)
+NUM_UNIFORMS = 14  # uniform numbers that a sample carries for augmentation
+PAIR_CANDIDATES = 12  # frame pairs of which `select_most_different` keeps one
 SAMPLING_ORDERS = ('clip', 'window', 'speaker')
-WindowSample = dict[str, np.ndarray]
+WindowSample = dict  # arrays by name, numpy or jax
 Rows = Int[np.ndarray, 'b']
 
 
 class WindowError(LipSyncError):
-  """No window to train on; one line says why."""
+  """A split offers no window for the example that was asked for."""
+
+
+@dataclasses.dataclass(frozen=True)
+class WindowSpec:
+  """A kind of training example.
+
+  Attributes:
+    frames: target frames; FRAMES_PER_WINDOW consecutive ones, or two single
+      frames of a clip whose mouths differ most.
+    windows_per_clip: windows of one clip that compete for each other's sound.
+    has_reference: each target frame comes with a reference frame.
+    shared_mel: the example also holds the mel window that all target frames
+      share, which the expert SyncNet takes.
+    has_label: the faces belong to the sound or not, and a label says which.
+  """
+
+  frames: int = FRAMES_PER_WINDOW
+  windows_per_clip: int = 1
+  has_reference: bool = False
+  shared_mel: bool = False
+  has_label: bool = False
+
+  @property
+  def is_contrastive(self) -> bool:
+    return self.windows_per_clip > 1
+
+  @property
+  def is_pair(self) -> bool:
+    """Whether single frames are chosen instead of consecutive ones."""
+    return self.frames != FRAMES_PER_WINDOW
+
+  @property
+  def faces(self) -> int:
+    """Target faces of one example."""
+    return self.frames * self.windows_per_clip
+
+
+WINDOW_SPECS = {
+  'syncnet': WindowSpec(has_label=True),
+  'contrastive': WindowSpec(windows_per_clip=4),
+  'generator': WindowSpec(has_reference=True, shared_mel=True),
+  'pair': WindowSpec(frames=2, has_reference=True),
+}
 
 
 def arange_along_last(count: int, rank: int) -> Int[np.ndarray, '...']:
-  """0, 1, … along the last of `rank` axes, the others of length 1."""
+  """0, 1, … along the last of `rank` axes; the others have length 1."""
   return np.arange(count, dtype=np.int32).reshape((1,) * (rank - 1) + (-1,))
 
 
 def speaker_fold_mask(
-  speakers: Sequence[str], number: int, parts: int
+  speakers: Sequence[str], fold: int, num_folds: int
 ) -> Bool[np.ndarray, 'n']:
-  """True for the clips of the speakers of one part, chosen by their hash.
+  """Mark the clips of the speakers of one fold.
 
-  So that two networks can be taught by different people: the expert that
-  teaches a generator, and the judge of what it learned.
+  The hash of a speaker's name decides the fold, so that two networks can be
+  trained on disjoint speakers: the expert SyncNet that trains a generator and
+  the held-out SyncNet that scores it.
+
+  Raises:
+    WindowError: `fold` is not in 0..num_folds-1.
   """
-  if not 0 <= number < parts:
-    raise WindowError(f'expected 0 <= part < parts, found {number} of {parts}')
-  found = [
-    int.from_bytes(hashlib.sha256(s.encode()).digest()[:8], 'big') % parts
+  if not 0 <= fold < num_folds:
+    raise WindowError(
+      f'expected 0 <= speaker_fold < num_speaker_folds, found {fold} of '
+      f'{num_folds}; set --config.data.speaker_fold'
+    )
+  folds = [
+    int.from_bytes(hashlib.sha256(s.encode()).digest()[:8], 'big') % num_folds
     for s in speakers
   ]
-  return np.array(found) == number
+  return np.array(folds) == fold
 
 
 @dataclasses.dataclass(frozen=True)
 class WindowIndex:
-  """All windows that a split offers for one kind of training."""
+  """All windows that a split offers for one kind of example."""
 
-  kind: str  # of KINDS
-  order: str  # of ORDERS
-  clips: Int[np.ndarray, 'c']  # number of each usable clip in its source
-  first: int  # frame at which the first window of any clip starts
-  starts: Int[np.ndarray, 'c']  # windows of each clip, from `first` on
-  spans: Int[np.ndarray, 'c']  # windows of each clip by frames alone
-  speakers: tuple[Int[np.ndarray, '_'], ...]  # positions in `clips`, by speaker
-  apart: int  # frames
-  most: int | None  # frames
-  elsewhere: float  # [0, 1]
-  group: int  # k
+  spec: WindowSpec
+  sampling: str  # of SAMPLING_ORDERS
+  clips: Int[np.ndarray, 'c']  # number of each usable clip in its data set
+  first_frame: int  # at which the first window of any clip starts
+  num_starts: Int[np.ndarray, 'c']  # windows of each clip, from `first_frame`
+  num_windows: Int[np.ndarray, 'c']  # windows of each clip by frames alone
+  speaker_rows: tuple[Int[np.ndarray, '_'], ...]  # rows of `clips` by speaker
+  min_offset: int  # frames
+  max_offset: int | None  # frames
+  cross_clip_probability: float  # [0, 1]
 
   def __len__(self) -> int:
-    """Items of one epoch."""
-    return int(self.ends[-1]) if self.order == 'window' else len(self.clips)
+    """Examples of one epoch."""
+    by_window = self.sampling == 'window'
+    return int(self.ends[-1]) if by_window else len(self.clips)
 
   @functools.cached_property
   def ends(self) -> Int[np.ndarray, 'c']:
     """Running count of the windows of all clips."""
-    return np.cumsum(self.starts)
+    return np.cumsum(self.num_starts)
 
 
 def index_windows(
   frames: Int[np.ndarray, 'n'],
   mel_columns: Int[np.ndarray, 'n'],
   speakers: Sequence[str],
-  kind: str,
+  spec: WindowSpec,
   *,
-  order: str = 'clip',
-  apart: int | None = None,
-  most: int | None = None,
-  elsewhere: float = 0.0,
-  group: int = 4,
+  sampling: str = 'clip',
+  min_offset: int | None = None,
+  max_offset: int | None = None,
+  cross_clip_probability: float = 0.0,
   lead: Fraction = audio.CENTERED_LEAD,
-  edges: bool = False,
+  pad_audio: bool = False,
   keep: Bool[np.ndarray, 'n'] | None = None,
 ) -> WindowIndex:
   """Find the windows of all clips.
 
   Args:
     frames, mel_columns, speakers: of every clip (`clip.ClipDataset`).
-    kind: 'syncnet' pairs sound with the faces it belongs to or with wrong
-      ones, 'contrastive' takes `group` windows of one clip, 'generator' a
-      target and a reference from another moment, 'pair' two moments of a
-      clip and a reference for each (`select_most_different`).
-    order: an epoch is every clip once ('clip', as Wav2Lip draws), every
+    spec: the kind of example.
+    sampling: an epoch is every clip once ('clip', as Wav2Lip draws), every
       window once ('window'), or as many draws as clips with all speakers
       equally often ('speaker').
-    apart: least distance in frames between a window and the wrong or the
-      reference one. 3 for syncnet, since clips may be out of sync by 2, and
-      for contrastive; 5 for the others, so that target and reference share
-      no frame. Differs from Wav2Lip: 1 there, so the reference could hold
-      four of the five answers (spec 9.1).
-    most: greatest such distance; None leaves it free.
-    elsewhere: share of wrong windows that come from another clip.
-    group: windows of a contrastive example.
-    lead: see `audio.CENTERED_LEAD`.
-    edges: also take windows whose sound is padded with silence.
-    keep: False for clips to leave out, by offset or confidence perhaps.
+    min_offset: least distance in frames between a window and its negative or
+      reference. None is 3 for SyncNet, since clips may be out of sync by 2, and
+      5 for the generator, so that target and reference share no frame. Differs
+      from Wav2Lip: 1 there, so the reference could hold four of the five target
+      frames (spec 9.1).
+    max_offset: greatest such distance; None for no limit.
+    cross_clip_probability: share of negatives or references that come from
+      another clip.
+    lead: seconds, see `audio.CENTERED_LEAD`.
+    pad_audio: also take windows whose sound is padded with silence.
+    keep: False for clips to leave out, by speaker or confidence for example.
 
   Raises:
     WindowError: no clip is long enough, or an argument is unknown.
   """
-  if kind not in KINDS or order not in SAMPLING_ORDERS:
+  if sampling not in SAMPLING_ORDERS:
     raise WindowError(
-      f'expected a kind of {KINDS} and an order of {SAMPLING_ORDERS}, found {kind!r} '
-      f'and {order!r}'
+      f'expected a sampling order of {SAMPLING_ORDERS}, found {sampling!r}; '
+      'set --config.data.sampling'
     )
-  drawn = kind in ('generator', 'pair')
-  apart = (5 if drawn else 3) if apart is None else apart
-  if apart < 1 or (most is not None and most < apart):
+  if min_offset is None:
+    min_offset = 5 if spec.has_reference else 3
+  if min_offset < 1 or (max_offset is not None and max_offset < min_offset):
     raise WindowError(
-      f'expected 1 <= apart <= most, found {apart} and {most} frames'
+      f'expected 1 <= min_offset <= max_offset, found {min_offset} and '
+      f'{max_offset} frames; set --config.data.max_offset'
     )
-  spans = frames - FRAMES_PER_WINDOW + 1
-  # The mel windows that must lie inside the sound: the one that the five
-  # frames share, and for the generator those of its first and last frame.
-  first, ends = 0, spans
-  if not edges:
-    ends = np.minimum(ends, _last_frame_inside(mel_columns, Fraction(0)) + 1)
-  if not edges and drawn:
-    first = max(0, -int(-FPS * lead // 1))
-    ends = np.minimum(
-      ends,
-      _last_frame_inside(mel_columns, lead) + 2 - FRAMES_PER_WINDOW,
-    )
-  starts = np.maximum(ends - first, 0)
-  # Long enough that every window has a partner: `apart` on one side at least.
-  room = (group - 1) * apart + 1 if kind == 'contrastive' else 2 * apart
-  if kind == 'contrastive':
-    usable = starts >= room
+  num_windows = frames - FRAMES_PER_WINDOW + 1
+  first, num_starts = _starts_inside(
+    num_windows, mel_columns, spec, lead, pad_audio
+  )
+  # Every window needs a partner at least `min_offset` away on one side.
+  room = 2 * min_offset
+  if spec.is_contrastive:
+    room = (spec.windows_per_clip - 1) * min_offset + 1
+    usable = num_starts >= room
   else:
-    usable = (starts > 0) & (spans >= max(room, 1))
+    usable = (num_starts > 0) & (num_windows >= max(room, 1))
   if keep is not None:
     usable &= keep
   clips = np.flatnonzero(usable)
   if not clips.size:
     raise WindowError(
-      f'expected clips with at least {max(room, 1) + FRAMES_PER_WINDOW - 1} frames and '
+      f'expected clips with at least {room + FRAMES_PER_WINDOW - 1} frames and '
       f'their sound, found {len(frames)} clips, the longest of '
-      f'{max(frames, default=0)} frames; build longer clips or lower `apart`'
+      f'{max(frames, default=0)} frames; build longer clips or lower '
+      '--config.data.min_offset'
     )
   names = np.array(speakers)[clips]
   rows = tuple(np.flatnonzero(names == name) for name in np.unique(names))
-  fixed = apart, most, elsewhere, group
   return WindowIndex(
-    kind, order, clips, first, starts[clips], spans[clips], rows, *fixed
+    spec=spec,
+    sampling=sampling,
+    clips=clips,
+    first_frame=first,
+    num_starts=num_starts[clips],
+    num_windows=num_windows[clips],
+    speaker_rows=rows,
+    min_offset=min_offset,
+    max_offset=max_offset,
+    cross_clip_probability=cross_clip_probability,
   )
+
+
+def _starts_inside(
+  num_windows: Int[np.ndarray, 'n'],
+  mel_columns: Int[np.ndarray, 'n'],
+  spec: WindowSpec,
+  lead: Fraction,
+  pad_audio: bool,
+) -> tuple[int, Int[np.ndarray, 'n']]:
+  """First start frame, and the number of starts of each clip.
+
+  Unless `pad_audio`, these mel windows lie inside the sound: the one that the
+  five frames share, and with references those of the first and last frame.
+  """
+  first, ends = 0, num_windows
+  if not pad_audio:
+    ends = np.minimum(ends, _last_frame_inside(mel_columns, Fraction(0)) + 1)
+  if not pad_audio and spec.has_reference:
+    first = max(0, -int(-FPS * lead // 1))
+    last = _last_frame_inside(mel_columns, lead)
+    ends = np.minimum(ends, last + 2 - FRAMES_PER_WINDOW)
+  return first, np.maximum(ends - first, 0)
 
 
 def _last_frame_inside(
@@ -184,125 +252,148 @@ def _last_frame_inside(
 
 
 def sample_windows(
-  items: Int[np.ndarray, 'b'], rng: np.random.Generator, plan: WindowIndex
+  items: Int[np.ndarray, 'b'], rng: np.random.Generator, index: WindowIndex
 ) -> WindowSample:
-  """Choose the windows of a batch of examples.
+  """Draw the windows of a batch of examples.
 
-  All rows at once: drawn one by one in Python, a batch of 160 took 30 to
-  50 ms, and an H200 waited for it.
+  All rows are drawn at once: row by row in Python, a batch of 160 took 30 to
+  50 ms, longer than a training step on an H200.
 
   Returns:
-    clip, frame: int32 `[b]`, the clip in its source and the window's first
-      frame; `[b, k]` frames for contrastive, `[b, TRIES, 2]` for pair.
-    other, start: int32, clip `[b]` and first frame of the wrong (or, with
-      label 1, the same) window, or of the reference; not for contrastive,
-      and for pair start is `[b, TRIES, 2]`.
-    label: float32 `[b]`, 1 in sync and 0 wrong; syncnet only.
-    dice: float32 `[b, 14]` in [0, 1), what the augmentation is made of.
-    seed: int32 `[b]`, of its noise.
+    clip, frame: int32 `[b]`, the clip in its data set and the window's first
+      frame; frames are `[b, k]` for contrastive examples and
+      `[b, PAIR_CANDIDATES, 2]` for pairs.
+    other_clip, other_frame: int32, clip `[b]` and first frame of the negative
+      (or, with label 1, the same) window, or of the reference. Absent for
+      contrastive examples; for pairs the frames are `[b, PAIR_CANDIDATES, 2]`.
+    label: float32 `[b]`, 1 in sync and 0 out of sync, if `spec.has_label`.
+    uniforms: float32 `[b, 14]` in [0, 1), which the augmentation uses.
+    seed: int32 `[b]`, of the noise that the augmentation adds.
   """
-  count = len(items)
-  at, frame = _sample_positions(plan, items, rng)
-  rows = {
-    'clip': plan.clips[at],
-    'dice': rng.random((count, NUM_UNIFORMS), np.float32),
+  count, spec = len(items), index.spec
+  row, frame = _sample_positions(index, items, rng)
+  sample = {
+    'clip': index.clips[row],
+    'uniforms': rng.random((count, NUM_UNIFORMS), np.float32),
     'seed': rng.integers(2**31, size=count),
   }
-  if plan.kind == 'contrastive':
-    rows['frame'] = _sample_spread(plan, plan.starts[at], rng)
-  elif plan.kind == 'pair':
-    starts, spans = (x[at][:, None, None] for x in (plan.starts, plan.spans))
-    shape = count, PAIR_CANDIDATES, 2
-    rows['frame'] = plan.first + rng.integers(starts, size=shape)
-    # Round the clip's end to its beginning, `apart` from either side.
-    away = plan.apart + rng.integers(spans - 2 * plan.apart + 1, size=shape)
-    rows |= {'other': rows['clip'], 'start': (rows['frame'] + away) % spans}
+  if spec.is_contrastive:
+    sample['frame'] = _sample_spread(index, index.num_starts[row], rng)
+  elif spec.is_pair:
+    sample |= _sample_pairs(index, row, rng)
   else:
-    rows |= {'frame': frame} | _sample_negatives(plan, at, frame, rng)
+    sample |= {'frame': frame} | _sample_negatives(index, row, frame, rng)
   return {
-    name: np.asarray(value, None if name in ('dice', 'label') else np.int32)
-    for name, value in rows.items()
+    name: np.asarray(x, None if name in ('uniforms', 'label') else np.int32)
+    for name, x in sample.items()
   }
 
 
-def select_most_different(pick: dict, opening, xnp: ModuleType = np) -> dict:
-  """The pick of a pair whose two mouths differ most.
+def select_most_different(sample: dict, opening, xnp: ModuleType = np) -> dict:
+  """Keep the frame pair whose two mouths differ most.
 
-  Neighboring frames mostly look alike; these show what the sound does. The
-  opening is measured, so that only the pictures that are needed are decoded.
+  Neighboring frames mostly look alike; these pairs show what the sound does.
+  The lip opening is measured beforehand, so that only the selected pictures
+  are decoded.
 
   Args:
-    pick: of kind 'pair', or a batch of them.
-    opening: [..., TRIES, 2] at every `frame`.
+    sample: of a pair spec, one row or a batch.
+    opening: lip opening at every `frame`, [..., PAIR_CANDIDATES, 2].
 
   Returns:
-    The pick with `frame` and `start` `[..., 2]`.
+    The sample with `frame` and `other_frame` `[..., 2]`.
   """
-  apart = xnp.abs(opening[..., 0] - opening[..., 1])
-  best = apart.argmax(-1)[..., None, None]
-  names = ('frame', 'start')
-  return pick | {
-    name: xnp.take_along_axis(pick[name], best, -2)[..., 0, :] for name in names
+  difference = xnp.abs(opening[..., 0] - opening[..., 1])
+  best = difference.argmax(-1)[..., None, None]
+  return sample | {
+    name: xnp.take_along_axis(sample[name], best, -2)[..., 0, :]
+    for name in ('frame', 'other_frame')
   }
 
 
-def _sample_positions(plan: WindowIndex, items: Rows, rng) -> tuple[Rows, Rows]:
-  """Positions in `plan.clips`, and the first frames of windows."""
-  if plan.order == 'window':
-    at = np.searchsorted(plan.ends, items, side='right')
-    return at, plan.first + items - (plan.ends[at] - plan.starts[at])
-  at = items
-  if plan.order == 'speaker':
-    counts = np.array([len(rows) for rows in plan.speakers])
-    who = items % len(counts)
-    nth = np.cumsum(counts)[who] - counts[who] + rng.integers(counts[who])
-    at = np.concatenate(plan.speakers)[nth]
-  return at, plan.first + rng.integers(plan.starts[at])
+def _sample_positions(
+  index: WindowIndex, items: Rows, rng
+) -> tuple[Rows, Rows]:
+  """Rows of `index.clips`, and the first frames of windows."""
+  if index.sampling == 'window':
+    row = np.searchsorted(index.ends, items, side='right')
+    start = index.ends[row] - index.num_starts[row]
+    return row, index.first_frame + items - start
+  row = items
+  if index.sampling == 'speaker':
+    counts = np.array([len(rows) for rows in index.speaker_rows])
+    speaker = items % len(counts)
+    first = np.cumsum(counts)[speaker] - counts[speaker]
+    nth = first + rng.integers(counts[speaker])
+    row = np.concatenate(index.speaker_rows)[nth]
+  return row, index.first_frame + rng.integers(index.num_starts[row])
+
+
+def _sample_pairs(index: WindowIndex, row: Rows, rng) -> WindowSample:
+  """Candidate frame pairs, and a reference for each frame."""
+  starts, windows = (
+    x[row][:, None, None] for x in (index.num_starts, index.num_windows)
+  )
+  shape = len(row), PAIR_CANDIDATES, 2
+  frame = index.first_frame + rng.integers(starts, size=shape)
+  # Beyond the clip's end the reference continues at its beginning, at least
+  # `min_offset` away on either side.
+  room = windows - 2 * index.min_offset + 1
+  offset = index.min_offset + rng.integers(room, size=shape)
+  return {
+    'frame': frame,
+    'other_clip': index.clips[row],
+    'other_frame': (frame + offset) % windows,
+  }
 
 
 def _sample_negatives(
-  plan: WindowIndex, at: Rows, frame: Rows, rng
+  index: WindowIndex, row: Rows, frame: Rows, rng
 ) -> WindowSample:
-  """The wrong windows of syncnet with labels, or references."""
-  other, start = at, _sample_distant(plan, frame, plan.spans[at], rng)
-  if plan.elsewhere and len(plan.clips) > 1:
-    step = rng.integers(1, len(plan.clips), size=len(at))
-    far = (at + step) % len(plan.clips)
-    moves = rng.random(len(at)) < plan.elsewhere
-    other = np.where(moves, far, at)
-    start = np.where(moves, rng.integers(plan.spans[far]), start)
-  if plan.kind != 'syncnet':
-    return {'other': plan.clips[other], 'start': start}
-  label = rng.integers(2, size=len(at))
+  """Negative windows of SyncNet with labels, or reference windows."""
+  other, start = row, _sample_distant(index, frame, index.num_windows[row], rng)
+  if index.cross_clip_probability and len(index.clips) > 1:
+    step = rng.integers(1, len(index.clips), size=len(row))
+    far = (row + step) % len(index.clips)
+    moves = rng.random(len(row)) < index.cross_clip_probability
+    other = np.where(moves, far, row)
+    start = np.where(moves, rng.integers(index.num_windows[far]), start)
+  if not index.spec.has_label:
+    return {'other_clip': index.clips[other], 'other_frame': start}
+  label = rng.integers(2, size=len(row))
   return {
-    'other': plan.clips[np.where(label, at, other)],
-    'start': np.where(label, frame, start),
+    'other_clip': index.clips[np.where(label, row, other)],
+    'other_frame': np.where(label, frame, start),
     'label': label.astype(np.float32),
   }
 
 
-def _sample_distant(plan: WindowIndex, frame: Rows, spans: Rows, rng) -> Rows:
+def _sample_distant(
+  index: WindowIndex, frame: Rows, num_windows: Rows, rng
+) -> Rows:
   """Windows of the same clips, uniform among those far enough away."""
-  near = plan.apart
-  far = np.full_like(spans, plan.most) if plan.most else spans
+  near = index.min_offset
+  far = index.max_offset
+  far = np.full_like(num_windows, far) if far else num_windows
   low = np.maximum(frame - far, 0)  # the first before, then the first after
-  high = np.minimum(frame + near, spans)
+  high = np.minimum(frame + near, num_windows)
   before = np.maximum(frame - near + 1 - low, 0)
-  after = np.maximum(np.minimum(frame + far + 1, spans) - high, 0)
+  after = np.maximum(np.minimum(frame + far + 1, num_windows) - high, 0)
   nth = rng.integers(before + after)
   return np.where(nth < before, low + nth, high + nth - before)
 
 
 def _sample_spread(
-  plan: WindowIndex, starts: Rows, rng
+  index: WindowIndex, num_starts: Rows, rng
 ) -> Int[np.ndarray, 'b k']:
-  """`group` windows at least `apart` from one another, in any order."""
-  slack = starts - (plan.group - 1) * (plan.apart - 1)
-  drawn = np.empty((len(starts), 0), np.int64)
-  for k in range(plan.group):  # the n-th of those that are left
+  """Windows of one clip at least `min_offset` from one another, shuffled."""
+  count, gap = index.spec.windows_per_clip, index.min_offset
+  slack = num_starts - (count - 1) * (gap - 1)
+  drawn = np.empty((len(num_starts), 0), np.int64)
+  for k in range(count):  # the n-th of those that are left
     new = rng.integers(slack - k)
     for before in np.sort(drawn, 1).T:
       new = new + (new >= before)
     drawn = np.concatenate([drawn, new[:, None]], 1)
   rank = drawn.argsort(1).argsort(1)
-  return plan.first + drawn + rank * (plan.apart - 1)
+  return index.first_frame + drawn + rank * (gap - 1)

@@ -95,7 +95,7 @@ def test_movement_stays_within_its_margin(dice):
 @settings(max_examples=60, deadline=None)
 @given(dice)
 def test_masks_hide_the_same_moments(dice):
-  change = augmentation.Augmentation(mask_columns=5, mask_bins=10)
+  change = augmentation.Augmentation(time_mask=5, frequency_mask=10)
   clock = np.arange(100.0, 160.0)  # a column's value is its time
   starts = np.array([3, 6, 9, 12, 16, 9])
   mels = np.stack([np.tile(clock[s : s + 16], (80, 1)) for s in starts])
@@ -170,7 +170,7 @@ def test_warp_moves_a_tone(die, bin):
   mels = np.full((1, 80, 16), -2, np.float32)
   mels[:, 40] = 2
   dice = np.full(14, die, np.float32)
-  change = dataclasses.replace(NOTHING, warp=0.1)
+  change = dataclasses.replace(NOTHING, vtlp=0.1)
   out = augmentation.perturb_voice(mels, change, dice)
   assert (out[0].argmax(0) == bin).all() and out.max() <= 2
 
@@ -179,7 +179,7 @@ def test_voices_are_the_same_on_host_and_device():
   rng = np.random.default_rng(0)
   mels = rng.uniform(-4, 4, (4, 3, 80, 16)).astype(np.float32)
   dice = rng.random((4, 14), np.float32)
-  change = augmentation.Augmentation(gain=6, warp=0.1)
+  change = augmentation.Augmentation(gain=6, vtlp=0.1)
   host = np.stack(
     [
       augmentation.perturb_voice(m, change, d)

@@ -23,9 +23,11 @@ from lipsync_jax.data.clip import DATASET_NAME, ClipDataset, write_clips
 from lipsync_jax.faces import crop, landmarks
 from tests.helpers import synthetic_speech
 
+SPECS = windows.WINDOW_SPECS
+CONTRASTIVE = dataclasses.replace(SPECS['contrastive'], windows_per_clip=3)
 STILL = augmentation.Augmentation(
   flip=1, brightness=0, contrast=0, saturation=0, hue=0, shift=0, scale=0,
-  roll=0, mask_columns=0, mask_bins=0,
+  roll=0, time_mask=0, frequency_mask=0,
 )  # fmt: skip
 
 
@@ -67,13 +69,13 @@ def face(clip, frame, size):
 
 
 def test_generator_example_is_what_inference_sees(source):
-  plan = batches.index_dataset(source, 'generator')
+  plan = batches.index_dataset(source, SPECS['generator'])
   rng = np.random.default_rng(0)
   for item in range(len(plan)):
     pick = synthetic_speech.pick(item, rng, plan)
     clip = source[int(pick['clip'])]
-    got = batches.read_example(pick, source, 'generator', 32)
-    f, r = int(pick['frame']), int(pick['start'])
+    got = batches.read_example(pick, source, SPECS['generator'], 32)
+    f, r = int(pick['frame']), int(pick['other_frame'])
     for k in range(5):
       np.testing.assert_array_equal(got['target'][k], face(clip, f + k, 32))
       np.testing.assert_array_equal(got['reference'][k], face(clip, r + k, 32))
@@ -87,13 +89,15 @@ def test_generator_example_is_what_inference_sees(source):
 
 
 def test_syncnet_example(source):
-  plan = batches.index_dataset(source, 'syncnet', elsewhere=0.5)
+  plan = batches.index_dataset(
+    source, SPECS['syncnet'], cross_clip_probability=0.5
+  )
   rng, labels = np.random.default_rng(0), set()
   for item in [*range(len(plan))] * 3:
     pick = synthetic_speech.pick(item, rng, plan)
-    got = batches.read_example(pick, source, 'syncnet', 32)
-    f, s = int(pick['frame']), int(pick['start'])
-    clip, other = source[int(pick['clip'])], source[int(pick['other'])]
+    got = batches.read_example(pick, source, SPECS['syncnet'], 32)
+    f, s = int(pick['frame']), int(pick['other_frame'])
+    clip, other = source[int(pick['clip'])], source[int(pick['other_clip'])]
     assert got['frames'].shape == (16, 32, 15)
     for k in range(5):
       want = face(other, s + k, 32)[16:]
@@ -101,16 +105,16 @@ def test_syncnet_example(source):
     start = 16 * f // 5
     want = clip.mel[:, start : start + 16]
     np.testing.assert_array_equal(got['mel'][..., 0], want)
-    together = (f, int(pick['clip'])) == (s, int(pick['other']))
+    together = (f, int(pick['clip'])) == (s, int(pick['other_clip']))
     assert got['label'] == together
     labels.add(float(got['label']))
   assert labels == {0.0, 1.0}
 
 
 def test_contrastive_example(source):
-  plan = batches.index_dataset(source, 'contrastive', group=3)
+  plan = batches.index_dataset(source, CONTRASTIVE)
   pick = synthetic_speech.pick(2, np.random.default_rng(0), plan)
-  got = batches.read_example(pick, source, 'contrastive', 32)
+  got = batches.read_example(pick, source, CONTRASTIVE, 32)
   assert got['frames'].shape == (3, 16, 32, 15)
   assert got['mel'].shape == (3, 80, 16, 1)
   clip = source[int(pick['clip'])]
@@ -128,19 +132,21 @@ def test_contrastive_example(source):
 
 
 def test_edges_are_silent(source):
-  plan = batches.index_dataset(source, 'generator', edges=True)
+  plan = batches.index_dataset(source, SPECS['generator'], pad_audio=True)
   pick = synthetic_speech.pick(0, np.random.default_rng(0), plan)
-  pick |= {'frame': np.int32(0), 'start': np.int32(9)}
+  pick |= {'frame': np.int32(0), 'other_frame': np.int32(9)}
   pick = {k: np.asarray(v) for k, v in pick.items()}
-  got = batches.read_example(pick, source, 'generator', 16)['mels'][0, ..., 0]
+  got = batches.read_example(pick, source, SPECS['generator'], 16)['mels'][
+    0, ..., 0
+  ]
   assert (got[:, :7] == audio.SILENCE).all()  # floor(3.2 * -2) is -7
   np.testing.assert_array_equal(got[:, 7:], source[0].mel[:, :9])
 
 
 def test_ready_masks_the_lower_half(source):
-  plan = batches.index_dataset(source, 'generator')
+  plan = batches.index_dataset(source, SPECS['generator'])
   pick = synthetic_speech.pick(0, np.random.default_rng(0), plan)
-  wire = batches.read_example(pick, source, 'generator', 32)
+  wire = batches.read_example(pick, source, SPECS['generator'], 32)
   for xnp in (np, jnp):
     got = batches.to_model_inputs(
       {k: xnp.asarray(v) for k, v in wire.items()}, xnp
@@ -157,11 +163,11 @@ def test_ready_masks_the_lower_half(source):
 
 
 def test_flip_is_the_same_for_all_frames_and_leaves_the_sound(source):
-  for kind in windows.KINDS:
-    plan = batches.index_dataset(source, kind)
+  for kind in SPECS:
+    plan = batches.index_dataset(source, SPECS[kind])
     pick = synthetic_speech.pick(1, np.random.default_rng(0), plan)
-    plain = batches.read_example(pick, source, kind, 32)
-    flipped = batches.read_example(pick, source, kind, 32, change=STILL)
+    plain = batches.read_example(pick, source, SPECS[kind], 32)
+    flipped = batches.read_example(pick, source, SPECS[kind], 32, change=STILL)
     for name in plain:
       want = plain[name]
       if name == 'frames':
@@ -173,20 +179,24 @@ def test_flip_is_the_same_for_all_frames_and_leaves_the_sound(source):
 
 def test_nothing_changed_is_identity(source):
   zero = dataclasses.replace(STILL, flip=0)
-  plan = batches.index_dataset(source, 'generator')
+  plan = batches.index_dataset(source, SPECS['generator'])
   pick = synthetic_speech.pick(1, np.random.default_rng(0), plan)
   equal(
-    batches.read_example(pick, source, 'generator', 32),
-    batches.read_example(pick, source, 'generator', 32, change=zero),
+    batches.read_example(pick, source, SPECS['generator'], 32),
+    batches.read_example(pick, source, SPECS['generator'], 32, change=zero),
   )
 
 
 def test_noise_changes_sound_alone_and_is_one_stretch(source):
-  change = dataclasses.replace(STILL, flip=0, noise=1, loud=0, quiet=1)
-  plan = batches.index_dataset(source, 'generator')
+  change = dataclasses.replace(
+    STILL, flip=0, noise=1, min_snr_db=0, max_snr_db=1
+  )
+  plan = batches.index_dataset(source, SPECS['generator'])
   pick = synthetic_speech.pick(1, np.random.default_rng(0), plan)
-  plain = batches.read_example(pick, source, 'generator', 16)
-  noisy = batches.read_example(pick, source, 'generator', 16, change=change)
+  plain = batches.read_example(pick, source, SPECS['generator'], 16)
+  noisy = batches.read_example(
+    pick, source, SPECS['generator'], 16, change=change
+  )
   assert np.abs(noisy['mel'] - plain['mel']).mean() > 0.05
   np.testing.assert_array_equal(noisy['target'], plain['target'])
   # The third frame's own window is the shared one.
@@ -195,7 +205,7 @@ def test_noise_changes_sound_alone_and_is_one_stretch(source):
 
 def test_restored_anywhere_the_rest_is_the_same(big):
   """All 200 positions; state under 10 kB."""
-  plan = batches.index_dataset(big, 'generator')
+  plan = batches.index_dataset(big, SPECS['generator'])
   made = iter(batches.example_batches(big, plan, 1, 16, seed=7, threads=1))
   states, rows = [], []
   for _ in range(200):
@@ -216,7 +226,7 @@ def test_restored_anywhere_the_rest_is_the_same(big):
 def test_picks_restored_at_every_position_give_all_the_rest(big, batch):
   """The next batch and, since the state after it is the one that was seen
   there, all that follow; now and then these are drawn as well."""
-  plan = batches.index_dataset(big, 'syncnet')
+  plan = batches.index_dataset(big, SPECS['syncnet'])
   made = iter(sampler.sample_batches(plan, batch, seed=3))
   states, rows = [], []
   for _ in range(240 // batch):  # beyond the epoch's end
@@ -232,7 +242,7 @@ def test_picks_restored_at_every_position_give_all_the_rest(big, batch):
 
 @pytest.mark.parametrize('processes', [1, 2, 4])
 def test_processes_share_an_epoch_exactly(big, processes):
-  plan = batches.index_dataset(big, 'generator')
+  plan = batches.index_dataset(big, SPECS['generator'])
   alone = sampler.BatchSampler(plan, 8, seed=1)
   parts = [
     sampler.BatchSampler(plan, 8, seed=1, process=(p, processes))
@@ -249,7 +259,7 @@ def test_processes_share_an_epoch_exactly(big, processes):
 
 
 def test_order_depends_on_the_seed_alone(source):
-  plan = batches.index_dataset(source, 'generator')
+  plan = batches.index_dataset(source, SPECS['generator'])
 
   def first(seed, threads):
     return next(
@@ -263,7 +273,7 @@ def test_order_depends_on_the_seed_alone(source):
 
 @pytest.mark.parametrize('processes', [1, 2])
 def test_validation_covers_a_split_once_and_masks_the_rest(source, processes):
-  plan = batches.index_dataset(source, 'syncnet')
+  plan = batches.index_dataset(source, SPECS['syncnet'])
   got, mask = [], []
   for p in range(processes):
     made = batches.example_batches(
@@ -278,7 +288,7 @@ def test_validation_covers_a_split_once_and_masks_the_rest(source, processes):
 
 
 def test_batches_that_cannot_be_shared(source):
-  plan = batches.index_dataset(source, 'syncnet')
+  plan = batches.index_dataset(source, SPECS['syncnet'])
   with pytest.raises(sampler.SamplerError, match='multiple of 4'):
     sampler.BatchSampler(plan, 6, process=(0, 4))
 
@@ -294,7 +304,7 @@ def test_damage_stops_training_with_its_place(big, tmp_path):
   (tmp_path / path.rpartition('/')[2]).write_bytes(content)
   source = ClipDataset(tmp_path, 'train')
   made = batches.example_batches(
-    source, batches.index_dataset(source, 'generator'), 8, 16, rounds=1
+    source, batches.index_dataset(source, SPECS['generator']), 8, 16, rounds=1
   )
   with pytest.raises(tfrecord.ShardError, match=f'byte {at}'):
     for _ in made:
@@ -302,17 +312,17 @@ def test_damage_stops_training_with_its_place(big, tmp_path):
 
 
 def test_pair_is_what_the_generator_sees_where_mouths_differ_most(source):
-  plan = batches.index_dataset(source, 'pair')
+  plan = batches.index_dataset(source, SPECS['pair'])
   pick = synthetic_speech.pick(0, np.random.default_rng(0), plan)
   clip = source[int(pick['clip'])]
   opening = landmarks.lip_openings(clip.points, clip.crops)
-  got = batches.read_example(pick, source, 'pair', 32)
+  got = batches.read_example(pick, source, SPECS['pair'], 32)
   assert 'mel' not in got
   apart = np.abs(np.diff(opening[pick['frame']], axis=-1)).ravel()
   assert abs(np.diff(opening[got['frame']])[0]) == apart.max()
   for k, f in enumerate(got['frame']):
-    at = {'frame': f, 'other': pick['clip'], 'start': np.int32(0)}
-    one = batches.read_example(pick | at, source, 'generator', 32)
+    at = {'frame': f, 'other_clip': pick['clip'], 'other_frame': np.int32(0)}
+    one = batches.read_example(pick | at, source, SPECS['generator'], 32)
     for name in ('mels', 'target'):
       np.testing.assert_array_equal(got[name][k], one[name][0])
 
@@ -322,7 +332,7 @@ def test_global_batches(source):
   sharding = jax.sharding.NamedSharding(
     mesh, jax.sharding.PartitionSpec('data')
   )
-  plan = batches.index_dataset(source, 'generator')
+  plan = batches.index_dataset(source, SPECS['generator'])
   made = iter(
     batches.example_batches(source, plan, 4, 16, seed=1, sharding=sharding)
   )
@@ -342,22 +352,22 @@ def test_global_batches(source):
 
 
 def test_sources_travel_to_other_processes(source):
-  plan = batches.index_dataset(source, 'generator')
+  plan = batches.index_dataset(source, SPECS['generator'])
   made = sampler.BatchSampler(plan, 4, seed=1)
   equal(pickle.loads(pickle.dumps(made))[9], made[9])
   assert len(pickle.dumps(source)) < 10_000
 
 
-@pytest.mark.parametrize('kind', windows.KINDS)
+@pytest.mark.parametrize('kind', SPECS)
 @pytest.mark.parametrize('lead', [audio.CENTERED_LEAD, Fraction(0)])
 def test_resident_equals_streamed(source, kind, lead):
   plan = batches.index_dataset(
-    source, kind, lead=lead, edges=True, elsewhere=0.9
+    source, SPECS[kind], lead=lead, pad_audio=True, cross_clip_probability=0.9
   )
   store = device_dataset.load_dataset(source, 32)
   run = jax.jit(
     lambda store, row: device_dataset.sample_batch(
-      store, row, kind=kind, lead=lead
+      store, row, spec=SPECS[kind], lead=lead
     )
   )
   streamed = iter(
@@ -371,9 +381,9 @@ def test_resident_equals_streamed(source, kind, lead):
 
 def test_resident_augments_alike(source):
   change = augmentation.Augmentation(
-    shift=0.05, scale=0.1, roll=8, mask_bins=20
+    shift=0.05, scale=0.1, roll=8, frequency_mask=20
   )
-  plan = batches.index_dataset(source, 'generator')
+  plan = batches.index_dataset(source, SPECS['generator'])
   still = device_dataset.load_dataset(source, 32)
   store = device_dataset.load_dataset(source, 32, change)
   assert store.images.shape[1] == 32 + 2 * change.margin(32)
@@ -382,7 +392,7 @@ def test_resident_augments_alike(source):
   np.testing.assert_array_equal(store.images[:, middle, middle], still.images)
   run = jax.jit(
     lambda p: device_dataset.sample_batch(
-      store, p, kind='generator', change=change
+      store, p, spec=SPECS['generator'], change=change
     )
   )
   streamed = iter(
@@ -404,9 +414,12 @@ def test_resident_augments_alike(source):
 
 def test_resident_refuses_noise(source):
   store = device_dataset.load_dataset(source, 16)
-  plan = batches.index_dataset(source, 'syncnet')
+  plan = batches.index_dataset(source, SPECS['syncnet'])
   row = next(iter(sampler.sample_batches(plan, 2)))
   with pytest.raises(batches.DataError, match='noise'):
     device_dataset.sample_batch(
-      store, row, kind='syncnet', change=augmentation.Augmentation(noise=0.1)
+      store,
+      row,
+      spec=SPECS['syncnet'],
+      change=augmentation.Augmentation(noise=0.1),
     )

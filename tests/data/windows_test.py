@@ -1,5 +1,6 @@
 """windows.py: alignment, distances, what counts as a window."""
 
+import dataclasses
 import itertools
 from fractions import Fraction
 
@@ -13,6 +14,8 @@ from lipsync_jax.audio import frame_columns
 from lipsync_jax.data import windows
 from tests.helpers import synthetic_speech
 
+SPECS = windows.WINDOW_SPECS
+
 
 def columns_of(frames):
   """Mel columns of sound exactly as long as the video."""
@@ -22,8 +25,11 @@ def columns_of(frames):
 def planned(frames, kind, speakers=None, **values):
   frames = np.asarray(frames)
   speakers = speakers or [f's{i}' for i in range(len(frames))]
+  spec = SPECS[kind]
+  if group := values.pop('group', None):
+    spec = dataclasses.replace(spec, windows_per_clip=group)
   return windows.index_windows(
-    frames, columns_of(frames), speakers, kind, **values
+    frames, columns_of(frames), speakers, spec, **values
   )
 
 
@@ -54,7 +60,7 @@ def test_centerd_and_shared_windows():
   np.testing.assert_array_equal(shared[:-2], centerd[2:])
 
 
-@pytest.mark.parametrize('kind', windows.KINDS)
+@pytest.mark.parametrize('kind', SPECS)
 @pytest.mark.parametrize(
   'lead',
   [Fraction(0), audio.WAV2LIP_TRAINING_LEAD, audio.CENTERED_LEAD],
@@ -62,7 +68,7 @@ def test_centerd_and_shared_windows():
 def test_windows_lie_within_frames_and_sound(kind, lead):
   """Oracle: every window the slow way."""
   for frames in (18, 22, 31):
-    plan = planned([frames], kind, order='window', lead=lead)
+    plan = planned([frames], kind, sampling='window', lead=lead)
     total = columns_of(frames)
 
     def whole(f, frames=frames, total=total):
@@ -73,10 +79,10 @@ def test_windows_lie_within_frames_and_sound(kind, lead):
       return fits and f + 5 <= frames
 
     want = [f for f in range(frames) if whole(f)]
-    got = range(plan.first, plan.first + int(plan.starts[0]))
+    got = range(plan.first_frame, plan.first_frame + int(plan.num_starts[0]))
     assert [*got] == want
-    edged = planned([frames], kind, lead=lead, edges=True)
-    assert edged.first == 0 and edged.starts[0] == frames - 4
+    edged = planned([frames], kind, lead=lead, pad_audio=True)
+    assert edged.first_frame == 0 and edged.num_starts[0] == frames - 4
 
 
 @settings(max_examples=60, deadline=None)
@@ -88,13 +94,13 @@ def test_windows_lie_within_frames_and_sound(kind, lead):
 )
 def test_other_windows_are_far_enough(kind, apart, more, seed):
   most = None if more is None else apart + more
-  plan = planned([40, 2 * apart + 14], kind, apart=apart, most=most)
+  plan = planned([40, 2 * apart + 14], kind, min_offset=apart, max_offset=most)
   for row in many(plan, 40, seed):
     frames = [40, 2 * apart + 14][row['clip']]
-    assert row['other'] == row['clip']
-    assert 0 <= row['start'] <= frames - 5
-    assert plan.first <= row['frame'] < frames - 4
-    away = abs(int(row['start']) - int(row['frame']))
+    assert row['other_clip'] == row['clip']
+    assert 0 <= row['other_frame'] <= frames - 5
+    assert plan.first_frame <= row['frame'] < frames - 4
+    away = abs(int(row['other_frame']) - int(row['frame']))
     if kind == 'syncnet' and row['label'] == 1:
       assert away == 0
     else:
@@ -105,34 +111,41 @@ def test_pairs_keep_away_from_their_references():
   for row in many(planned([18, 40], 'pair'), 40):
     frames = [18, 40][row['clip']]
     assert (
-      row['frame'].shape == row['start'].shape == (windows.PAIR_CANDIDATES, 2)
+      row['frame'].shape
+      == row['other_frame'].shape
+      == (windows.PAIR_CANDIDATES, 2)
     )
-    assert np.abs(row['frame'] - row['start']).min() >= 5
-    assert row['start'].min() >= 0 and row['start'].max() < frames - 4
+    assert np.abs(row['frame'] - row['other_frame']).min() >= 5
+    assert (
+      row['other_frame'].min() >= 0 and row['other_frame'].max() < frames - 4
+    )
 
 
 def test_of_pairs_the_most_different_is_chosen():
-  pick = {'frame': np.arange(12).reshape(2, 3, 2), 'start': -np.ones((2, 3, 2))}
+  pick = {
+    'frame': np.arange(12).reshape(2, 3, 2),
+    'other_frame': -np.ones((2, 3, 2)),
+  }
   opening = np.array([[0, 1], [5, 2], [0, 0]] * 2).reshape(2, 3, 2)
   got = windows.select_most_different(pick, opening)
   np.testing.assert_array_equal(got['frame'], [[2, 3], [8, 9]])
-  assert got['start'].shape == (2, 2)
+  assert got['other_frame'].shape == (2, 2)
 
 
 def test_defaults_share_no_answer():
   """Reference and target have no frame in common."""
   away = [
-    abs(r['start'] - r['frame']) for r in many(planned([60], 'generator'))
+    abs(r['other_frame'] - r['frame']) for r in many(planned([60], 'generator'))
   ]
   assert min(away) == 5 and max(away) > 30
 
 
 def test_labels_are_even_and_wrong_ones_reach_other_clips():
-  rows = many(planned([40] * 5, 'syncnet', elsewhere=0.5), 2000)
+  rows = many(planned([40] * 5, 'syncnet', cross_clip_probability=0.5), 2000)
   labels = np.array([r['label'] for r in rows])
   assert abs(labels.mean() - 0.5) < 0.04
   wrong = [r for r in rows if r['label'] == 0]
-  share = np.mean([r['other'] != r['clip'] for r in wrong])
+  share = np.mean([r['other_clip'] != r['clip'] for r in wrong])
   assert abs(share - 0.5) < 0.05
 
 
@@ -140,7 +153,7 @@ def test_labels_are_even_and_wrong_ones_reach_other_clips():
 @given(st.integers(2, 5), st.integers(1, 6), st.integers(0, 2**32))
 def test_contrastive_windows_keep_apart(group, apart, seed):
   least = (group - 1) * apart + 5
-  plan = planned([least + 1], 'contrastive', group=group, apart=apart)
+  plan = planned([least + 1], 'contrastive', group=group, min_offset=apart)
   seen = set()
   for row in many(plan, 30, seed):
     frames = np.sort(row['frame'])
@@ -153,8 +166,12 @@ def test_contrastive_windows_keep_apart(group, apart, seed):
 @pytest.mark.parametrize('kind', ['contrastive', 'generator'])
 def test_all_that_is_allowed_is_drawn_equally_often(kind):
   """Oracle: every choice there is, counted."""
-  values = {'group': 3, 'apart': 2} if kind == 'contrastive' else {'apart': 3}
-  plan = planned([11, 99], kind, edges=True, **values)
+  values = (
+    {'group': 3, 'min_offset': 2}
+    if kind == 'contrastive'
+    else {'min_offset': 3}
+  )
+  plan = planned([11, 99], kind, pad_audio=True, **values)
   drawn = windows.sample_windows(
     np.zeros(20_000, int), np.random.default_rng(0), plan
   )
@@ -163,7 +180,7 @@ def test_all_that_is_allowed_is_drawn_equally_often(kind):
     found, wanted = frames, itertools.permutations(range(7), 3)
     wanted = [w for w in wanted if np.diff(sorted(w)).min() >= 2]
   else:
-    found = np.column_stack([frames, drawn['start']])
+    found = np.column_stack([frames, drawn['other_frame']])
     pairs = itertools.product(range(7), repeat=2)
     wanted = [(f, s) for f, s in pairs if abs(f - s) >= 3]
   rows, counts = np.unique(found, axis=0, return_counts=True)
@@ -184,12 +201,12 @@ def test_orders_cover_what_they_promise():
     int(synthetic_speech.pick(i, rng, plan)['clip']) for i in range(len(plan))
   ]
   assert got == [0, 1, 2, 4]
-  plan = planned(frames, 'syncnet', order='window')
+  plan = planned(frames, 'syncnet', sampling='window')
   rows = [synthetic_speech.pick(i, rng, plan) for i in range(len(plan))]
   pairs = [(int(r['clip']), int(r['frame'])) for r in rows]
   assert len(set(pairs)) == len(pairs) == sum(f - 4 for f in frames)
   speakers = ['a'] * 98 + ['b', 'b']
-  plan = planned([40] * 100, 'syncnet', speakers, order='speaker')
+  plan = planned([40] * 100, 'syncnet', speakers, sampling='speaker')
   rows = [synthetic_speech.pick(i, rng, plan) for i in range(100)]
   assert sum(r['clip'] >= 98 for r in rows) == 50
 
@@ -197,10 +214,10 @@ def test_orders_cover_what_they_promise():
 def test_nothing_to_train_on_is_one_line():
   with pytest.raises(windows.WindowError, match='at least 14 frames'):
     planned([5, 9], 'generator')
-  with pytest.raises(windows.WindowError, match='apart <= most'):
-    planned([50], 'syncnet', apart=5, most=3)
-  with pytest.raises(windows.WindowError, match='kind'):
-    planned([50], 'sync')
+  with pytest.raises(windows.WindowError, match='min_offset <= max_offset'):
+    planned([50], 'syncnet', min_offset=5, max_offset=3)
+  with pytest.raises(windows.WindowError, match='sampling order'):
+    planned([50], 'syncnet', sampling='sync')
   with pytest.raises(windows.WindowError):
     planned([50], 'syncnet', keep=np.array([False]))
 
@@ -213,5 +230,7 @@ def test_parts_share_no_speaker_and_lose_none():
   assert not named[0] & named[1] and not named[1] & named[2]
   assert all(5 < len(names) < 25 for names in named)
   assert windows.speaker_fold_mask(speakers, 0, 1).all()
-  with pytest.raises(windows.WindowError, match='part < parts'):
+  with pytest.raises(
+    windows.WindowError, match='speaker_fold < num_speaker_folds'
+  ):
     windows.speaker_fold_mask(speakers, 2, 2)

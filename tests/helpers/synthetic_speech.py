@@ -64,6 +64,6 @@ def build(folder, counts, shards=2, split='train', frames=20, side=64):
 def pick(
   item: int, rng: np.random.Generator, plan: windows.WindowIndex
 ) -> dict:
-  """The pick of one item."""
+  """The window sample of one item."""
   found = windows.sample_windows(np.array([item]), rng, plan)
   return {name: np.asarray(x[0]) for name, x in found.items()}
