@@ -1,32 +1,32 @@
-"""Cartoon faces that speak: all three stages on two CPU cores, no data.
+"""All three stages on synthetic data, on two CPU cores.
 
-Draws a few talking heads whose mouths open with the sound, writes shards
-of them, trains expert, generator and HQ on these, each in its own folder
-of the workdir. For looking at the machinery and for the end-to-end tests;
-the numbers mean nothing. Three minutes, of which two compile.
+Draws a few faces whose mouths open with the sound, writes shards of them, and
+trains SyncNet, generator and HQ generator, each in a folder of the workdir. For
+a look at the machinery and for end-to-end tests; the numbers have no meaning.
+Takes three minutes, two of which compile.
 
   python -m lipsync_jax.main --config=configs/debug.py --workdir=/tmp/debug
 """
 
-from configs import wav2lip
+from configs import base
 
 
 def get_config():
-  config = wav2lip.get_config().unlock()
+  config = base.get_config().unlock()
   config.stage = 'all'
-  config.data.folder = 'cartoons'  # drawn into the workdir
-  config.data.threads = 2
-  config.data.group = 4
-  config.batch = 2
-  config.steps = 24
-  config.net.width = 0.1
-  config.net.dtype = 'float32'
+  config.data.path = 'synthetic'  # drawn into the workdir
+  config.data.num_workers = 2
+  config.data.windows_per_clip = 4
+  config.batch_size = 2
+  config.num_train_steps = 24
+  config.model.width_multiplier = 0.1
+  config.model.dtype = 'float32'
   config.ema_decay = 0.9
-  config.optimizer.rate = 2e-3
+  config.optimizer.learning_rate = 2e-3
   config.optimizer.warmup_steps = 5
   config.sync.ramp_steps = 10
-  config.quick_compile = True
-  config.log_steps = 4
-  config.validate_steps = 24
-  config.save_steps = 24
+  config.run.fast_compile = True
+  config.run.log_every_steps = 4
+  config.validation.every_steps = 24
+  config.run.save_every_steps = 24
   return config.lock()

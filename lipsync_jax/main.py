@@ -6,6 +6,8 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from lipsync_jax.training import config_check
+
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'File with get_config(); override by --config.field=value.'
 )
@@ -52,6 +54,12 @@ def main(argv: list[str]) -> None:
 
 
 def run() -> None:
+  """Read the flags and train; the entry point of the command line."""
+  try:
+    config_check.check_flags(sys.argv[1:])
+  except ValueError as error:
+    print(f'main: {error}', file=sys.stderr)
+    sys.exit(1)
   flags.mark_flags_as_required(['config', 'workdir'])
   app.run(main)
 

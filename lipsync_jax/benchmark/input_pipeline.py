@@ -1,10 +1,11 @@
-"""Reading: windows a second out of shards, streamed and device-resident.
+"""Speed of the input pipeline: windows a second, streamed and resident.
 
-Streaming reads records, checks their CRCs, decodes JPEGs and cuts faces on
-the host; resident samples a split that lies on the device. Both with the
-augmentation that the configs use.
+Streaming reads records, checks their CRCs, decodes JPEGs and extracts crops on
+the host. The device-resident data set samples a split on the device. Both use
+the augmentation of the configs.
 """
 
+import dataclasses
 import functools
 import time
 from collections.abc import Callable
@@ -14,11 +15,10 @@ import jax
 from lipsync_jax.benchmark import timing
 from lipsync_jax.data import augmentation, batches, device_dataset, sampler
 from lipsync_jax.data.clip import ClipDataset
+from lipsync_jax.data.windows import WINDOW_SPECS, WindowIndex, WindowSpec
 
 KINDS = ('generator', 'syncnet', 'contrastive')
-WINDOWS_PER_CLIP = (
-  6  # windows of a contrastive example, as in configs/syncnet.py
-)
+WINDOWS_PER_CLIP = 6  # of a contrastive example, as in configs/syncnet.py
 SHOWN = 10 * 16  # windows/s: 10 batches of Wav2Lip's 16 (its issue 263)
 
 
@@ -35,43 +35,50 @@ def windows_per_second(
   return windows * count / (time.perf_counter() - start)
 
 
-def augmentation_for(kind: str) -> augmentation.Augmentation:
-  """The augmentation of the configs: the generator hears all of the sound."""
-  if kind == 'generator':
-    return augmentation.Augmentation(mask_columns=0, mask_bins=0)
+def augmentation_for(spec: WindowSpec) -> augmentation.Augmentation:
+  """The augmentation of the configs: no mel masks for the generator."""
+  if spec.has_reference:
+    return augmentation.Augmentation(time_mask=0, frequency_mask=0)
   return augmentation.Augmentation()
 
 
-def streaming_rate(source, plan, size, batch, threads, seconds) -> float:
-  change = augmentation_for(plan.kind)
+def streaming_rate(
+  source: ClipDataset,
+  index: WindowIndex,
+  size: int,
+  batch: int,
+  threads: int,
+  seconds: float,
+) -> float:
+  """Windows a second of streamed batches."""
+  change = augmentation_for(index.spec)
   stream = batches.example_batches(
-    source, plan, batch, size, change=change, threads=threads
+    source, index, batch, size, change=change, threads=threads
   )
-  iterator, windows = iter(stream), batch * windows_per_example(plan.kind)
+  iterator, windows = iter(stream), batch * index.spec.windows_per_clip
   return windows_per_second(lambda: next(iterator), windows, seconds)
 
 
-def device_rate(store, plan, batch, seconds) -> float:
-  """Of a split on the device. Its picks are made in the time, too."""
+def device_rate(
+  store: device_dataset.DeviceDataset,
+  index: WindowIndex,
+  batch: int,
+  seconds: float,
+) -> float:
+  """Windows a second of a device-resident split, window sampling included."""
+  spec = index.spec
   sample = jax.jit(
     functools.partial(
       device_dataset.sample_batch,
-      kind=plan.kind,
-      change=augmentation_for(plan.kind),
+      spec=spec,
+      change=augmentation_for(spec),
     )
   )
-  iterator, windows = (
-    iter(sampler.sample_batches(plan, batch)),
-    windows_per_example(plan.kind),
-  )
+  iterator = iter(sampler.sample_batches(index, batch))
+  windows = batch * spec.windows_per_clip
   return windows_per_second(
-    lambda: sample(store, next(iterator)), batch * windows, seconds
+    lambda: sample(store, next(iterator)), windows, seconds
   )
-
-
-def windows_per_example(kind: str) -> int:
-  """Windows of an example."""
-  return WINDOWS_PER_CLIP if kind == 'contrastive' else 1
 
 
 def report(
@@ -85,17 +92,18 @@ def report(
   source = ClipDataset(folder, split)
   plans = {}
   for kind in KINDS:
-    more = {'group': WINDOWS_PER_CLIP} if kind == 'contrastive' else {}
-    plans[kind] = batches.index_dataset(source, kind, **more)
-  # Before the split is loaded: streaming is to have the memory to itself.
+    spec = WINDOW_SPECS[kind]
+    if spec.is_contrastive:
+      spec = dataclasses.replace(spec, windows_per_clip=WINDOWS_PER_CLIP)
+    plans[kind] = batches.index_dataset(source, spec)
+  # Before the split is loaded, so that streaming has the memory to itself.
   stream = {
     k: streaming_rate(source, p, size, batch, threads, seconds)
     for k, p in plans.items()
   }
-  # The movement is the same for all kinds, and so is the margin.
-  store = device_dataset.load_dataset(
-    source, size, augmentation_for('syncnet'), threads=threads
-  )
+  # The crop jitter is the same for all kinds, and so is the margin.
+  change = augmentation_for(WINDOW_SPECS['syncnet'])
+  store = device_dataset.load_dataset(source, size, change, threads=threads)
   held = {k: device_rate(store, p, batch, seconds) for k, p in plans.items()}
   size_of = sum(x.nbytes for x in jax.tree.leaves(store)) / 1e9
   head = ['kind', 'streamed, windows/s', 'resident, windows/s']

@@ -258,7 +258,7 @@ def freeze(net: Network | None):
 
 
 def build_networks(
-  stage: str, size: int, width: float, state, fixed: dict
+  stage: str, size: int, width: float, state, expert_variables: dict | None
 ) -> dict:
   """The networks of a stage with the weights of our state."""
   found = {}
@@ -270,7 +270,7 @@ def build_networks(
     )
   if stage != 'syncnet':
     expert = Network('syncnet', size, width).eval().requires_grad_(False)
-    copy_weights(expert, fixed['syncnet'])
+    copy_weights(expert, expert_variables)
     found['syncnet'] = expert
   return found
 
@@ -281,7 +281,7 @@ def build_reference(
   width: float,
   batch: dict,
   state,
-  fixed: dict,
+  expert_variables: dict | None,
   *,
   low: bool = False,
   compiled: bool = False,
@@ -290,7 +290,7 @@ def build_reference(
   form = torch.channels_last if low else torch.contiguous_format
   device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
   torch.backends.cudnn.benchmark = True
-  nets = build_networks(stage, size, width, state, fixed)
+  nets = build_networks(stage, size, width, state, expert_variables)
   nets = {k: n.to(device, memory_format=form) for k, n in nets.items()}
   scale = torch.tensor(losses.LOG_SCALE, device=device, requires_grad=True)
   step = build_train_step(stage, nets, scale, low, compiled)
@@ -304,7 +304,7 @@ def candidates(
   width: float,
   batch: dict,
   state,
-  fixed: dict,
+  expert_variables: dict | None,
   eager: bool = False,
 ) -> Candidates:
   """What PyTorch can do here; what fails is named and left out.
@@ -321,7 +321,10 @@ def candidates(
   found = {}
   for name, plan in plans.items():
     run = timed_runner(
-      build_reference(stage, size, width, batch, state, fixed, **plan), gpu
+      build_reference(
+        stage, size, width, batch, state, expert_variables, **plan
+      ),
+      gpu,
     )
     try:
       run(1)

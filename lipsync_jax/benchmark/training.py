@@ -15,7 +15,9 @@ from lipsync_jax import models
 from lipsync_jax.benchmark import generator, settings, timing
 from lipsync_jax.benchmark.timing import Candidates
 from lipsync_jax.models import flops
-from lipsync_jax.training import losses, optimizer, sharding, steps
+from lipsync_jax.training import losses, sharding, steps
+from lipsync_jax.training import state as state_lib
+from lipsync_jax.training.objective import LossWeights, generator_terms
 from lipsync_jax.training.state import init_state
 
 
@@ -43,16 +45,20 @@ def random_batch(stage: str, size: int, batch: int, seed: int = 0) -> dict:
 
 
 def own_step(stage: str, size: int, width: float, dtype: str):
-  """(step, state, frozen): our step, ready to be jitted, and its start."""
+  """Our step, its first state, and the expert's variables.
+
+  Returns:
+    (step, state, expert_variables); the step is not jitted yet.
+  """
   names = settings.trained_networks(stage)
   build = functools.partial(
     models.build_model, size=size, width=width, dtype=dtype
   )
   networks = {name: build(name) for name in names}
-  tx = optimizer.adam_optimizer(
-    optimizer.learning_rate_schedule(settings.LEARNING_RATE),
+  tx = state_lib.adam_optimizer(
+    state_lib.learning_rate_schedule(settings.LEARNING_RATE),
     b1=settings.B1,
-    clip=settings.GRAD_CLIP,
+    grad_clip_norm=settings.GRAD_CLIP,
   )
   optimizers = dict.fromkeys(names, tx)
   if stage == 'syncnet':
@@ -65,19 +71,19 @@ def own_step(stage: str, size: int, width: float, dtype: str):
   )
   values = {'optimizers': optimizers, 'ema_decay': settings.EMA_DECAY}
   if stage == 'syncnet':
-    return (
-      functools.partial(steps.syncnet_train_step, networks=networks, **values),
-      state,
-      {},
+    step = functools.partial(
+      steps.syncnet_train_step, networks=networks, **values
     )
-  if stage == 'hq':
-    values['adversarial_weight'] = settings.ADVERSARIAL_WEIGHT
+    return lambda state, batch, _: step(state, batch), state, None
   networks |= {'syncnet': build('syncnet')}
+  weights = LossWeights(adversarial=settings.ADVERSARIAL_WEIGHT)
   step = functools.partial(
-    steps.generator_train_step, networks=networks, **values
+    steps.generator_train_step,
+    networks=networks,
+    terms=generator_terms(networks, weights),
+    **values,
   )
-  expert = generator.random_variables(size, width, 1, 'syncnet')
-  return step, state, {'syncnet': expert}
+  return step, state, generator.random_variables(size, width, 1, 'syncnet')
 
 
 def initial_state(shapes, names, size: int, width: float):
@@ -102,18 +108,20 @@ def initial_state(shapes, names, size: int, width: float):
 
 def own_candidate(stage: str, size: int, width: float, dtype: str, batch: dict):
   """Run our step n times, as `train` compiles it."""
-  step, state, frozen = own_step(stage, size, width, dtype)
+  step, state, expert = own_step(stage, size, width, dtype)
   mesh = sharding.make_mesh(1, devices=jax.devices()[:1])
   where = sharding.state_sharding(state, mesh)
   state = jax.device_put(state, where)
   batch = jax.device_put(batch, sharding.batch_sharding(mesh))
-  frozen = jax.device_put(frozen, sharding.replicated_sharding(mesh))
-  compiled = sharding.jit_train_step(step, mesh, where)
+  expert = jax.device_put(expert, sharding.replicated_sharding(mesh))
+  compiled = sharding.jit_train_step(
+    lambda state, batch, expert, _: step(state, batch, expert), mesh, where
+  )
 
   def run(n):
     nonlocal state
     for _ in range(n):
-      state, metrics = compiled(state, batch, frozen)
+      state, metrics = compiled(state, batch, expert, None)
     jax.block_until_ready((state, metrics))
 
   return run

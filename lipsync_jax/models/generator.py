@@ -120,14 +120,15 @@ class Generator(nn.Module):
   Rows h/2 … h of the first three channels of `face` are zero (the part to
   fill in); channels 3-5 are a reference frame of the same person.
 
-  With `given_ears` the audio tower stays as it is, statistics too: a young
-  decoder's gradients would only make an expert's ears forget.
+  If `freeze_audio_encoder`, the audio encoder gets no gradients and its
+  BatchNorm statistics are fixed: early decoder gradients degrade pretrained
+  features.
   """
 
   size: int = 96
   width: float = 1.0
   dtype: jnp.dtype = jnp.float32
-  given_ears: bool = False
+  freeze_audio_encoder: bool = False
 
   @nn.compact
   def __call__(
@@ -138,10 +139,12 @@ class Generator(nn.Module):
     train: bool,
   ) -> Float[Array, 'b h w 3']:
     def run(layer, x):
-      given = self.given_ears and layer.name.startswith('audio_encoder')
+      frozen = self.freeze_audio_encoder and layer.name.startswith(
+        'audio_encoder'
+      )
       block = layers.ConvBlock(layer, self.dtype, name=layer.name)
-      x = block(x, train=train and not given)
-      return jax.lax.stop_gradient(x) if given else x
+      x = block(x, train=train and not frozen)
+      return jax.lax.stop_gradient(x) if frozen else x
 
     concat = functools.partial(jnp.concatenate, axis=-1)
     return connect(layer_specs(self.size, self.width), run, concat, mel, face)

@@ -1,96 +1,122 @@
-"""Diagnose: why does the expert not leave chance?
+"""Why a network does not learn: a SyncNet at chance, a deaf generator.
 
-A report of plain lines, each a finding with its remedy. It is written
-when `config.stuck_steps` batches have taught the expert nothing.
+`diagnosis_report` explains a SyncNet that is still at chance, as lines of
+findings and remedies; `train` writes it once. `audio_sensitivity` measures
+whether a generator responds to its audio:
+
+  python -m lipsync_jax.training.diagnostics WEIGHTS SHARDS [--split SPLIT]
 """
 
+import argparse
+import functools
+import itertools
 import math
+import sys
 from collections.abc import Callable, Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
-FEW_SPEAKERS = 20  # below, an expert knows persons instead of sounds
+from lipsync_jax import models
+from lipsync_jax.common import cli
+from lipsync_jax.data import batches
+from lipsync_jax.data.clip import ClipDataset
+from lipsync_jax.data.windows import WINDOW_SPECS, WindowSpec
+from lipsync_jax.training import losses
+from lipsync_jax.weights import convert
+
+FEW_SPEAKERS = 20  # with fewer, a SyncNet learns persons instead of sounds
 AT_CHANCE = 0.97  # of the loss of chance: nothing was learned
-MAX_OFFSET = 1  # frames of offset that teaching in sync can bear
+MAX_OFFSET = 1  # frames by which training clips may be out of sync
+REPORT = 'diagnosis.txt'  # in the workdir
+BATCH, BATCHES = 24, 8  # examples that `audio_sensitivity` is measured on
 
 
-def chance_loss(kind: str, group: int) -> float:
-  """The sync loss of an expert that knows nothing: log of the choices."""
-  return math.log(group if kind == 'contrastive' else 2)
+def chance_loss(spec: WindowSpec) -> float:
+  """Sync loss of an untrained SyncNet: the logarithm of the choices."""
+  return math.log(spec.windows_per_clip if spec.is_contrastive else 2)
 
 
-def is_at_chance(numbers: dict[str, float], expected: float) -> bool:
-  """Whether validation found no more than chance."""
-  return numbers['sync'] > AT_CHANCE * expected
+def is_at_chance(means: dict[str, float], expected: float) -> bool:
+  """Whether a validation loss is no better than that of chance."""
+  return means['sync'] > AT_CHANCE * expected
 
 
 def diagnosis_due(
-  config, step: int, numbers: dict[str, float], facts: dict
+  spec: WindowSpec,
+  report_step: int,
+  step: int,
+  means: dict[str, float],
+  facts: dict,
 ) -> bool:
-  """Whether the expert is at chance for too long and has not said why yet.
+  """Whether a SyncNet is at chance at `report_step` or later.
 
-  Notes in `facts` that it has.
+  True once only: sets 'explained' in `facts`, which the checkpoint keeps.
+
+  Args:
+    spec: of its examples.
+    means: of the validation.
   """
-  if config.stage != 'syncnet' or step < config.stuck_steps:
+  if step < report_step or facts.get('explained'):
     return False
-  expected = chance_loss(config.data.kind, config.data.group)
-  if facts.get('explained') or not is_at_chance(numbers, expected):
+  if not is_at_chance(means, chance_loss(spec)):
     return False
   facts['explained'] = True
   return True
 
 
 def overfit_one_batch(
-  step: Callable, state, batch: dict, frozen: dict, count: int = 60
+  step: Callable, state, max_steps: int = 60
 ) -> list[float]:
-  """Losses of learning one batch again and again; donates `state`.
+  """Sync losses of training on one batch repeatedly; donates `state`.
 
   Args:
-    count: steps, at most; fewer where the loss was halved before.
+    step: state -> (state, metrics), always with the same batch.
+    max_steps: stops earlier once the loss is halved.
   """
-  found = []
-  while len(found) < count and not (found and loss_halved(found)):
-    state, values = step(state, batch, frozen)
-    found.append(float(jax.device_get(values['sync'])))
-  return found
+  history = []
+  while len(history) < max_steps and not (history and loss_halved(history)):
+    state, values = step(state)
+    history.append(float(jax.device_get(values['sync'])))
+  return history
 
 
-def loss_halved(learned: Sequence[float]) -> bool:
-  """Whether a loss went below half of the first."""
-  return min(learned) < learned[0] / 2
+def loss_halved(history: Sequence[float]) -> bool:
+  """Whether a loss fell below half of its first value."""
+  return min(history) < history[0] / 2
 
 
 def offset_histogram(offsets: Float[np.ndarray, 'n']) -> dict[int, int]:
-  """How many clips are how many frames out of sync, as they were measured."""
+  """Number of clips by their measured A/V offset in frames."""
   known = offsets[np.isfinite(offsets)]
   values, counts = np.unique(np.round(known).astype(int), return_counts=True)
   return dict(zip(values.tolist(), counts.tolist(), strict=True))
 
 
 def diagnosis_report(
-  numbers: dict[str, float],
+  means: dict[str, float],
   expected: float,
-  learned: list[float],
+  history: list[float],
   offsets: Float[np.ndarray, 'n'],
   speakers: Sequence[str],
 ) -> str:
   """Findings and remedies, one a line.
 
   Args:
-    numbers: of the validation.
+    means: of the validation.
     expected: loss of chance.
-    learned: `overfit_one_batch` of one batch.
-    offsets: frames, of every training clip; NaN: not measured.
+    history: of `overfit_one_batch`.
+    offsets: frames, of every training clip; NaN if not measured.
     speakers: of every training clip.
   """
   lines = [
-    f'The expert is at chance: validation loss {numbers["sync"]:.3f} of '
-    f'{expected:.3f}, {numbers["accuracy"]:.1%} right.'
+    f'SyncNet is at chance: validation loss {means["sync"]:.3f} of '
+    f'{expected:.3f}, {means["accuracy"]:.1%} right.'
   ]
-  lines.append(_learning(learned))
-  lines.append(_offsets(offset_histogram(offsets), len(offsets)))
+  lines.append(_describe_overfitting(history))
+  lines.append(_describe_offsets(offset_histogram(offsets), len(offsets)))
   count = len(set(speakers))
   lines.append(
     f'{count} speakers in {len(speakers)} clips: '
@@ -98,46 +124,126 @@ def diagnosis_report(
       'enough to learn sounds instead of persons.'
       if count >= FEW_SPEAKERS
       else f'few; add speakers ({FEW_SPEAKERS} or more), set '
-      '--config.data.order=speaker and keep the augmentation on.'
+      '--config.data.sampling=speaker and keep the augmentation on.'
     )
   )
   return '\n'.join(lines) + '\n'
 
 
-def _learning(learned: list[float]) -> str:
-  first, least = learned[0], min(learned)
-  moved = f'({first:.2f} to {least:.2f} in {len(learned)} steps)'
-  if loss_halved(learned):
+def _describe_overfitting(history: list[float]) -> str:
+  first, least = history[0], min(history)
+  range_ = f'({first:.2f} to {least:.2f} in {len(history)} steps)'
+  if loss_halved(history):
     return (
-      f'One batch is learned by heart {moved}: the network and the rate work; '
-      'look at the data below, set --config.opening_weight=0.5 (for windows '
-      'that compete), then wait.'
+      f'One batch can be overfitted {range_}: the network and the learning '
+      'rate work; check the data below, set --config.loss.lip_opening=0.5 '
+      '(with data.kind=contrastive), then train longer.'
     )
-  if max(learned) - least < 0.01 * first:
+  if max(history) - least < 0.01 * first:
     return (
-      f'One batch teaches nothing at all {moved}: the rate is too low or '
-      'zero; raise --config.optimizer.rate.'
+      f'Training on one batch changes nothing {range_}: the learning rate is '
+      'too low or zero; raise --config.optimizer.learning_rate.'
     )
   return (
-    f'One batch is not even learned by heart {moved}: lower '
-    '--config.optimizer.rate tenfold, or use --config.data.kind=contrastive.'
+    f'One batch cannot be overfitted {range_}: lower '
+    '--config.optimizer.learning_rate tenfold, or use '
+    '--config.data.kind=contrastive.'
   )
 
 
-def _offsets(table: dict[int, int], clips: int) -> str:
+def _describe_offsets(table: dict[int, int], clips: int) -> str:
   known = sum(table.values())
   if not known:
     return (
       f'No clip of {clips} has a measured offset: build the shards with '
-      'data_prep, which measures and corrects it; unsynced data is the '
+      'data_prep, which measures and corrects it; clips out of sync are the '
       'usual cause.'
     )
   far = sum(n for offset, n in table.items() if abs(offset) > MAX_OFFSET)
-  shown = ', '.join(f'{k:+d}: {n}' for k, n in sorted(table.items()))
-  text = f'Offsets in frames ({known} of {clips} clips known): {shown}; '
+  counts = ', '.join(f'{k:+d}: {n}' for k, n in sorted(table.items()))
+  text = f'Offsets in frames ({known} of {clips} clips known): {counts}; '
   if far > 0.1 * known:
     return text + (
       f'{far / known:.0%} are more than {MAX_OFFSET} off: correct or leave out '
       'these clips when you build the shards.'
     )
   return text + 'the data are in sync.'
+
+
+def audio_sensitivity(
+  generate: Callable, batch: dict
+) -> dict[str, Float[Array, 'b']]:
+  """How a generator's mouths depend on the audio; L1 on the mouth.
+
+  Args:
+    generate: (mel [b, 80, 16, 1], face [b, h, w, 6]) -> [b, h, w, 3].
+    batch: of `batches.to_model_inputs`; the first frame of each window counts.
+
+  Returns:
+    own: against real lips, with the example's own audio.
+    other: against real lips, with the audio of another example.
+    reference: against real lips, of the reference frame. A generator that
+      copies its reference gets this.
+    moved: between the outputs for own and other audio.
+  """
+  mel, face, target = (
+    jnp.asarray(batch[k][:, 0]) for k in ('mels', 'face', 'target')
+  )
+  mouth = losses.mouth_weight_map(target.shape[-2])
+  own, other = generate(mel, face), generate(mel[::-1], face)
+  return {
+    'own': losses.l1_loss(own, target, mouth),
+    'other': losses.l1_loss(other, target, mouth),
+    'reference': losses.l1_loss(face[..., 3:], target, mouth),
+    'moved': losses.l1_loss(own, other, mouth),
+  }
+
+
+def measure_audio_sensitivity(
+  weights: str, shards: str, split: str
+) -> dict[str, float]:
+  """Means of `audio_sensitivity` over a split, and how often `own` is best.
+
+  Args:
+    weights: file of a generator.
+    shards: folder of TFRecord shards.
+  """
+  net = convert.load_any(weights, 'generator')
+  module = models.build_model('generator', net.size, net.width)
+  run = jax.jit(functools.partial(module.apply, train=False))
+  generate = functools.partial(run, net.variables)
+  clips = ClipDataset(shards, split)
+  index = batches.index_dataset(clips, WINDOW_SPECS['generator'])
+  stream = batches.example_batches(
+    clips, index, BATCH, net.size, seed=0, threads=2
+  )
+  rows = [
+    audio_sensitivity(generate, batches.to_model_inputs(batch))
+    for batch in itertools.islice(stream, BATCHES)
+  ]
+  values = {k: np.concatenate([row[k] for row in rows]) for k in rows[0]}
+  means = {name: float(x.mean()) for name, x in values.items()}
+  better = float((values['own'] < values['other']).mean())
+  return means | {'own_is_better': better}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Print the audio sensitivity of a generator."""
+  parser = argparse.ArgumentParser(
+    'python -m lipsync_jax.training.diagnostics',
+    description='Measure whether a generator responds to its audio.',
+  )
+  parser.add_argument('weights', help='file of a generator')
+  parser.add_argument('shards', help='folder of TFRecord shards')
+  parser.add_argument('--split', default='val', help='of the shards (val)')
+  args = parser.parse_args(argv)
+
+  def action() -> str:
+    means = measure_audio_sensitivity(args.weights, args.shards, args.split)
+    return '\n'.join(f'{name:14}{x:.4f}' for name, x in means.items())
+
+  return cli.run_command(action)
+
+
+if __name__ == '__main__':
+  sys.exit(main())

@@ -1,4 +1,4 @@
-"""Feed: the batches of a run, from what its config says of data."""
+"""The batches of a run, from what its config says about data."""
 
 import dataclasses
 import functools
@@ -12,142 +12,167 @@ import numpy as np
 from lipsync_jax.common.errors import LipSyncError
 from lipsync_jax.data import batches, device_dataset, sampler, windows
 from lipsync_jax.data.clip import ClipDataset
-from lipsync_jax.training.sharding import batch_sharding
+from lipsync_jax.data.device_dataset import DeviceDataset
+from lipsync_jax.data.windows import WindowIndex
+from lipsync_jax.training import sharding
 from lipsync_jax.training.stages import Stage
 
-# All validation is of the same windows, whatever the seed of the run.
+# Every validation uses the same windows, whatever the seed of the run.
 VALIDATION_SEED = 0
 
 
 class InputPipelineError(LipSyncError):
-  """Data that a run cannot use; one line says what to change."""
+  """Data that a run cannot use."""
 
 
 @dataclasses.dataclass(frozen=True)
 class InputPipeline:
-  """Where batches come from."""
+  """Where the batches of a run come from."""
 
-  train: Any  # grain IterDataset without end, global arrays
-  validation: Any  # the same, the whole split, with 'mask'
-  frozen: dict[str, Any]  # {'store': the resident split} or empty
-  sample: Callable | None  # (store, picks) -> batch, where data are resident
-  source: ClipDataset  # of the training clips
-  shown: ClipDataset  # of the validation clips
-  rows: int  # by which the state of `train`'s iterator counts a batch
+  train: Any  # grain IterDataset without end, of global arrays
+  validation: Any  # the same, once over the split, with 'mask'
+  dataset: DeviceDataset | None  # the training split, if device-resident
+  sample: Callable | None  # (dataset, window samples) -> batch, likewise
+  train_clips: ClipDataset
+  validation_clips: ClipDataset
+  rows: int  # by which the state of the training iterator counts a batch
 
 
-def build_input_pipeline(config, recipe: Stage, mesh) -> InputPipeline:
+def build_input_pipeline(config, stage: Stage, mesh) -> InputPipeline:
   """Open both splits.
 
   Raises:
-    ValueError: shards are missing, empty or damaged, clips too short or
-      fewer than a batch.
+    LipSyncError: shards are missing, empty or damaged, or the clips are too
+      short or fewer than a batch.
   """
-  pairs, size, batch = config.data, config.net.size, config.batch
-  train, validation = (
-    ClipDataset(pairs.folder, split) for split in (pairs.train, pairs.val)
-  )
-  plans = _window_indices(config, recipe, train, validation, mesh.size)
-  sharding = batch_sharding(mesh)
+  data, batch = config.data, config.batch_size
+  size = config.model.image_size
+  clips = [
+    ClipDataset(data.path, split)
+    for split in (data.train_split, data.validation_split)
+  ]
+  indices = _window_indices(config, stage, clips, mesh.size)
+  spread = sharding.batch_sharding(mesh)
   process = jax.process_index(), jax.process_count()
   stream = functools.partial(
     batches.example_batches,
     batch=batch,
     size=size,
     process=process,
-    threads=pairs.threads,
-    sharding=sharding,
+    threads=data.num_workers,
+    sharding=spread,
   )
-  frozen, sample = {}, None
-  if pairs.resident:
-    held = device_dataset.load_dataset(
-      train, size, recipe.change, threads=pairs.threads
+  dataset, sample = None, None
+  if data.device_resident:
+    dataset = device_dataset.load_dataset(
+      clips[0], size, stage.augmentation, threads=data.num_workers
     )
-    store = vars(held).copy()
-    del store['size']  # the rest are arrays, which may go anywhere
-    frozen = {'store': store}
-
-    def sample(store: dict, chosen: dict) -> dict:
-      held = device_dataset.DeviceDataset(**store, size=size)
-      return device_dataset.sample_batch(
-        held, chosen, kind=recipe.kind, change=recipe.change
-      )
-
-    chosen = sampler.sample_batches(
-      plans[0], batch, seed=config.seed, process=process
+    sample = functools.partial(
+      device_dataset.sample_batch,
+      spec=stage.spec,
+      change=stage.augmentation,
     )
-    first = chosen.map(
-      functools.partial(batches.to_global_arrays, sharding=sharding)
+    samples = sampler.sample_batches(
+      indices[0], batch, seed=config.seed, process=process
+    )
+    train = samples.map(
+      functools.partial(batches.to_global_arrays, sharding=spread)
     )
   else:
-    first = stream(train, plans[0], change=recipe.change, seed=config.seed)
-  second = stream(
-    validation,
-    plans[1],
+    train = stream(
+      clips[0], indices[0], change=stage.augmentation, seed=config.seed
+    )
+  validation = stream(
+    clips[1],
+    indices[1],
     seed=VALIDATION_SEED,
-    rounds=config.validate_rounds,
+    rounds=config.validation.passes,
   )
   rows = 1 if sample else batch // process[1]
-  return InputPipeline(first, second, frozen, sample, train, validation, rows)
+  return InputPipeline(train, validation, dataset, sample, *clips, rows)
 
 
 def _window_indices(
-  config, recipe: Stage, train, validation, devices: int
-) -> list:
-  """The windows of both splits; raises FeedError if they are too few."""
-  pairs, batch = config.data, config.batch
-  for name, source in (('train', train), ('val', validation)):
-    if not len(source):
+  config, stage: Stage, clips: list[ClipDataset], devices: int
+) -> list[WindowIndex]:
+  """The windows of both splits; raises InputPipelineError if too few."""
+  data, batch = config.data, config.batch_size
+  fields = ('train_split', 'validation_split')
+  for field, dataset in zip(fields, clips, strict=True):
+    if not len(dataset):
       raise InputPipelineError(
-        f'{pairs.folder}: expected clips in the split {source.split!r}, found '
-        f'none; build it again or set --config.data.{name}'
+        f'{data.path}: expected clips in the split {dataset.split!r}, found '
+        f'none; build it again or set --config.data.{field}'
       )
-  keep = windows.speaker_fold_mask(train.speakers, pairs.part, pairs.parts)
-  plans = [
-    batches.index_dataset(train, recipe.kind, keep=keep, **recipe.windows),
-    batches.index_dataset(validation, recipe.kind, **recipe.windows),
-  ]
+  keep = windows.speaker_fold_mask(
+    clips[0].speakers, data.speaker_fold, data.num_speaker_folds
+  )
+  index = functools.partial(
+    batches.index_dataset, spec=stage.spec, **stage.windows
+  )
+  indices = [index(clips[0], keep=keep), index(clips[1])]
   if batch % devices:
     raise InputPipelineError(
       f'expected a batch that {devices} devices can share, found {batch}; '
-      f'set --config.batch to a multiple of {devices}'
+      f'set --config.batch_size to a multiple of {devices}'
     )
-  if len(plans[0]) < batch:
+  if len(indices[0]) < batch:
     raise InputPipelineError(
-      f'{pairs.folder}: expected at least a batch of {batch} items to train '
-      f'on, found {len(plans[0])}; lower --config.batch or add clips'
+      f'{data.path}: expected at least a batch of {batch} items to train on, '
+      f'found {len(indices[0])}; lower --config.batch_size or add clips'
     )
-  return plans
+  return indices
 
 
-def get_position(feed: InputPipeline, iterator) -> dict[str, int]:
-  """Where an iterator of `train` is; the same for any number of processes."""
-  number, rest = divmod(iterator.get_state()['next_index'], feed.rows)
-  assert not rest, (rest, feed.rows)
+def get_position(pipeline: InputPipeline, iterator) -> dict[str, int]:
+  """Position of a training iterator, for any number of processes."""
+  index = iterator.get_state()['next_index']
+  number, rest = divmod(index, pipeline.rows)
+  assert not rest, (rest, pipeline.rows)
   return {'batches': number}
 
 
-def set_position(feed: InputPipeline, iterator, place: dict[str, int]) -> None:
-  """Put an iterator to where `get_position` says."""
+def set_position(
+  pipeline: InputPipeline, iterator, position: dict[str, int]
+) -> None:
+  """Move a training iterator to a position of `get_position`."""
   state = iterator.get_state()
-  iterator.set_state(state | {'next_index': place['batches'] * feed.rows})
+  index = position['batches'] * pipeline.rows
+  iterator.set_state(state | {'next_index': index})
 
 
-def with_preprocessing(
-  function: Callable, sample: Callable | None = None
-) -> Callable:
-  """A step or measure that takes batches as they come from the host."""
+def with_preprocessing(step: Callable) -> Callable:
+  """An evaluation step that takes batches as they come from the host."""
 
-  def run(state, batch, frozen):
-    if sample:
-      batch = sample(frozen['store'], batch)
-    return function(state, batches.to_model_inputs(batch, jnp), frozen)
+  def run(state, batch, *rest):
+    return step(state, batches.to_model_inputs(batch, jnp), *rest)
 
   return run
 
 
-def clip_names(feed: InputPipeline, batch: dict) -> str:
-  """The clips of this process's rows of a batch, for people."""
+def with_sampling(step: Callable, sample: Callable | None) -> Callable:
+  """A training step that takes host batches or samples a `DeviceDataset`.
+
+  Args:
+    step: (state, batch, expert_variables) -> (state, metrics).
+    sample: `InputPipeline.sample`.
+
+  Returns:
+    (state, batch or window samples, expert_variables, dataset) -> the same.
+  """
+
+  def run(state, batch, expert_variables, dataset):
+    if sample:
+      batch = sample(dataset, batch)
+    batch = batches.to_model_inputs(batch, jnp)
+    return step(state, batch, expert_variables)
+
+  return run
+
+
+def clip_names(pipeline: InputPipeline, batch: dict) -> str:
+  """Names of the clips in this process's rows of a batch."""
   rows = [np.asarray(s.data) for s in batch['clip'].addressable_shards]
-  clips = sorted({feed.source.keys[i] for i in np.concatenate(rows)})
+  keys = pipeline.train_clips.keys
+  clips = sorted({keys[i] for i in np.concatenate(rows)})
   return ', '.join(clips[:8]) + (' …' if len(clips) > 8 else '')

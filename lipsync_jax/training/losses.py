@@ -1,10 +1,10 @@
-"""Losses: what training makes small. Pure, per example, in float32.
+"""Loss functions. Pure, one value per example, in float32.
 
-Every loss keeps its leading axes; means and weights belong to the steps.
-Adversarial losses take logits and sync losses unit vectors, so that none
-saturates: no probability is ever computed and clamped.
+Every loss keeps its leading axes; means and weights belong to `objective`.
+Adversarial losses take logits and sync losses take unit vectors, so that no
+probability is computed and clamped, and no loss saturates.
 
-Alphabet: `*b` any leading axes, `n` windows that compete, `d` embedding.
+Shapes: *b any leading axes, n windows that compete, d embedding, t frames.
 Source: Prajwal et al. 2020, equations 1-5; spec sections 3.4 and 4.2.
 """
 
@@ -15,26 +15,22 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-LOG_FLOOR = 1e-3  # of a likelihood, below which its logarithm goes on straight
+LOG_FLOOR = 1e-3  # below this value the logarithm continues linearly
 LOG_SCALE = 2.659  # log(1 / 0.07), the first inverse temperature (CLIP)
 MAX_LOG_SCALE = 4.605  # log 100: beyond, the softmax is an argmax
-OPENING_STD = (
-  0.015  # deviation of a speaker's lip opening, of the crop's height
-)
-OPENING_SCALE = (
-  4.0  # deviations of it that a unit vector in its direction tells
-)
-MOUTH_CENTER = (0.5, 0.76)  # their middle in a crop, of its width and height
-MOUTH_SIGMA = (0.16, 0.1)  # standard deviations of the bump round it
+OPENING_STD = 0.015  # of a speaker's lip opening, of the crop's height
+OPENING_SCALE = 4.0  # deviations that a unit vector in its direction predicts
+MOUTH_CENTER = (0.5, 0.76)  # in a crop, of its width and height
+MOUTH_SIGMA = (0.16, 0.1)  # standard deviations of the mouth weight map
 
 Vectors = Float[Array, '*b d']
 
 
 def log_linear_below_floor(x: Float[Array, '*b']) -> Float[Array, '*b']:
-  """log x, continued by its tangent below FLOOR.
+  """log x, continued by its tangent below LOG_FLOOR.
 
-  Differs from Wav2Lip, whose logarithm is cut off at -100: there a cosine
-  of exactly 0, which two ReLU towers reach easily, has no gradient.
+  Differs from Wav2Lip: its logarithm is cut off at -100, so a cosine of
+  exactly 0, which two ReLU encoders reach easily, has no gradient.
   """
   return (
     jnp.log(jnp.maximum(x, LOG_FLOOR))
@@ -43,12 +39,12 @@ def log_linear_below_floor(x: Float[Array, '*b']) -> Float[Array, '*b']:
 
 
 def cosine_similarity(audio: Vectors, face: Vectors) -> Float[Array, '*b']:
-  """Cosine of unit vectors; in [0, 1] for SyncNet's."""
+  """Cosine of unit vectors; in [0, 1] for those of SyncNet."""
   return jnp.sum(audio * face, -1)
 
 
 def sync_loss(audio: Vectors, face: Vectors) -> Float[Array, '*b']:
-  """-log cosine: how little the lips follow the sound (equation 3)."""
+  """-log cosine of sound and face vectors (equation 3)."""
   return -log_linear_below_floor(cosine_similarity(audio, face))
 
 
@@ -61,10 +57,10 @@ def cosine_bce(
     audio, face: unit vectors.
     label: 1 where they belong together, else 0.
   """
-  # 1 - cos of unit vectors, without the cancellation where they agree.
-  apart = jnp.sum(jnp.square(audio - face), -1) / 2
-  wrong = -log_linear_below_floor(apart)
-  return label * sync_loss(audio, face) + (1 - label) * wrong
+  # 1 - cos of unit vectors, without cancellation where they agree.
+  distance = jnp.sum(jnp.square(audio - face), -1) / 2
+  negative = -log_linear_below_floor(distance)
+  return label * sync_loss(audio, face) + (1 - label) * negative
 
 
 def info_nce(
@@ -72,10 +68,14 @@ def info_nce(
   face: Float[Array, '*b n d'],
   log_scale: Float[Array, ''],
 ) -> Float[Array, '*b n']:
-  """Cross-entropy of finding each window's partner among n, both ways.
+  """InfoNCE: cross-entropy of each window's partner among n, both ways.
 
-  Chance is log n. The windows of one clip compete, so that the person
-  never gives the answer away; `log_scale` is learned (InfoNCE).
+  Chance is log n. The windows of one clip compete, so that the person's looks
+  carry no information about the answer.
+
+  Args:
+    audio, face: unit vectors.
+    log_scale: logarithm of the inverse temperature, a learned parameter.
   """
   scale = jnp.exp(jnp.minimum(log_scale, MAX_LOG_SCALE))
   logits = scale * jnp.einsum('...id,...jd->...ij', audio, face)
@@ -87,116 +87,128 @@ def info_nce(
 def lip_opening_regression(
   vectors: Float[Array, '*b n d'], opening: Float[Array, '*b n t']
 ) -> Float[Array, '*b']:
-  """How badly vectors tell how far the lips are apart, frame by frame.
+  """Squared error of the lip opening regressed from SyncNet vectors.
 
-  Read off along fixed directions, `t` cosines, against the mean of the `n`
-  windows. Sound and faces then agree on some of what they say before they
-  begin to compete, which takes an expert of few speakers off log n.
+  The regression is linear along `t` fixed cosine directions, relative to the
+  mean of the `n` windows. Sound and face vectors then share information before
+  the contrastive loss has a gradient, which takes an expert of few speakers off
+  chance.
   """
   d, t = vectors.shape[-1], opening.shape[-1]
   waves = np.pi / d * np.outer(np.arange(d) + 0.5, np.arange(t) + 1)
-  read = vectors @ jnp.float32(OPENING_SCALE * np.sqrt(2 / d) * np.cos(waves))
-  read -= read.mean(-2, keepdims=True)
-  true = (opening - opening.mean(-2, keepdims=True)) / OPENING_STD
-  return jnp.square(read - jnp.clip(true, -3, 3)).mean((-2, -1))
+  predicted = vectors @ jnp.float32(
+    OPENING_SCALE * np.sqrt(2 / d) * np.cos(waves)
+  )
+  predicted -= predicted.mean(-2, keepdims=True)
+  target = (opening - opening.mean(-2, keepdims=True)) / OPENING_STD
+  return jnp.square(predicted - jnp.clip(target, -3, 3)).mean((-2, -1))
 
 
 def retrieval_accuracy(
   audio: Float[Array, '*b n d'], face: Float[Array, '*b n d']
 ) -> Float[Array, '*b n']:
-  """1 where a sound's nearest face among n is its own, else 0."""
+  """1 where the nearest of n faces to a sound is its own, else 0."""
   cosines = jnp.einsum('...id,...jd->...ij', audio, face)
   hit = jnp.diagonal(cosines, axis1=-2, axis2=-1)
   others = jnp.where(jnp.eye(cosines.shape[-1], dtype=bool), -jnp.inf, cosines)
-  # Strictly nearer: equal cosines, as of dead towers, are no success.
+  # Strictly nearer: equal cosines, as of dead encoders, do not count.
   return (hit > others.max(-1)).astype(jnp.float32)
 
 
 def l1_loss(
-  made: Float[Array, '*b h w c'],
-  true: Float[Array, '*b h w c'],
+  generated: Float[Array, '*b h w c'],
+  target: Float[Array, '*b h w c'],
   where: Float[np.ndarray, 'h w 1'] | None = None,
 ) -> Float[Array, '*b']:
   """Mean absolute difference of pictures in [0, 1] (equation 1).
 
   Args:
-    where: what each pixel counts, 1 on average; None for all the same.
+    where: weight of each pixel, 1 on average; None for equal weights.
   """
-  apart = jnp.abs(made - true)
+  error = jnp.abs(generated - target)
   if where is not None:
-    apart = apart * jnp.broadcast_to(where, apart.shape)
-  return apart.mean((-3, -2, -1))
+    error = error * jnp.broadcast_to(where, error.shape)
+  return error.mean((-3, -2, -1))
 
 
 @functools.cache
 def mouth_weight_map(size: int) -> Float[np.ndarray, 'h w 1']:
-  """Where lips are in a crop: a bump of mean 1, for `l1_loss`.
+  """Gaussian weight map of the mouth in a crop, of mean 1.
 
-  The crops of `faces` are steady, so one place serves everybody.
+  `faces.crop` steadies the crops, so one position fits every person.
   """
   at = (np.arange(size) + 0.5) / size
   (u, v), (du, dv) = MOUTH_CENTER, MOUTH_SIGMA
   rows = np.exp(-(((at - v) / dv) ** 2) / 2)
   columns = np.exp(-(((at - u) / du) ** 2) / 2)
-  bump = np.outer(rows, columns)[..., None]
-  return (bump / bump.mean()).astype(np.float32)
+  weights = np.outer(rows, columns)[..., None]
+  return (weights / weights.mean()).astype(np.float32)
 
 
 def temporal_difference_loss(
-  made: Float[Array, '*b t h w c'],
-  true: Float[Array, '*b t h w c'],
+  generated: Float[Array, '*b t h w c'],
+  target: Float[Array, '*b t h w c'],
   where: Float[np.ndarray, 'h w 1'],
 ) -> Float[Array, '*b']:
-  """Mean squared difference of how the frames of a window differ.
+  """Mean squared error of each frame's deviation from the window's mean.
 
-  What is the same in all of them (the person, the light, how soft a young
-  generator paints) cancels, and what is left to learn from is what the
-  sound tells. Squared, since its mean moves where its median would not.
-  Not in Wav2Lip, whose generator learns to listen last of all.
+  What all frames of a window share (person, light, blur) cancels; what
+  remains depends on the sound. The error is squared, since the optimum of a
+  squared error is a mean, which changes earlier than the median.
+  Differs from Wav2Lip: it has no such term, and its generator responds to the
+  sound late in training.
+
+  Args:
+    where: weight of each pixel.
   """
-  apart = made - true
-  apart = apart - apart.mean(-4, keepdims=True)
-  where = jnp.broadcast_to(where, apart.shape)
-  return (jnp.square(apart) * where).mean((-4, -3, -2, -1))
+  error = generated - target
+  error = error - error.mean(-4, keepdims=True)
+  where = jnp.broadcast_to(where, error.shape)
+  return (jnp.square(error) * where).mean((-4, -3, -2, -1))
 
 
 def discriminator_real_loss(logit: Float[Array, '*b']) -> Float[Array, '*b']:
-  """-log probability that what has this logit is a photograph."""
+  """-log probability that a picture with this logit is real."""
   return jax.nn.softplus(-logit)
 
 
 def discriminator_fake_loss(logit: Float[Array, '*b']) -> Float[Array, '*b']:
-  """-log probability that what has this logit was generated."""
+  """-log probability that a picture with this logit is generated."""
   return jax.nn.softplus(logit)
 
 
-# The generator wants its pictures taken for photographs (equation 4;
-# "perceptual" in the originals' logs, though it is the plain GAN term).
+# Equation 4. The original's logs call it "perceptual", although it is the
+# non-saturating GAN loss.
 generator_adversarial_loss = discriminator_real_loss
 
 
 def sync_weight_target(
-  measured: float, weight: float, high: float, low: float, before: float = 0.0
+  validation_loss: float,
+  weight: float,
+  high: float,
+  low: float,
+  previous: float = 0.0,
 ) -> float:
-  """The weight that the sync loss should have, from its validation loss.
+  """The weight of the sync loss, from its validation loss.
 
-  Zero above `high`, `weight` at `low` and below, straight between. The
-  step walks towards it (`move_towards`).
+  Zero above `high`, `weight` at `low` and below, linear between. Training steps
+  approach it (`move_towards`).
 
   Args:
-    measured: mean sync loss of the whole validation split.
-    high, low: equal for the originals' hard rule, 0.75 there: then the
+    validation_loss: mean sync loss of the whole validation split.
+    high, low: equal for the original's hard rule, 0.75 there: then the
       weight is never lowered again (spec 4.2). Their 0.75 belongs to an
       expert that normalizes by the batch (spec 4.5).
-    before: the goal so far.
+    previous: the target so far.
   """
   if high == low:
-    return weight if measured < high or before else 0.0
-  return weight * min(max((high - measured) / (high - low), 0.0), 1.0)
+    return weight if validation_loss < high or previous else 0.0
+  share = (high - validation_loss) / (high - low)
+  return weight * min(max(share, 0.0), 1.0)
 
 
 def move_towards(
-  now: Float[Array, ''], goal: Float[Array, ''], most: float
+  value: Float[Array, ''], target: Float[Array, ''], max_step: float
 ) -> Float[Array, '']:
-  """`now` moved towards `goal` by `most` at most."""
-  return now + jnp.clip(goal - now, -most, most)
+  """`value` moved towards `target` by at most `max_step`."""
+  return value + jnp.clip(target - value, -max_step, max_step)

@@ -17,7 +17,7 @@ from jaxtyping import UInt8
 from lipsync_jax import audio
 from lipsync_jax.data import batches
 from lipsync_jax.data.clip import Clip, ClipDataset
-from lipsync_jax.data.windows import NUM_UNIFORMS
+from lipsync_jax.data.windows import NUM_UNIFORMS, WINDOW_SPECS
 from lipsync_jax.media import audio_reader, video_writer, yuv
 from lipsync_jax.media.types import Color, Frame, Video
 from lipsync_jax.training import metric_writer
@@ -55,15 +55,15 @@ def clip_batches(
       pick = {
         'clip': clip,
         'frame': start,
-        'other': clip,
-        'start': last if 2 * start <= last else 0,
-        'dice': np.zeros(NUM_UNIFORMS, np.float32),
+        'other_clip': clip,
+        'other_frame': last if 2 * start <= last else 0,
+        'uniforms': np.zeros(NUM_UNIFORMS, np.float32),
         'seed': 0,
       }
       pick = {
         k: np.asarray(v, getattr(v, 'dtype', np.int32)) for k, v in pick.items()
       }
-      row = batches.read_example(pick, source, 'generator', size)
+      row = batches.read_example(pick, source, WINDOW_SPECS['generator'], size)
       rows.append(row | {'mask': np.float32(i < count)})
     yield {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 

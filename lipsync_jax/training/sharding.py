@@ -1,4 +1,8 @@
-"""TODO."""
+"""The device mesh, the sharding of arrays over it, and jitted steps.
+
+Batches are split over both axes of the mesh ('data', 'fsdp'), large parameters
+over 'fsdp', so that BatchNorm and losses see the global batch.
+"""
 
 import math
 
@@ -6,8 +10,16 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from lipsync_jax.common.errors import LipSyncError
+
+
+class MeshError(LipSyncError):
+  """A mesh that does not fit the devices."""
+
+
 MIN_FSDP_SIZE = 2**14  # numbers in an array that is worth splitting
-# XLA's back end does not optimize: for what runs once, and for debugging.
+# Without optimization by XLA's back end: for functions that run once, and for
+# debugging.
 FAST_COMPILE = {'xla_backend_optimization_level': 0}
 
 
@@ -16,18 +28,19 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices=None) -> Mesh:
 
   Args:
     data: devices along it; -1 takes what `fsdp` leaves.
-    devices: all of them if None.
+    fsdp: devices along it.
+    devices: None for all of them.
 
   Raises:
-    ValueError: the devices do not make such a mesh.
+    MeshError: the mesh does not use all devices.
   """
   count = len(devices if devices is not None else jax.devices())
   if data == -1:
     data = max(1, count // fsdp)
   if data * fsdp != count:
-    raise ValueError(
+    raise MeshError(
       f'expected data x fsdp = {count} devices, found {data} x {fsdp}; '
-      'set mesh.data to -1'
+      'set --config.mesh.data=-1'
     )
   # Auto: Linen's convolutions cannot name the sharding of their output.
   types = (AxisType.Auto,) * 2
@@ -46,16 +59,17 @@ def fsdp_spec(
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-  """The first axis over all devices."""
+  """The first axis is split over all devices."""
   return NamedSharding(mesh, P(('data', 'fsdp')))
 
 
 def replicated_sharding(mesh: Mesh) -> NamedSharding:
+  """Every device holds the whole array."""
   return NamedSharding(mesh, P())
 
 
 def state_sharding(tree, mesh: Mesh, least: int = MIN_FSDP_SIZE):
-  """Where every array of a state (or of its shapes) lies."""
+  """Shardings of every array of a state, or of its shapes."""
   parts = mesh.shape['fsdp']
   return jax.tree.map(
     lambda x: NamedSharding(mesh, fsdp_spec(x.shape, parts, least)), tree
@@ -63,26 +77,30 @@ def state_sharding(tree, mesh: Mesh, least: int = MIN_FSDP_SIZE):
 
 
 def jit_train_step(step, mesh: Mesh, where, options: dict | None = None):
-  """`step(state, batch, frozen) -> (state, metrics)` over the mesh.
+  """Jit `step(state, batch, expert_variables, dataset) -> (state, metrics)`.
 
-  The state is donated; what is frozen, as the expert, is not. Whoever
-  compiles this keeps the result: it is traced once. `options` are XLA's.
+  The state is donated; the expert's variables and the device-resident data set
+  are not. Keep the result: every call of this function compiles anew.
+
+  Args:
+    where: shardings of the state.
+    options: of XLA.
   """
   rest = replicated_sharding(mesh)
   return jax.jit(
     step,
     donate_argnums=0,
-    in_shardings=(where, batch_sharding(mesh), rest),
+    in_shardings=(where, batch_sharding(mesh), rest, rest),
     out_shardings=(where, rest),
     compiler_options=options,
   )
 
 
-def jit_eval_step(measure, mesh: Mesh, where, options: dict | None = None):
-  """`measure(state, batch, frozen) -> sums` over the mesh; donates nothing."""
+def jit_eval_step(step, mesh: Mesh, where, options: dict | None = None):
+  """Jit `step(state, batch, expert_variables) -> sums`; donates nothing."""
   rest = replicated_sharding(mesh)
   return jax.jit(
-    measure,
+    step,
     in_shardings=(where, batch_sharding(mesh), rest),
     out_shardings=rest,
     compiler_options=options,

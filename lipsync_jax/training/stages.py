@@ -1,7 +1,7 @@
-"""Recipe: what a config asks for, built: networks, optimizers, steps.
+"""Training stages: the networks, optimizers and steps that a config describes.
 
-The only place that unpacks the parts of a config that shape learning;
-`train` unpacks those of the run and of its data.
+The only place that unpacks the parts of a config that shape learning; `train`
+unpacks those of the run and of its data. A new stage is one more builder.
 """
 
 import dataclasses
@@ -12,239 +12,300 @@ from typing import Any
 
 import jax
 
-from lipsync_jax import audio, models
+from lipsync_jax import models
+from lipsync_jax.audio import CENTERED_LEAD, FRAMES_PER_WINDOW
 from lipsync_jax.common.errors import LipSyncError
-from lipsync_jax.data import augmentation
+from lipsync_jax.data.augmentation import Augmentation
+from lipsync_jax.data.windows import WINDOW_SPECS, WindowSpec
 from lipsync_jax.models import flops
-from lipsync_jax.training import distributed, losses, optimizer, steps
-from lipsync_jax.training.state import TrainState, eval_variables
+from lipsync_jax.training import distributed, losses, objective, steps
+from lipsync_jax.training import state as state_lib
+from lipsync_jax.training.objective import LossWeights
+from lipsync_jax.training.state import TrainState
 from lipsync_jax.weights import convert, safetensors_file
 
 STAGES = ('syncnet', 'generator', 'hq')
 
 
 class StageError(LipSyncError):
-  """A config that cannot be trained; one line says which field."""
+  """A config that describes no trainable stage."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
   """A stage of training, without its data."""
 
-  network: str  # what is trained and exported
-  kind: str  # of windows, see `windows.KINDS`
+  network: str  # the network that is trained and exported
+  spec: WindowSpec  # the kind of training example
   init: dict[str, Any]  # arguments of `state.init_state`
-  step: Callable  # (state, batch, frozen) -> (state, metrics)
-  measure: Callable  # (state, batch, frozen) -> sums
-  show: Callable | None  # (state, batch, frozen) -> batch and faces
-  frozen: dict[str, Any]  # variables of the expert
-  rate: Callable  # learning rate of an update
-  change: augmentation.Augmentation | None
+  train_step: Callable  # (state, batch, expert_variables) -> (state, metrics)
+  eval_step: Callable  # (state, batch, expert_variables) -> sums
+  generate: Callable | None  # (state, batch) -> columns of `sample_grid`
+  expert_variables: dict[str, Any] | None  # of the expert SyncNet
+  learning_rate: Callable  # of an update
+  augmentation: Augmentation | None
   windows: dict[str, Any]  # arguments of `batches.index_dataset`
-  pictures: int  # faces that a row of a batch teaches
-  flops: int  # operations of a step, for a row of its batch
+  flops: int  # operations of a step, for one row of its batch
+
+  @property
+  def faces(self) -> int:
+    """Faces that one row of a batch trains on."""
+    return self.spec.faces
 
 
-def build_stage(config) -> Stage:
-  """Build what a locked config describes.
+@dataclasses.dataclass(frozen=True)
+class NetworkFactory:
+  """How a stage gets its networks; tests put small ones here.
+
+  Attributes:
+    build: (model config, network name) -> Linen module.
+    load_expert: (config) -> (module, variables) of the expert SyncNet.
+    export: (path, stage, state, config, meta) writes the trained network.
+  """
+
+  build: Callable
+  load_expert: Callable
+  export: Callable
+
+
+def build_stage(config, networks: NetworkFactory | None = None) -> Stage:
+  """Build the stage that a locked config describes.
 
   Raises:
-    RecipeError: an unknown stage, or an expert that does not fit.
+    StageError: an unknown stage, or an expert that does not fit.
   """
   if config.stage not in STAGES:
     raise StageError(
       f'expected a stage of {STAGES}, found {config.stage!r}; set '
       '--config.stage'
     )
-  expert = config.stage == 'syncnet'
-  kind = config.data.kind if expert else _generator_kind(config)
-  change = (
-    augmentation.Augmentation(**config.augment) if config.augmented else None
-  )
-  rate = optimizer.learning_rate_schedule(
-    config.optimizer.rate,
-    config.optimizer.warmup_steps,
-    config.optimizer.decay_steps,
-  )
-  optimizer = optimizer.adam_optimizer(
-    rate,
-    b1=config.optimizer.b1,
-    b2=config.optimizer.b2,
-    clip=config.optimizer.clip,
-    every=config.optimizer.every,
-  )
-  pairs = config.data
+  is_syncnet = config.stage == 'syncnet'
+  name = config.data.kind if is_syncnet else _generator_kind(config)
+  if name not in WINDOW_SPECS:
+    raise StageError(
+      f'expected a kind of window of {tuple(WINDOW_SPECS)}, found {name!r}; '
+      'set --config.data.kind'
+    )
+  spec, data = WINDOW_SPECS[name], config.data
   values = {
-    'order': pairs.order,
-    'apart': pairs.apart or None,
-    'most': pairs.most or None,
-    'edges': pairs.edges,
+    'sampling': data.sampling,
+    'min_offset': data.min_offset or None,
+    'max_offset': data.max_offset or None,
+    'pad_audio': data.pad_audio,
   }
-  if kind == 'contrastive':
-    values['group'] = pairs.group
+  if spec.is_contrastive:
+    count = data.windows_per_clip
+    spec = dataclasses.replace(spec, windows_per_clip=count)
   else:
-    values['elsewhere'] = pairs.elsewhere
+    values['cross_clip_probability'] = data.cross_clip_probability
+  fields = config.optimizer
+  rate = state_lib.learning_rate_schedule(
+    fields.learning_rate, fields.warmup_steps, fields.decay_steps
+  )
+  optimizer = state_lib.adam_optimizer(
+    rate,
+    b1=fields.b1,
+    b2=fields.b2,
+    grad_clip_norm=fields.grad_clip_norm,
+    accumulate_steps=fields.accumulate_steps,
+  )
+  augment = config.augment.to_dict()
+  enabled = augment.pop('enabled')
   common = {
-    'kind': kind,
-    'rate': rate,
-    'change': change,
+    'spec': spec,
+    'learning_rate': rate,
+    'augmentation': Augmentation(**augment) if enabled else None,
     'windows': values,
-    'pictures': {'contrastive': 5 * pairs.group, 'pair': 2}.get(kind, 5),
   }
-  build = syncnet_stage if expert else generator_stage
-  return build(config, optimizer, common)
+  build = syncnet_stage if is_syncnet else generator_stage
+  return build(config, optimizer, common, networks or DEFAULT_NETWORKS)
 
 
 def _generator_kind(config) -> str:
-  """The kind of windows that teach a generator."""
-  if config.data.frames not in (2, audio.FRAMES_PER_WINDOW):
+  """The name of the spec whose windows train a generator."""
+  count = config.data.frames_per_window
+  if count not in (2, FRAMES_PER_WINDOW):
     raise StageError(
-      f'expected 2 or {audio.FRAMES_PER_WINDOW} frames of a window, found '
-      f'{config.data.frames}; set --config.data.frames'
+      f'expected 2 or {FRAMES_PER_WINDOW} frames of a window, found {count}; '
+      'set --config.data.frames_per_window'
     )
-  return 'pair' if config.data.frames == 2 else 'generator'
+  return 'pair' if count == 2 else 'generator'
 
 
-def _build_network(config, network: str):
-  net = config.net
-  return models.build_model(network, net.size, net.width, net.dtype)
+def build_network(model, network: str):
+  """The Linen module of a network.
+
+  Args:
+    model: `config.model`.
+    network: of `models.NETWORKS`.
+  """
+  return models.build_model(
+    network, model.image_size, model.width_multiplier, model.dtype
+  )
 
 
-def syncnet_stage(config, optimizer, common: dict) -> Stage:
-  networks = {'syncnet': _build_network(config, 'syncnet')}
-  optimizers = {'syncnet': optimizer}
-  if common['kind'] == 'contrastive':
+def syncnet_stage(
+  config, optimizer, common: dict, factory: NetworkFactory
+) -> Stage:
+  """The expert SyncNet, or the held-out one."""
+  networks = {'syncnet': factory.build(config.model, 'syncnet')}
+  optimizers, spec = {'syncnet': optimizer}, common['spec']
+  if spec.is_contrastive:
     optimizers['temperature'] = optimizer
-  elif config.opening_weight:
+  elif config.loss.lip_opening:
     raise StageError(
-      'expected no opening_weight with published pairs, found '
-      f'{config.opening_weight:g}; set --config.data.kind=contrastive'
+      'expected loss.lip_opening=0 with published pairs, found '
+      f'{config.loss.lip_opening:g}; set --config.data.kind=contrastive'
     )
-  init = {
-    'networks': networks,
-    'optimizers': optimizers,
-    'log_scale': losses.LOG_SCALE,
-    'averaged': ('syncnet',) if config.ema_decay else (),
-  }
+  if config.contrastive_negatives not in ('clip', 'batch'):
+    raise StageError(
+      'expected contrastive_negatives of clip or batch, found '
+      f'{config.contrastive_negatives!r}; set --config.contrastive_negatives'
+    )
   step = functools.partial(
     steps.syncnet_train_step,
     networks=networks,
     optimizers=optimizers,
-    across=config.across,
-    opening_weight=config.opening_weight,
+    negatives=config.contrastive_negatives,
+    lip_opening_weight=config.loss.lip_opening,
     ema_decay=config.ema_decay,
   )
-  measure = functools.partial(steps.syncnet_eval_step, networks=networks)
-  heard = common['pictures'] // audio.FRAMES_PER_WINDOW
+  evaluate = functools.partial(steps.syncnet_eval_step, networks=networks)
+  model = config.model
+  window = flops.train_window_flops(
+    'syncnet', model.image_size, model.width_multiplier
+  )
   return Stage(
     network='syncnet',
-    init=init,
-    step=step,
-    measure=measure,
-    show=None,
-    frozen={},
-    flops=heard
-    * flops.train_window_flops('syncnet', config.net.size, config.net.width),
+    init={
+      'networks': networks,
+      'optimizers': optimizers,
+      'log_scale': losses.LOG_SCALE,
+      'averaged': ('syncnet',) if config.ema_decay else (),
+    },
+    train_step=_without_expert(step),
+    eval_step=_without_expert(evaluate),
+    generate=None,
+    expert_variables=None,
+    flops=spec.windows_per_clip * window,
     **common,
   )
 
 
-def generator_stage(config, optimizer, common: dict) -> Stage:
+def _without_expert(step: Callable) -> Callable:
+  """A step with the signature of all stages, for one without an expert."""
+
+  def run(state: TrainState, batch: dict, expert_variables: None):
+    assert expert_variables is None
+    return step(state, batch)
+
+  return run
+
+
+def generator_stage(
+  config, optimizer, common: dict, factory: NetworkFactory
+) -> Stage:
+  """The generator, with a discriminator in the stage 'hq'."""
   names = ('generator', 'discriminator')[: 1 + (config.stage == 'hq')]
-  trained = {name: _build_network(config, name) for name in names}
-  if config.ears:
-    trained['generator'] = trained['generator'].clone(given_ears=True)
-  networks, frozen = dict(trained), {}
-  if common['kind'] == 'generator':  # an expert needs all five frames
-    networks['syncnet'], frozen['syncnet'] = load_expert_syncnet(config)
-  expert = networks['syncnet'].width if 'syncnet' in networks else None
+  trained = {name: factory.build(config.model, name) for name in names}
+  if config.init_audio_encoder and config.freeze_audio_encoder:
+    generator = trained['generator'].clone(freeze_audio_encoder=True)
+    trained['generator'] = generator
+  networks, expert_variables, expert_width = dict(trained), None, None
+  if common['spec'].shared_mel:  # the expert needs all five frames
+    networks['syncnet'], expert_variables = factory.load_expert(config)
+    expert_width = networks['syncnet'].width
+  weights, sync = LossWeights(**config.loss), config.sync
   optimizers = dict.fromkeys(names, optimizer)
-  values = {
-    'sync_rate': config.sync.weight / max(config.sync.ramp_steps, 1),
-    'ema_decay': config.ema_decay,
-    'expert_batch_stats': config.expert_batch_stats,
-    'lips_weight': config.lips_weight,
-    'motion_weight': config.motion_weight,
-  }
-  step = steps.generator_train_step
-  if config.stage == 'hq':
-    step, values['adversarial_weight'] = (
-      steps.hq_train_step,
-      config.adversarial_weight,
-    )
-    values['calm'] = config.calm
-  init = {
-    'networks': trained,
-    'optimizers': optimizers,
-    'averaged': ('generator',) if config.ema_decay else (),
-  }
+  model = config.model
   return Stage(
     network='generator',
-    init=init,
-    step=functools.partial(
-      step, networks=networks, optimizers=optimizers, **values
+    init={
+      'networks': trained,
+      'optimizers': optimizers,
+      'averaged': ('generator',) if config.ema_decay else (),
+    },
+    train_step=functools.partial(
+      steps.generator_train_step,
+      networks=networks,
+      optimizers=optimizers,
+      terms=objective.generator_terms(
+        networks, weights, sync.use_batch_statistics
+      ),
+      r1_gamma=weights.r1_gamma,
+      sync_rate=weights.sync / max(sync.ramp_steps, 1),
+      ema_decay=config.ema_decay,
     ),
-    measure=functools.partial(steps.generator_eval_step, networks=networks),
-    show=functools.partial(generate_samples, networks=networks),
-    frozen=frozen,
+    eval_step=functools.partial(steps.generator_eval_step, networks=networks),
+    generate=functools.partial(generate_samples, networks=networks),
+    expert_variables=expert_variables,
     flops=flops.train_window_flops(
       config.stage,
-      config.net.size,
-      config.net.width,
-      common['pictures'],
-      expert,
+      model.image_size,
+      model.width_multiplier,
+      common['spec'].faces,
+      expert_width,
     ),
     **common,
   )
 
 
-def generate_samples(
-  state: TrainState, batch: dict, frozen: dict, *, networks: dict
-) -> dict:
-  """A batch and the faces made for it, as strips want them."""
-  made = steps.generate(state, batch, frozen, networks=networks)
-  return {'face': batch['face'], 'made': made, 'true': batch['target']}
+def generate_samples(state: TrainState, batch: dict, *, networks: dict) -> dict:
+  """A batch and its generated faces, as `metric_writer.sample_grid` takes."""
+  generated = steps.generate(state, batch, networks=networks)
+  return {'face': batch['face'], 'made': generated, 'true': batch['target']}
 
 
 def load_expert_syncnet(config):
-  """The expert's module and variables, from the file that the config names."""
-  if not config.expert:
+  """Module and variables of the expert SyncNet that the config names.
+
+  Raises:
+    StageError: no file is named, or it is of another image size.
+  """
+  path, model = config.syncnet_weights, config.model
+  if not path:
     raise StageError(
-      'expected the weights of an expert, found none: train one with '
-      '--config=configs/syncnet.py and set --config.expert=FILE'
+      'expected the weights of an expert SyncNet, found none: train one with '
+      '--config=configs/syncnet.py and set --config.syncnet_weights=FILE'
     )
-  found = convert.load_any(config.expert, 'syncnet')
-  if found.size != config.net.size:
+  given = convert.load_any(path, 'syncnet')
+  if given.size != model.image_size:
     raise StageError(
-      f'{config.expert}: expected an expert of {config.net.size} pixels, '
-      f'found {found.size}; set --config.net.size or choose another'
+      f'{path}: expected an expert of {model.image_size} pixels, found '
+      f'{given.size}; set --config.model.image_size or choose another'
     )
-  net = models.build_model('syncnet', found.size, found.width, config.net.dtype)
-  return net, found.variables
+  net = models.build_model('syncnet', given.size, given.width, model.dtype)
+  return net, given.variables
 
 
 def export_weights(
-  path, found: Stage, state: TrainState, config, meta: dict
+  path, stage: Stage, state: TrainState, config, meta: dict
 ) -> None:
-  """Write what `sync` or the next stage needs, averaged where it is kept.
+  """Write the trained network, averaged if an average is kept.
 
-  All processes bring their parts together, the first one writes.
+  All processes gather their parts; process 0 writes.
   """
-  variables = distributed.fully_replicate(eval_variables(state, found.network))
+  variables = distributed.fully_replicate(
+    state_lib.eval_variables(state, stage.network)
+  )
   if not distributed.is_process_zero():
     return
+  # Only the generator's mel window starts before its frame.
+  lead = CENTERED_LEAD if stage.network == 'generator' else Fraction(0)
   safetensors_file.save(
     path,
     safetensors_file.Weights(
-      found.network,
-      config.net.size,
-      config.net.width,
+      stage.network,
+      config.model.image_size,
+      config.model.width_multiplier,
       jax.device_get(variables),
       source=f'trained by lipsync_jax, stage {config.stage}',
-      # Only the generator's window starts before its frame.
-      mel_lead=safetensors_file.LEAD
-      if found.network == 'generator'
-      else Fraction(0),
+      mel_lead=lead,
       meta=meta,
     ),
   )
+
+
+DEFAULT_NETWORKS = NetworkFactory(
+  build_network, load_expert_syncnet, export_weights
+)

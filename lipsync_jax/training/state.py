@@ -1,9 +1,8 @@
-"""State: everything a training run changes, and where it lies.
+"""The training state, and the optimizer that changes it.
 
-One frozen dataclass of arrays, dicts keyed by the network's name. It is
-created sharded over a mesh of ('data', 'fsdp'): batches are split over
-both axes, large parameters over 'fsdp'. No functions and no keys in it:
-all randomness of training is in the data.
+The state is a frozen dataclass of arrays, in dicts keyed by the network's name.
+It holds no functions and no random keys: all randomness of training is in the
+data. It is created sharded over a mesh of ('data', 'fsdp').
 """
 
 import functools
@@ -20,9 +19,7 @@ from jaxtyping import Array
 from lipsync_jax import models
 from lipsync_jax.training import sharding
 
-INIT_STREAM = (
-  0  # the door of the seed that makes first weights; data have another
-)
+INIT_STREAM = 0  # random stream of the first weights; the data use others
 Networks = dict[str, nn.Module]
 Optimizers = dict[str, optax.GradientTransformation]
 
@@ -35,13 +32,13 @@ class TrainState:
   array types.
   """
 
-  step: Any  # int32 [], batches seen
+  step: Any  # int32 [], batches so far
   params: dict[str, Any]  # 'syncnet' and 'temperature', or 'generator', …
   batch_stats: dict[str, Any]
-  opt: dict[str, Any]  # by the same names as `params`
-  ema: dict[str, Any]  # {'generator': its averaged variables} or empty
-  sync_weight: Any  # float32 [], of the sync loss now
-  sync_goal: Any  # float32 [], where it walks to, set by validation
+  opt: dict[str, Any]  # optimizer states, by the same names as `params`
+  ema: dict[str, Any]  # averaged variables by network, or empty
+  sync_weight: Any  # float32 [], present weight of the sync loss
+  sync_goal: Any  # float32 [], the weight's target, set by validation
 
 
 def init_state(
@@ -55,10 +52,10 @@ def init_state(
   """The state before the first step.
 
   Args:
-    networks: those to be trained, by name.
-    optimizers: by the same names, and 'temperature' where it is learned.
-    averaged: names of those whose moving average is kept.
-    log_scale: first logarithm of the inverse temperature.
+    networks: the networks to train, by name.
+    optimizers: by the same names, and 'temperature' if it is learned.
+    averaged: names of the networks whose moving average is kept.
+    log_scale: initial logarithm of the inverse temperature.
   """
   params, stats = {}, {}
   for i, (name, net) in enumerate(sorted(networks.items())):
@@ -88,7 +85,7 @@ def _network_variables(params: dict, stats: dict, name: str) -> dict:
 
 
 def eval_variables(state: TrainState, name: str) -> dict:
-  """What a network infers with: its moving average where that is kept."""
+  """Variables for inference: the moving average if it is kept."""
   if name in state.ema:
     return state.ema[name]
   return _network_variables(state.params, state.batch_stats, name)
@@ -97,7 +94,7 @@ def eval_variables(state: TrainState, name: str) -> dict:
 def update_ema(ema: dict, state_params: dict, stats: dict, decay, step) -> dict:
   """Moving averages after a step.
 
-  Early on the average is shorter, so that it forgets the random start.
+  The decay is smaller at first, so that the random start has no weight.
   """
   decay = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
   return {
@@ -113,21 +110,26 @@ def update_ema(ema: dict, state_params: dict, stats: dict, decay, step) -> dict:
 def create_state(
   mesh: Mesh, seed: int = 0, least: int = sharding.MIN_FSDP_SIZE, **values
 ) -> tuple[TrainState, Any]:
-  """`init_state`, made where it will lie; with the shardings."""
-  # Numbers by partitionable threefry do not depend on the mesh.
+  """A new state in its shardings, and the shardings.
+
+  Args:
+    least: smallest array that is split, in numbers.
+    values: arguments of `init_state`.
+  """
+  # Partitionable threefry gives the same numbers on any mesh.
   make = functools.partial(init_state, **values)
   key = jax.random.fold_in(jax.random.key(seed), INIT_STREAM)
   where = sharding.state_sharding(jax.eval_shape(make, key), mesh, least)
-  made = jax.jit(
+  create = jax.jit(
     make, out_shardings=where, compiler_options=sharding.FAST_COMPILE
   )
-  return made(key), where
+  return create(key), where
 
 
 def abstract_state(
   mesh: Mesh, least: int = sharding.MIN_FSDP_SIZE, **values
 ) -> tuple[Any, Any]:
-  """The shapes of what `create_state` makes, for a checkpoint; and shardings."""
+  """Shapes of the state of `create_state`, to restore it; and shardings."""
   make = functools.partial(init_state, **values)
   shapes = jax.eval_shape(make, jax.random.key(0))
   where = sharding.state_sharding(shapes, mesh, least)
@@ -137,3 +139,45 @@ def abstract_state(
     where,
   )
   return shapes, where
+
+
+def learning_rate_schedule(
+  rate: float, warmup_steps: int = 0, decay_steps: int = 0
+) -> optax.Schedule:
+  """Learning rate of each update: linear warm-up, then constant or cosine.
+
+  Args:
+    rate: after the warm-up.
+    warmup_steps: updates.
+    decay_steps: updates until the end of a half cosine; 0 stays at `rate`, as
+      the originals do.
+  """
+  if decay_steps:
+    return optax.warmup_cosine_decay_schedule(
+      0.0 if warmup_steps else rate, rate, warmup_steps, decay_steps
+    )
+  if not warmup_steps:
+    return optax.constant_schedule(rate)
+  return optax.linear_schedule(rate / warmup_steps, rate, warmup_steps)
+
+
+def adam_optimizer(
+  rate: optax.Schedule,
+  *,
+  b1: float = 0.9,
+  b2: float = 0.999,
+  grad_clip_norm: float = 0.0,
+  accumulate_steps: int = 1,
+) -> optax.GradientTransformation:
+  """Adam as in the originals (spec 4.3), with clipping and accumulation.
+
+  Args:
+    grad_clip_norm: largest global norm of a gradient; 0 for no clipping.
+    accumulate_steps: batches whose gradients are averaged for one update.
+  """
+  clip = grad_clip_norm
+  parts = [optax.clip_by_global_norm(clip)] if clip else []
+  chain = optax.chain(*parts, optax.adam(rate, b1, b2, eps=1e-8))
+  if accumulate_steps == 1:
+    return chain
+  return optax.MultiSteps(chain, accumulate_steps).gradient_transformation()

@@ -1,14 +1,14 @@
-"""Steps: what the device does with one batch. Pure functions.
+"""Training and evaluation steps: the device's work for one batch. Pure.
 
-`step(state, batch, frozen, *, …) -> (state, metrics)` where batches are as
-`batches.to_model_inputs` lays them out and `frozen` holds the expert's variables. If
-a loss or gradient is not finite, the state comes back as it was but for
-`step`, and the metric 'finite' is 0: the loop then stops.
+A training step is `step(state, batch, expert_variables) -> (state, metrics)`
+with batches as `batches.to_model_inputs` lays them out. If a loss or gradient
+is not finite, the state comes back unchanged but for `step`, and the metric
+'finite' is 0: the loop then stops.
 
-Computation is in the networks' dtype; parameters, statistics, losses and
-gradients are float32. Normalization sees the global batch on any mesh.
+The networks compute in their dtype; parameters, statistics, losses and
+gradients are float32. BatchNorm sees the global batch on any mesh.
 
-Alphabet: `b` batch, `t` five frames, `k` windows of a clip, `d` embedding.
+Shapes: b batch, t frames of a window, k windows of a clip, d embedding.
 """
 
 import functools
@@ -19,83 +19,45 @@ import optax
 from jaxtyping import Array, Float
 
 from lipsync_jax.training import losses
-from lipsync_jax.training.state import (
-  Networks,
-  Optimizers,
-  TrainState,
-  eval_variables,
-  update_ema,
+from lipsync_jax.training import state as state_lib
+from lipsync_jax.training.networks import (
+  embed_windows,
+  generated_sync_loss,
+  merge_time,
+  run_generator,
 )
+from lipsync_jax.training.objective import LossTerm, Prediction
+from lipsync_jax.training.state import Networks, Optimizers, TrainState
 
 Batch = dict[str, Array]
 Metrics = dict[str, Float[Array, '']]
 
 
-def merge_time(x: Float[Array, 'b t *rest']) -> Float[Array, 'bt *rest']:
-  """Frames as a batch.  [b, t, ...] -> [b*t, ...]
-
-  Differs from Wav2Lip, which folds time first: no network sees the order,
-  and this way a device's rows stay on that device.
-  """
-  return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
+# --- SyncNet
 
 
-def split_time(
-  x: Float[Array, 'bt *rest'], b: int
-) -> Float[Array, 'b t *rest']:
-  """The inverse of `merge_time`.  [b*t, ...] -> [b, t, ...]"""
-  return x.reshape(b, -1, *x.shape[1:])
+def syncnet_metrics(
+  audio, face, batch: Batch, log_scale, negatives: str
+) -> dict:
+  """Sync loss and accuracy of SyncNet, by name, [b] each.
 
+  Pairs with labels give the published loss. Groups of windows give the
+  contrastive loss.
 
-def lower_half_stack(
-  frames: Float[Array, 'b t h w 3'],
-) -> Float[Array, 'b h2 w 15']:
-  """What SyncNet looks at: lower halves, channels frame by frame."""
-  half = jnp.moveaxis(frames[:, :, frames.shape[2] // 2 :], 1, 3)
-  return half.reshape(*half.shape[:3], -1)  # [b, h/2, w, 3*t]
-
-
-def apply_network(net, variables: dict, *x, train: bool):
-  """A network's output and its statistics after this batch."""
-  if not train:
-    out = net.apply(variables, *x, train=False)
-    return out, variables.get('batch_stats', {})
-  out, new = net.apply(variables, *x, train=True, mutable=['batch_stats'])
-  return out, new.get('batch_stats', {})
-
-
-# --- the expert
-
-
-def embed_windows(net, variables: dict, batch: Batch, train: bool):
-  """Unit vectors (audio, face), each [b, d] or [b, k, d], and statistics."""
-  mel, frames = batch['mel'], batch['frames']
-  b, grouped = mel.shape[0], mel.ndim == 5
-  if grouped:
-    mel, frames = merge_time(mel), merge_time(frames)
-  vectors, stats = apply_network(net, variables, mel, frames, train=train)
-  if grouped:
-    vectors = tuple(split_time(x, b) for x in vectors)
-  return vectors, stats
-
-
-def syncnet_metrics(audio, face, batch: Batch, log_scale, across: bool) -> dict:
-  """Named values [b] of the expert's loss and of how often it is right.
-
-  Pairs with labels give the published loss, groups of windows the
-  contrastive one: within each clip, or `across` all of the batch.
+  Args:
+    audio, face: unit vectors, [b, d] or [b, k, d].
+    log_scale: logarithm of the inverse temperature.
+    negatives: 'clip': the windows of a clip compete; 'batch': all windows do.
   """
   if 'label' in batch:
     label = batch['label']
-    right = (losses.cosine_similarity(audio, face) > 0.5) == (label > 0.5)
+    cosine = losses.cosine_similarity(audio, face)
+    right = (cosine > 0.5) == (label > 0.5)
     values = {'sync': losses.cosine_bce(audio, face, label), 'accuracy': right}
   else:
     b = audio.shape[0]
-    if across:
-      audio, face = (
-        merge_time(audio)[None],
-        merge_time(face)[None],
-      )  # [1, b*k, d]
+    if negatives == 'batch':
+      audio, face = merge_time(audio)[None], merge_time(face)[None]
     values = {
       'sync': losses.info_nce(audio, face, log_scale),
       'accuracy': losses.retrieval_accuracy(audio, face),
@@ -107,34 +69,36 @@ def syncnet_metrics(audio, face, batch: Batch, log_scale, across: bool) -> dict:
 def syncnet_train_step(
   state: TrainState,
   batch: Batch,
-  frozen: dict,
   *,
   networks: Networks,
   optimizers: Optimizers,
-  across: bool = False,
-  opening_weight: float = 0.0,
+  negatives: str = 'clip',
+  lip_opening_weight: float = 0.0,
   ema_decay: float = 0.0,
 ) -> tuple[TrainState, Metrics]:
-  """Teach the expert (spec 3.4). `batch`: 'syncnet' or 'contrastive'.
+  """Train SyncNet on one batch (spec 3.4).
 
-  With an `opening_weight` its vectors shall also tell the lip opening.
+  Args:
+    batch: of the spec 'syncnet' or 'contrastive'.
+    negatives: see `syncnet_metrics`.
+    lip_opening_weight: of the lip-opening regression from its vectors.
   """
-  del frozen
   batch_stats = state.batch_stats['syncnet']
 
   def loss(params):
-    given = {'params': params['syncnet'], 'batch_stats': batch_stats}
+    variables = {'params': params['syncnet'], 'batch_stats': batch_stats}
     (audio, face), stats = embed_windows(
-      networks['syncnet'], given, batch, True
+      networks['syncnet'], variables, batch, True
     )
     scale = params.get('temperature')
-    values = syncnet_metrics(audio, face, batch, scale, across)
+    values = syncnet_metrics(audio, face, batch, scale, negatives)
     total = values['sync'].mean()
-    if opening_weight:
+    if lip_opening_weight:
       both = jnp.stack([audio, face])
-      true = jnp.broadcast_to(batch['opening'], (2, *batch['opening'].shape))
-      values['opening'] = losses.lip_opening_regression(both, true)
-      total += opening_weight * values['opening'].mean()
+      opening = batch['opening']
+      target = jnp.broadcast_to(opening, (2, *opening.shape))
+      values['lip_opening'] = losses.lip_opening_regression(both, target)
+      total += lip_opening_weight * values['lip_opening'].mean()
     values = {name: x.mean() for name, x in values.items()}
     return total, (values | {'total': total}, stats)
 
@@ -145,167 +109,107 @@ def syncnet_train_step(
   return apply_updates(state, grads, stats, metrics, optimizers, ema_decay)
 
 
-# --- the generator
-
-
-def run_generator(net, variables: dict, batch: Batch, train: bool):
-  """The faces [b, t, h, w, 3] that a generator makes, and its statistics."""
-  made, stats = apply_network(
-    net,
-    variables,
-    merge_time(batch['mels']),
-    merge_time(batch['face']),
-    train=train,
-  )
-  return split_time(made, batch['mels'].shape[0]), stats
-
-
-def generated_sync_loss(
-  expert, variables: dict, batch: Batch, made, train: bool
-):
-  """The sync loss [b] of generated frames; `variables` do not change.
-
-  Differs from Wav2Lip by default: stored statistics. There the frozen
-  expert was left in training mode (spec 4.5), which `train` repeats.
-  """
-  given = batch | {'frames': lower_half_stack(made)}
-  (audio, face), _ = embed_windows(expert, variables, given, train)
-  return losses.sync_loss(audio, face)
+# --- generator and discriminator
 
 
 def generator_loss(
   params,
   state: TrainState,
   batch: Batch,
-  frozen: dict,
+  expert_variables: dict | None,
   *,
   networks: Networks,
-  weights: dict,
-  expert_batch_stats: bool,
+  terms: tuple[LossTerm, ...],
 ):
   """The generator's total loss; aux: losses by name, faces, statistics."""
-  given = {'params': params, 'batch_stats': state.batch_stats['generator']}
-  made, stats = run_generator(networks['generator'], given, batch, True)
-  true, bump = batch['target'], losses.mouth_weight_map(made.shape[-2])
-  values = {'l1': losses.l1_loss(made, true)}
-  if 'lips' in weights:
-    values['lips'] = losses.l1_loss(made, true, bump)
-  if 'motion' in weights:
-    values['motion'] = losses.temporal_difference_loss(made, true, bump)
-  if 'sync' in weights:
-    values['sync'] = generated_sync_loss(
-      networks['syncnet'], frozen['syncnet'], batch, made, expert_batch_stats
-    )
-  if 'discriminator' in networks:
-    logit = networks['discriminator'].apply(
-      {'params': state.params['discriminator']}, merge_time(made), train=True
-    )
-    values['adversarial'] = losses.generator_adversarial_loss(logit)
-  values = {name: x.mean() for name, x in values.items()}
-  assert values.keys() == weights.keys(), (values.keys(), weights.keys())
-  total = sum(weights[name] * values[name] for name in values)
-  return total, (values | {'total': total}, made, stats)
+  batch_stats = state.batch_stats['generator']
+  variables = {'params': params, 'batch_stats': batch_stats}
+  generated, stats = run_generator(
+    networks['generator'], variables, batch, True
+  )
+  discriminator = state.params.get('discriminator')
+  prediction = Prediction(generated, batch, expert_variables, discriminator)
+  values = {term.name: term.value(prediction).mean() for term in terms}
+  total = sum(
+    term.weight(state.sync_weight) * values[term.name] for term in terms
+  )
+  return total, (values | {'total': total}, generated, stats)
 
 
 def generator_train_step(
   state: TrainState,
   batch: Batch,
-  frozen: dict,
+  expert_variables: dict | None,
   *,
   networks: Networks,
   optimizers: Optimizers,
-  adversarial_weight: float = 0.0,
-  calm: float = 0.0,
-  lips_weight: float = 0.0,
-  motion_weight: float = 0.0,
+  terms: tuple[LossTerm, ...],
+  r1_gamma: float = 0.0,
   sync_rate: float = 1.0,
   ema_decay: float = 0.0,
-  expert_batch_stats: bool = False,
 ) -> tuple[TrainState, Metrics]:
-  """Teach the generator (spec 4.2), and a discriminator if there is one.
+  """Train the generator (spec 4.2), and a discriminator if there is one.
 
-  In the order of spec 4.4: the discriminator judges for the generator
-  with its old parameters, and learns from faces that the old generator
-  made.
+  In the order of spec 4.4: the generator's adversarial loss uses the
+  discriminator's old parameters, and the discriminator learns from faces of
+  the old generator.
 
   Args:
-    frozen: {'syncnet': variables of the expert}, or empty without one.
-    networks: 'generator', 'syncnet' if an expert teaches, and for HQ
+    expert_variables: of the expert SyncNet; None without one.
+    networks: 'generator', 'syncnet' if there is an expert, and for HQ
       'discriminator'.
-    calm: how much the discriminator's slope at photographs costs it
-      (`discriminator_loss_and_grad`); 0 as published.
-    lips_weight: share of the pictures' part of the loss that counts the
-      lips alone; 0 as published.
-    motion_weight: of how lips move within a window, beside the rest.
-    sync_rate: by which the sync weight moves towards its goal, a step.
-    expert_batch_stats: the expert normalizes by the batch (spec 4.5).
+    terms: of `objective.generator_terms` for the same networks.
+    r1_gamma: see `discriminator_loss_and_grad`.
+    sync_rate: by which the sync weight approaches its target, a step.
   """
-  weights = {}
   if 'syncnet' in networks:
-    sync = losses.move_towards(state.sync_weight, state.sync_goal, sync_rate)
-    state = state.replace(sync_weight=sync)
-    weights['sync'] = sync
-  if 'discriminator' in networks:
-    weights['adversarial'] = adversarial_weight
-  rest = 1.0 - sum(weights.values())
-  weights['l1'] = (1.0 - lips_weight) * rest
-  if lips_weight:
-    weights['lips'] = lips_weight * rest
-  if motion_weight:
-    weights['motion'] = motion_weight
-  teach = functools.partial(
+    weight = losses.move_towards(state.sync_weight, state.sync_goal, sync_rate)
+    state = state.replace(sync_weight=weight)
+  loss = functools.partial(
     generator_loss,
     state=state,
     batch=batch,
-    frozen=frozen,
+    expert_variables=expert_variables,
     networks=networks,
-    weights=weights,
-    expert_batch_stats=expert_batch_stats,
+    terms=terms,
   )
-  grads, (metrics, made, stats) = jax.grad(teach, has_aux=True)(
+  grads, (metrics, generated, stats) = jax.grad(loss, has_aux=True)(
     state.params['generator']
   )
   grads, stats = {'generator': grads}, {'generator': stats}
   if 'discriminator' in networks:
-    grads['discriminator'], judged = discriminator_loss_and_grad(
-      networks['discriminator'], state, batch['target'], made, calm
+    grads['discriminator'], values = discriminator_loss_and_grad(
+      networks['discriminator'], state, batch['target'], generated, r1_gamma
     )
-    metrics, stats['discriminator'] = metrics | judged, {}
+    metrics, stats['discriminator'] = metrics | values, {}
   metrics['sync_weight'] = state.sync_weight
   return apply_updates(state, grads, stats, metrics, optimizers, ema_decay)
 
 
-def hq_train_step(
-  state: TrainState, batch: Batch, frozen: dict, *, networks, **values
-):
-  """`generator_train_step` with a discriminator, which must be there."""
-  assert 'discriminator' in networks, networks.keys()
-  return generator_train_step(state, batch, frozen, networks=networks, **values)
-
-
 def discriminator_loss_and_grad(
-  net, state: TrainState, true, made, calm: float = 0.0
+  net, state: TrainState, target, generated, r1_gamma: float = 0.0
 ):
-  """The discriminator's gradients, and its two losses, which are added.
+  """The discriminator's gradients, and its losses by name.
 
-  `calm` times the squared slope of its logit at photographs is added (R1,
-  Mescheder, Geiger, Nowozin 2018), so that it stays beatable.
+  Adds the R1 penalty: `r1_gamma` times the squared gradient norm of the logit
+  at real images (Mescheder, Geiger, Nowozin 2018).
   """
-  true, made = merge_time(true), jax.lax.stop_gradient(merge_time(made))
+  target = merge_time(target)
+  generated = jax.lax.stop_gradient(merge_time(generated))
 
   def loss(params):
     def logit(faces):
       return net.apply({'params': params}, faces, train=True)
 
     values = {
-      'real': losses.discriminator_real_loss(logit(true)).mean(),
-      'fake': losses.discriminator_fake_loss(logit(made)).mean(),
+      'real': losses.discriminator_real_loss(logit(target)).mean(),
+      'fake': losses.discriminator_fake_loss(logit(generated)).mean(),
     }
     total = values['real'] + values['fake']
-    if calm:
-      slope = jax.grad(lambda faces: logit(faces).sum())(true)
-      values['slope'] = jnp.square(slope).sum((1, 2, 3)).mean()
-      total += calm * values['slope']
+    if r1_gamma:
+      slope = jax.grad(lambda faces: logit(faces).sum())(target)
+      values['r1'] = jnp.square(slope).sum((1, 2, 3)).mean()
+      total += r1_gamma * values['r1']
     return total, values
 
   return jax.grad(loss, has_aux=True)(state.params['discriminator'])
@@ -322,80 +226,80 @@ def apply_updates(
   optimizers: Optimizers,
   ema_decay: float = 0.0,
 ) -> tuple[TrainState, Metrics]:
-  """Update all networks, or none if anything is not finite."""
+  """Update all networks, or none if a metric is not finite."""
   params, opt = {}, {}
   for name, grad in grads.items():
-    norm = optax.tree.norm(grad)
-    metrics[f'grad_norm/{name}'] = norm
+    metrics[f'grad_norm/{name}'] = optax.tree.norm(grad)
     update, opt[name] = optimizers[name].update(
       grad, state.opt[name], state.params[name]
     )
     params[name] = optax.apply_updates(state.params[name], update)
-  ema = update_ema(state.ema, params, stats, ema_decay, state.step)
+  ema = state_lib.update_ema(state.ema, params, stats, ema_decay, state.step)
   new = state.replace(params=params, batch_stats=stats, opt=opt, ema=ema)
   finite = functools.reduce(
     jnp.logical_and, [jnp.isfinite(x) for x in metrics.values()]
   )
-  kept = jax.tree.map(lambda x, y: jnp.where(finite, x, y), new, state)
+  chosen = jax.tree.map(lambda x, y: jnp.where(finite, x, y), new, state)
   metrics['finite'] = finite.astype(jnp.float32)
-  return kept.replace(step=state.step + 1), metrics
+  return chosen.replace(step=state.step + 1), metrics
 
 
-# --- measuring
+# --- evaluation
 
 
 def masked_sums(values: dict, mask: Float[Array, 'b']) -> Metrics:
-  """Sums over the rows that count, and their number as 'count'."""
-  # where, not a product: what fills up a batch may be anything.
+  """Sums over the rows with mask 1, and their number as 'count'."""
+  # where, not a product: rows that fill up a batch may hold anything.
   totals = {name: jnp.where(mask > 0, x, 0).sum() for name, x in values.items()}
   return totals | {'count': mask.sum()}
 
 
 def syncnet_eval_step(
-  state: TrainState, batch: Batch, frozen: dict, *, networks: Networks
+  state: TrainState, batch: Batch, *, networks: Networks
 ) -> Metrics:
-  """Sums of the expert's loss and accuracy over a batch with 'mask'."""
-  del frozen
-  variables = eval_variables(state, 'syncnet')
+  """Sums of SyncNet's loss and accuracy over a batch with 'mask'."""
+  variables = state_lib.eval_variables(state, 'syncnet')
   vectors, _ = embed_windows(networks['syncnet'], variables, batch, False)
   scale = state.params.get('temperature')
-  return masked_sums(
-    syncnet_metrics(*vectors, batch, scale, False), batch['mask']
-  )
+  values = syncnet_metrics(*vectors, batch, scale, 'clip')
+  return masked_sums(values, batch['mask'])
 
 
 def generator_eval_step(
-  state: TrainState, batch: Batch, frozen: dict, *, networks: Networks
+  state: TrainState,
+  batch: Batch,
+  expert_variables: dict | None,
+  *,
+  networks: Networks,
 ) -> Metrics:
-  """Sums of the averaged generator's losses over a batch.
+  """Sums of the averaged generator's losses over a batch with 'mask'.
 
-  L1 of all and of the lips, the motion of the lips beside that of the real
-  ones (what a generator that keeps still would get), and with an expert the
-  sync loss beside that of the real lips.
+  L1 of the crop and of the mouth; the temporal difference loss beside that of
+  motionless lips ('temporal/static_baseline'); with an expert, the sync loss
+  beside that of real lips ('sync/ground_truth').
   """
-  variables = eval_variables(state, 'generator')
-  made, _ = run_generator(networks['generator'], variables, batch, False)
-  true, bump = batch['target'], losses.mouth_weight_map(made.shape[-2])
+  variables = state_lib.eval_variables(state, 'generator')
+  generated, _ = run_generator(networks['generator'], variables, batch, False)
+  target = batch['target']
+  mouth = losses.mouth_weight_map(generated.shape[-2])
+  temporal = losses.temporal_difference_loss
   values = {
-    'l1': losses.l1_loss(made, true).mean(-1),
-    'lips': losses.l1_loss(made, true, bump).mean(-1),
-    'motion': losses.temporal_difference_loss(made, true, bump),
-    'motion_of_truth': losses.temporal_difference_loss(
-      jnp.zeros_like(true), true, bump
-    ),
+    'l1': losses.l1_loss(generated, target).mean(-1),
+    'mouth_l1': losses.l1_loss(generated, target, mouth).mean(-1),
+    'temporal': temporal(generated, target, mouth),
+    'temporal/static_baseline': temporal(jnp.zeros_like(target), target, mouth),
   }
   if 'syncnet' in networks:
-    for name, frames in (('sync', made), ('sync_of_truth', true)):
+    for name, frames in (('sync', generated), ('sync/ground_truth', target)):
       values[name] = generated_sync_loss(
-        networks['syncnet'], frozen['syncnet'], batch, frames, False
+        networks['syncnet'], expert_variables, batch, frames, False
       )
   return masked_sums(values, batch['mask'])
 
 
 def generate(
-  state: TrainState, batch: Batch, frozen: dict, *, networks: Networks
-):
-  """The averaged generator's faces for a batch.  -> [b, t, h, w, 3]"""
-  del frozen
-  variables = eval_variables(state, 'generator')
+  state: TrainState, batch: Batch, *, networks: Networks
+) -> Float[Array, 'b t h w 3']:
+  """Faces of the averaged generator for a batch."""
+  variables = state_lib.eval_variables(state, 'generator')
   return run_generator(networks['generator'], variables, batch, False)[0]

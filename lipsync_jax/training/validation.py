@@ -1,9 +1,10 @@
-"""Validation: what a state is worth, measured on the whole other split.
+"""Validation: losses over the whole validation split.
 
-Also what people look at: strips and a film of the generator, and the file
-of the best network so far.
+Also writes what people look at, sample pictures and a video of the generator,
+and exports the weights of the best network so far.
 """
 
+import dataclasses
 import functools
 import math
 import pathlib
@@ -20,114 +21,149 @@ from lipsync_jax.training import (
   metric_writer,
   sample_video,
   sharding,
-  stages,
-  state,
 )
+from lipsync_jax.training.input_pipeline import InputPipeline
+from lipsync_jax.training.metric_writer import MetricWriter
+from lipsync_jax.training.stages import Stage
+from lipsync_jax.training.state import TrainState
 
-ValidateFn = Callable[
-  [int, state.TrainState, metric_writer.MetricWriter, dict], dict[str, float]
-]
+
+@dataclasses.dataclass(frozen=True)
+class Validator:
+  """Measures states on the validation split; compiled once.
+
+  Attributes:
+    eval_step: (state, batch, expert_variables) -> sums, jitted.
+    generate: (state, batch) -> columns of a sample grid, jitted; None for
+      SyncNet, and with several processes, which would have to gather the rows
+      of their devices.
+    export: writes the network to a path, see `stages.NetworkFactory`.
+  """
+
+  config: Any
+  workdir: pathlib.Path
+  stage: Stage
+  mesh: Any
+  pipeline: InputPipeline
+  expert_variables: Any
+  eval_step: Callable
+  generate: Callable | None
+  export: Callable
+
+  def validate(
+    self, step: int, state: TrainState, writer: MetricWriter, facts: dict
+  ) -> dict[str, float]:
+    """Means over the whole split; writes metrics, samples and weights.
+
+    Args:
+      facts: what the checkpoint remembers; gets 'measured', the selection
+        metric, and 'least', its lowest value so far.
+    """
+    means = self._means(step, state, writer)
+    if self.generate and self.config.run.sample_video:
+      self._write_video(step, state)
+    measured = selection_metric(self.config, means)
+    means['selection_metric'] = measured
+    writer.write(step, 'validation', means)
+    facts['measured'] = measured
+    best = measured < facts.get('least', math.inf)
+    if best:
+      facts['least'] = measured
+    if best or self.config.run.export_policy == 'last':
+      path = self.workdir / f'{self.stage.network}.safetensors'
+      meta = {'step': step, 'validation': means}
+      self.export(path, self.stage, state, self.config, meta)
+    return means
+
+  def _means(
+    self, step: int, state: TrainState, writer: MetricWriter
+  ) -> dict[str, float]:
+    totals: dict[str, float] = {}
+    count = self.config.run.num_sample_rows
+    for i, batch in enumerate(self.pipeline.validation):
+      sums = self.eval_step(state, batch, self.expert_variables)
+      for name, value in jax.device_get(sums).items():
+        totals[name] = totals.get(name, 0.0) + float(value)
+      if i == 0 and self.generate and count:
+        columns = jax.device_get(self.generate(state, batch))
+        rows = {name: x[:count] for name, x in columns.items()}
+        writer.picture(step, 'validation', metric_writer.sample_grid(**rows))
+    examples = totals.pop('count')
+    return {name: value / examples for name, value in totals.items()}
+
+  def _write_video(self, step: int, state: TrainState) -> None:
+    """Write a video of one clip, with its sound."""
+    clips = self.pipeline.validation_clips
+    clip = sample_video.choose_clip(clips)
+    spread = sharding.batch_sharding(self.mesh)
+
+    def columns(batch: batches.Batch) -> dict[str, Any]:
+      batch = batches.to_global_arrays(batch, spread)
+      return jax.device_get(self.generate(state, batch))
+
+    size, rows = self.config.model.image_size, self.config.batch_size
+    frames = sample_video.video_frames(
+      sample_video.clip_batches(clips, clip, size, rows), columns
+    )
+    path = self.workdir / 'videos' / f'{step:08d}.mp4'
+    sample_video.write_video(path, frames, clips[clip])
+    sample_video.remove_old_videos(path.parent)
 
 
-def build_validator(
-  config, workdir: pathlib.Path, recipe, mesh, where, feed, frozen, options
-) -> ValidateFn:
-  """`look(step, state, writer, facts)` -> means over the whole split.
-
-  Notes in `facts` what the checkpoint is to remember, and exports the
-  network, by default whenever it is better than ever. Compiled once.
+def compile_steps(
+  stage: Stage, mesh, where, options: dict | None
+) -> tuple[Callable, Callable | None]:
+  """The jitted `eval_step` and `generate` of a `Validator`.
 
   Args:
     where: shardings of the state.
     options: of XLA.
   """
 
-  def compiled(function):
-    function = input_pipeline.with_preprocessing(function)
-    return sharding.jit_eval_step(function, mesh, where, options)
+  def compiled(step: Callable) -> Callable:
+    step = input_pipeline.with_preprocessing(step)
+    return sharding.jit_eval_step(step, mesh, where, options)
 
-  measure = compiled(recipe.measure)
-  show = recipe.show and jax.process_count() == 1 and compiled(recipe.show)
-
-  def look(step, state, writer, facts):
-    totals: dict[str, float] = {}
-    for i, batch in enumerate(feed.validation):
-      found = jax.device_get(measure(state, batch, frozen))
-      for name, value in found.items():
-        totals[name] = totals.get(name, 0.0) + float(value)
-      if i == 0 and show and config.strips:
-        parts = jax.device_get(show(state, batch, frozen))
-        rows = {k: x[: config.strips] for k, x in parts.items()}
-        writer.picture(step, 'validation', metric_writer.sample_grid(**rows))
-    if show and config.video:
-      speak = functools.partial(_generate, show, mesh, state, frozen)
-      write_sample_video(config, workdir, feed, step, speak)
-    count = totals.pop('count')
-    means = {name: value / count for name, value in totals.items()}
-    means['measured'] = selection_metric(config, means)
-    writer.write(step, 'validation', means)
-    facts['measured'] = means['measured']
-    best = means['measured'] < facts.get('least', math.inf)
-    if best:
-      facts['least'] = means['measured']
-    if best or config.export == 'last':
-      path = workdir / f'{recipe.network}.safetensors'
-      about = {'step': step, 'validation': means}
-      stages.export_weights(path, recipe, state, config, about)
-    return means
-
-  return look
+  evaluate = compiled(stage.eval_step)
+  if stage.generate is None or jax.process_count() > 1:
+    return evaluate, None
+  generate = stage.generate
+  ignoring = compiled(lambda state, batch, _: generate(state, batch))
+  return evaluate, functools.partial(_call_without_expert, ignoring)
 
 
-def _generate(
-  show, mesh, state, frozen, batch: batches.Batch
-) -> dict[str, Any]:
-  batch = batches.to_global_arrays(batch, sharding.batch_sharding(mesh))
-  return jax.device_get(show(state, batch, frozen))
-
-
-def write_sample_video(
-  config, workdir: pathlib.Path, feed, step: int, show
-) -> None:
-  """Write the film of a step.
-
-  Only where there is one process, as for strips: others would have to bring
-  their devices' rows together.
-  """
-  source = feed.shown
-  clip = sample_video.choose_clip(source)
-  batches = sample_video.clip_batches(
-    source, clip, config.net.size, config.batch
-  )
-  path = workdir / 'videos' / f'{step:08d}.mp4'
-  sample_video.write_video(
-    path, sample_video.video_frames(batches, show), source[clip]
-  )
-  sample_video.remove_old_videos(path.parent)
+def _call_without_expert(step: Callable, state, batch):
+  return step(state, batch, None)
 
 
 def selection_metric(config, means: dict[str, float]) -> float:
-  """The one number by which checkpoints are compared; less is better."""
+  """The number by which checkpoints are compared; less is better."""
   if config.stage == 'syncnet':
     return means['sync']
-  part, lips = config.sync.weight, config.lips_weight
-  pictures = (1 - lips) * means['l1'] + lips * means['lips']
-  pictures += config.motion_weight * means['motion']
+  weights = config.loss
+  share, mouth = weights.sync, weights.mouth_l1
+  pictures = (1 - mouth) * means['l1'] + mouth * means['mouth_l1']
+  pictures += weights.temporal * means['temporal']
   if 'sync' not in means:
     return pictures
-  return part * means['sync'] + (1 - part) * pictures
+  return share * means['sync'] + (1 - share) * pictures
 
 
-def update_sync_weight_target(config, state, numbers: dict[str, float], mesh):
-  """Set where the sync weight walks to, from what was measured."""
-  if 'sync_of_truth' not in numbers:  # no expert teaches
+def update_sync_weight_target(
+  config, state: TrainState, means: dict[str, float], mesh
+) -> TrainState:
+  """The state with the sync weight's target set by a validation."""
+  if 'sync/ground_truth' not in means:  # there is no expert
     return state
-  sync, before = config.sync, float(jax.device_get(state.sync_goal))
-  goal = losses.sync_weight_target(
-    numbers['sync'], sync.weight, sync.high, sync.low, before
+  sync, previous = config.sync, float(jax.device_get(state.sync_goal))
+  target = losses.sync_weight_target(
+    means['sync'], config.loss.sync, sync.high, sync.low, previous
   )
-  if sync.until_real and numbers['sync'] < numbers['sync_of_truth']:
-    goal = 0.0  # what comes below real lips fools the expert: stripes
-  with jax.transfer_guard('allow'):  # several processes compare theirs
-    goal = jax.device_put(np.float32(goal), sharding.replicated_sharding(mesh))
-  return state.replace(sync_goal=goal)
+  below = means['sync'] < means['sync/ground_truth']
+  if sync.stop_below_ground_truth and below:
+    # Below the loss of real lips, the generator exploits the expert: stripes.
+    target = 0.0
+  replicated = sharding.replicated_sharding(mesh)
+  with jax.transfer_guard('allow'):  # processes compare their values
+    target = jax.device_put(np.float32(target), replicated)
+  return state.replace(sync_goal=target)

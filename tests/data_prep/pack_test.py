@@ -8,6 +8,7 @@ import pytest
 from data_prep import pack
 from lipsync_jax.data import batches, device_dataset, synthetic, tfrecord
 from lipsync_jax.data.clip import DATASET_NAME, Clip, ClipDataset, write_clips
+from lipsync_jax.data.windows import WINDOW_SPECS
 from lipsync_jax.faces import landmarks
 
 
@@ -69,7 +70,7 @@ def test_pictures_and_sound_come_back(ways, split):
 
 def test_what_was_unpacked_can_be_trained_on(ways):
   source = ClipDataset(ways[1], 'train')
-  plan = batches.index_dataset(source, 'contrastive', group=4)
+  plan = batches.index_dataset(source, WINDOW_SPECS['contrastive'])
   batch = next(iter(batches.example_batches(source, plan, 2, 96, threads=1)))
   assert batch['frames'].shape == (2, 4, 48, 96, 15)
 

@@ -1,4 +1,4 @@
-"""Networks of a few numbers, for tests of what is round the networks."""
+"""Networks with a few parameters, for tests of the training loop."""
 
 import flax.linen as nn
 import jax
@@ -10,7 +10,7 @@ from tests.helpers import train_command
 
 
 class Toy(nn.Module):
-  """Takes and gives what the network of that name does."""
+  """Inputs and outputs of the network of that name."""
 
   network: str
   size: int = 96
@@ -32,12 +32,12 @@ class Toy(nn.Module):
     )
 
 
-def build(config, network: str) -> Toy:
-  return Toy(network, config.net.size)
+def build(model, network: str) -> Toy:
+  return Toy(network, model.image_size)
 
 
 def expert(config):
-  net = build(config, 'syncnet')
+  net = build(config.model, 'syncnet')
   return net, models.init_variables('syncnet', net, jax.random.key(1))
 
 
@@ -45,15 +45,10 @@ def export(path, *_) -> None:
   path.write_text('a toy')
 
 
-PARTS = {
-  '_build_network': build,
-  'load_expert_syncnet': expert,
-  'export_weights': export,
-}
+NETWORKS = stages.NetworkFactory(build, expert, export)
 
 
 def run(workdir, clips, changes: dict) -> None:
-  """Train in this process, which was started to be killed."""
-  for name, part in PARTS.items():
-    setattr(stages, name, part)
-  train.train_and_evaluate(train_command.debug(clips, **changes), workdir)
+  """Train in this process, which a test will kill."""
+  config = train_command.debug(clips, **changes)
+  train.train_and_evaluate(config, workdir, NETWORKS)

@@ -8,17 +8,25 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def command(workdir, clips, *changes: str) -> list[str]:
-  """`python -m lipsync_jax.main` for drawn clips; the last change counts."""
-  given = {'stage': 'syncnet', 'data.folder': clips, 'net.width': 0.05}
-  given |= {'batch': 2, 'log_steps': 1, 'save_steps': 1}
-  given |= {'validate_steps': 2, 'data.threads': 1, 'optimizer.rate': 1e-3}
+  """`python -m lipsync_jax.main` for synthetic clips; later flags win."""
+  given = {
+    'stage': 'syncnet',
+    'batch_size': 2,
+    'data.path': clips,
+    'data.num_workers': 1,
+    'model.width_multiplier': 0.05,
+    'optimizer.learning_rate': 1e-3,
+    'run.log_every_steps': 1,
+    'run.save_every_steps': 1,
+    'validation.every_steps': 2,
+  }
   start = [sys.executable, '-m', 'lipsync_jax.main', f'--workdir={workdir}']
   start += ['--config=configs/debug.py']
   return [*start, *(f'--config.{k}={v}' for k, v in given.items()), *changes]
 
 
 def environment(compiled, devices: int = 1) -> dict[str, str]:
-  """Programs that were compiled once are found again in `compiled`."""
+  """Environment with the persistent compilation cache `compiled`."""
   return os.environ | {
     'PYTHONPATH': str(ROOT),
     'JAX_PLATFORMS': 'cpu',
@@ -29,14 +37,26 @@ def environment(compiled, devices: int = 1) -> dict[str, str]:
 
 
 def debug(clips, stage: str = 'syncnet', **changes):
-  """The debug config, made tiny."""
+  """The debug config, made tiny.
+
+  Args:
+    changes: fields by their dotted names.
+  """
   sys.path.insert(0, str(ROOT))
   from configs import debug as configs
 
   config = configs.get_config()
-  config.update({'stage': stage, 'batch': 2, 'steps': 4})
-  config.update({'log_steps': 1, 'validate_steps': 2, 'save_steps': 2})
-  config.net.width = 0.05
-  config.data.folder = str(clips)
-  config.update(changes)
+  config.update_from_flattened_dict(
+    {
+      'stage': stage,
+      'batch_size': 2,
+      'num_train_steps': 4,
+      'data.path': str(clips),
+      'model.width_multiplier': 0.05,
+      'run.log_every_steps': 1,
+      'run.save_every_steps': 2,
+      'validation.every_steps': 2,
+    }
+    | changes
+  )
   return config

@@ -171,7 +171,7 @@ def test_sync_weight_follows_the_measured_loss():
     losses.sync_weight_target(x, 0.03, 0.75, 0.75) for x in (0.76, 0.75, 0.74)
   ]
   assert hard == [0, 0, 0.03]
-  assert losses.sync_weight_target(5.0, 0.03, 0.75, 0.75, before=0.03) == 0.03
+  assert losses.sync_weight_target(5.0, 0.03, 0.75, 0.75, previous=0.03) == 0.03
 
 
 def test_weight_walks_and_arrives():

@@ -12,6 +12,7 @@ from lipsync_jax.data.batches import (
   to_model_inputs,
 )
 from lipsync_jax.data.clip import ClipDataset
+from lipsync_jax.data.windows import WINDOW_SPECS
 from lipsync_jax.training import sample_video
 
 
@@ -49,7 +50,7 @@ def test_film_shows_every_whole_window_once(batch, source):
 
 
 def test_windows_have_the_shapes_of_validation(source):
-  plan = index_dataset(source, 'generator')
+  plan = index_dataset(source, WINDOW_SPECS['generator'])
   usual = next(iter(example_batches(source, plan, 4, 96, rounds=1)))
   (mine, _) = sample_video.clip_batches(source, 0, 96, 4)
   assert mine.keys() == usual.keys()

@@ -8,14 +8,14 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from lipsync_jax import models
-from lipsync_jax.training import optimizer, sharding, state
+from lipsync_jax.training import sharding, state
 
 WIDTH = 0.05
 
 
 def made(**values):
   networks = {'syncnet': models.build_model('syncnet', width=WIDTH)}
-  tx = optimizer.adam_optimizer(optimizer.learning_rate_schedule(1e-3))
+  tx = state.adam_optimizer(state.learning_rate_schedule(1e-3))
   optimizers = {'syncnet': tx, 'temperature': tx}
   return dict(networks=networks, optimizers=optimizers) | values
 
@@ -63,11 +63,11 @@ def test_mesh_that_does_not_fit_is_refused():
 
 
 def test_schedule_warms_up_and_decays():
-  rate = optimizer.learning_rate_schedule(1.0, warmup_steps=4)
+  rate = state.learning_rate_schedule(1.0, warmup_steps=4)
   np.testing.assert_allclose(
     [rate(i) for i in range(6)], [0.25, 0.4375, 0.625, 0.8125, 1, 1]
   )
-  rate = optimizer.learning_rate_schedule(1.0, decay_steps=10)
+  rate = state.learning_rate_schedule(1.0, decay_steps=10)
   np.testing.assert_allclose(
     [rate(0), rate(5), rate(10)], [1, 0.5, 0], atol=1e-6
   )
@@ -78,12 +78,14 @@ def test_optimizer_is_adam_with_clipping_and_accumulation():
   params = {'w': jnp.array([1.0, -2.0])}
   grads = [{'w': jnp.array([30.0, 0])}, {'w': jnp.array([0, 40.0])}]
   mean = {'w': jnp.array([15.0, 20.0])}
-  rate = optimizer.learning_rate_schedule(0.1)
-  once = optimizer.adam_optimizer(rate, b1=0.5, clip=1.0)
+  rate = state.learning_rate_schedule(0.1)
+  once = state.adam_optimizer(rate, b1=0.5, grad_clip_norm=1.0)
   update, opt = once.update(mean, once.init(params), params)
   clipped = optax.tree_utils.tree_get(opt, 'mu')['w'] / 0.5
   np.testing.assert_allclose(clipped, [0.6, 0.8], rtol=1e-5)
-  twice = optimizer.adam_optimizer(rate, b1=0.5, clip=1.0, every=2)
+  twice = state.adam_optimizer(
+    rate, b1=0.5, grad_clip_norm=1.0, accumulate_steps=2
+  )
   opt = twice.init(params)
   first, opt = twice.update(grads[0], opt, params)
   second, opt = twice.update(grads[1], opt, params)

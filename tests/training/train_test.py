@@ -73,7 +73,8 @@ small = train_command.debug
 # --- configs
 
 
-NAMES = ['syncnet', 'wav2lip', 'hq', 'debug', 'judge']
+NAMES = ['syncnet', 'wav2lip', 'hq', 'debug', 'small', 'syncnet_heldout']
+NAMES += ['base', 'default_generator', 'default_syncnet']
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -83,9 +84,10 @@ def test_config_is_locked_complete_and_explained(name):
   with pytest.raises((AttributeError, KeyError)):
     config.unheard = 1
   with pytest.raises((AttributeError, KeyError)):
-    config.net.depth = 1
-  assert '--config=configs/' in module.__doc__
-  base = importlib.import_module('configs.wav2lip').get_config()
+    config.model.depth = 1
+  named = '--config=configs/', 'docs/', 'configs/'
+  assert any(words in module.__doc__ for words in named)
+  base = importlib.import_module('configs.base').get_config()
   assert (
     config_check.to_json(config).keys() == config_check.to_json(base).keys()
   )
@@ -137,30 +139,32 @@ def said(monkeypatch, capsys):
 def test_bad_requests_are_one_line(drawn, tmp_path, said):
   assert "found 'gan'" in said(small(drawn, stage='gan'), tmp_path)
   assert 'weights of an expert' in said(small(drawn, stage='hq'), tmp_path)
-  none = small(drawn, stage='generator', expert=str(tmp_path / 'none'))
+  none = small(drawn, stage='generator', syncnet_weights=str(tmp_path / 'none'))
   assert 'none' in said(none, tmp_path)
 
 
 def test_too_few_clips_are_one_line(drawn, tmp_path, said):
-  assert 'lower --config.batch' in said(small(drawn, batch=64), tmp_path)
+  assert 'lower --config.batch_size' in said(
+    small(drawn, batch_size=64), tmp_path
+  )
   missing = small(drawn)
-  missing.data.val = 'test'
+  missing.data.validation_split = 'test'
   assert 'test' in said(missing, tmp_path)
   # A split without clips.
   path = tmp_path / 'shards'
   synthetic.build_dataset(path, 0, speakers=1, frames=20)
   name = tfrecord.shard_name(DATASET_NAME, 'none', 0, 1)
   write_clips(path / name, ())
-  for split in ('train', 'val'):
-    empty = small(path, batch=1)
-    empty.data[split] = 'none'
+  for field in ('train_split', 'validation_split'):
+    empty = small(path, batch_size=1)
+    empty.data[field] = 'none'
     line = said(empty, tmp_path)
     assert 'none' in line and 'clips' in line, line
 
 
 @pytest.mark.skipif(not os.path.exists('/sys'), reason='needs /sys')
 def test_workdir_that_is_read_only_is_one_line(drawn, tmp_path, said):
-  for clips in (drawn, 'cartoons'):
+  for clips in (drawn, train.SYNTHETIC):
     for workdir in ('/sys/lipsync', '/sys'):
       line = said(small(clips), workdir)
       assert 'choose another --workdir' in line
@@ -174,13 +178,17 @@ def test_config_that_disagrees_with_its_checkpoint_is_one_line(
 ):
   saved = config_check.to_json(small(drawn))
   config_check.check_resumable(
-    config_check.to_json(small(drawn, steps=9, video=False)), saved, 'w'
+    config_check.to_json(
+      small(drawn, num_train_steps=9, **{'run.sample_video': False})
+    ),
+    saved,
+    'w',
   )
   with checkpoint.CheckpointManager(tmp_path) as store:
     store.save(3, {'x': jax.numpy.ones(3)}, {'batches': 3}, saved, {})
   other = small(drawn)
-  other.net.width = 0.5
-  assert '--config.net.width=0.05' in said(other, tmp_path)
+  other.model.width_multiplier = 0.5
+  assert '--config.model.width_multiplier=0.05' in said(other, tmp_path)
 
 
 def test_disk_that_fills_up_is_one_line(drawn, tmp_path, said, monkeypatch):
@@ -188,7 +196,7 @@ def test_disk_that_fills_up_is_one_line(drawn, tmp_path, said, monkeypatch):
     path = tmp_path / 'metrics.jsonl'
     raise OSError(errno.ENOSPC, 'No space left on device', str(path))
 
-  monkeypatch.setattr(train, 'train_loop', loop)
+  monkeypatch.setattr(train.Trainer, '_loop', loop)
   line = said(small(drawn), tmp_path)
   assert 'metrics.jsonl: No space left on device; make room' in line
 
@@ -275,33 +283,34 @@ def test_log_of_speed_share_of_peak_and_idle_time(tmp_path, monkeypatch):
   assert last['of_peak'] == 10 * 0.5 / 1e3 / jax.device_count()
 
 
-def test_generator_begins_with_the_ears_of_an_expert(drawn, tmp_path):
+def test_generator_gets_the_audio_encoder_of_a_syncnet(drawn, tmp_path):
   given = untrained_weights.variables('syncnet', 0.05, seed=3)
   path = tmp_path / 'expert.safetensors'
   convert.save(
     path, convert.Weights('syncnet', 96, 0.05, given, 'a test', Fraction(0))
   )
-  config = small(drawn, 'generator', ears=str(path)).unlock()
-  config.data.frames = 2
-  made = stages.build_stage(config)
-  state, where = create_state(sharding.make_mesh(), 0, **made.init)
-  new = initialization.init_audio_encoder(config, state, where)
+  changes = {'init_audio_encoder': str(path), 'data.frames_per_window': 2}
+  config = small(drawn, 'generator', **changes)
+  stage = stages.build_stage(config)
+  state, where = create_state(sharding.make_mesh(), 0, **stage.init)
+  new = initialization.init_audio_encoder(str(path), 0.05, state)
+  new = initialization.place_state(new, where)
   for params in (new.params['generator'], new.ema['generator']['params']):
     for i, j in ((0, 0), (10, 10), (11, 12), (12, 13)):
       same(params[f'audio_encoder_{i}'], given['params'][f'audio_encoder_{j}'])
-  config.net.width = 0.25
   with pytest.raises(initialization.TrainingError, match=r'0\.25, found 0\.05'):
-    initialization.init_audio_encoder(config, state, where)
+    initialization.init_audio_encoder(str(path), 0.25, state)
 
 
 @pytest.mark.parametrize('made, goal', [(0.9, 0.03), (0.6, 0.0)])
 def test_sync_counts_until_it_is_that_of_real_lips(drawn, made, goal):
   config = small(drawn, 'generator').unlock()
-  config.sync.update({'weight': 0.03, 'high': 10.0, 'low': 10.0})
+  config.sync.update({'high': 10.0, 'low': 10.0})
+  config.loss.sync = 0.03
   state = TrainState(0, {}, {}, {}, {}, np.float32(0.03), np.float32(0.03))
-  numbers = {'sync': made, 'sync_of_truth': 0.7}
+  numbers = {'sync': made, 'sync/ground_truth': 0.7}
   for until_real in (False, True):
-    config.sync.until_real = until_real
+    config.sync.stop_below_ground_truth = until_real
     new = validation.update_sync_weight_target(
       config, state, numbers, sharding.make_mesh()
     )
@@ -316,9 +325,9 @@ def same(x, y):
   jax.tree.map(np.testing.assert_array_equal, x, y)
 
 
-def final(workdir, config):
+def final(workdir, config, networks=None):
   """The last checkpoint's step, state and facts."""
-  found = stages.build_stage(config)
+  found = stages.build_stage(config, networks)
   where = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   abstract = jax.eval_shape(
     lambda key: init_state(key, **found.init), jax.random.key(0)
@@ -332,9 +341,10 @@ def final(workdir, config):
 
 
 # The resumed half must not see that the first one ended, and validated, there.
-LONG = {'steps': STEPS, 'validate_steps': STEPS * 2 // 5}
-LONG |= {'save_steps': STEPS // 2}
-LOOKS = [*range(LONG['validate_steps'], STEPS, LONG['validate_steps']), STEPS]
+EVERY = STEPS * 2 // 5
+LONG = {'num_train_steps': STEPS, 'validation.every_steps': EVERY}
+LONG |= {'run.save_every_steps': STEPS // 2}
+LOOKS = [*range(EVERY, STEPS, EVERY), STEPS]
 
 
 @pytest.fixture(scope='module')
@@ -356,7 +366,7 @@ def test_run_leaves_what_the_next_stage_needs(expert):
   assert lines[2].keys() >= {'sync', 'accuracy', 'rate', 'input_wait'}
   looks = metric_writer.read_metrics(workdir, 'validation')
   assert [line['step'] for line in looks] == LOOKS
-  best = min(looks, key=lambda line: line['measured'])
+  best = min(looks, key=lambda line: line['selection_metric'])
   assert got.meta['step'] == best['step']
 
 
@@ -368,13 +378,13 @@ def test_a_run_in_halves_equals_an_unbroken_one(stage, expert, drawn, tmp_path):
   """To the bit: state, place in the data and what validation found. Only
   the facts may know of one validation more, that of the first half's end.
   `hq` holds all of `generator`, whose own loop a toy goes through below."""
-  changes = LONG | {'stage': stage, 'expert': expert[1]['weights']}
+  changes = LONG | {'stage': stage, 'syncnet_weights': expert[1]['weights']}
   config, straight = small(drawn, **changes), expert[0]
   if stage != 'syncnet':
     straight = tmp_path / 'straight'
     train.train_and_evaluate(config, straight)
   broken, half = tmp_path / 'broken', STEPS // 2
-  first = small(drawn, **changes | {'steps': half})
+  first = small(drawn, **changes | {'num_train_steps': half})
   assert train.train_and_evaluate(first, broken)['step'] == half
   assert train.train_and_evaluate(config, broken)['step'] == STEPS
   same(final(straight, config)[:3], final(broken, config)[:3])
@@ -390,29 +400,25 @@ def test_a_run_in_halves_equals_an_unbroken_one(stage, expert, drawn, tmp_path):
     assert len(list((straight / 'videos').iterdir())) == len(LOOKS)
 
 
-@pytest.fixture
-def toy(monkeypatch):
-  """Networks of a few numbers in place of the real ones."""
-  for name, part in toy_networks.PARTS.items():
-    monkeypatch.setattr(stages, name, part)
-
-
 @pytest.mark.parametrize('stage', stages.STAGES)
-def test_toy_of_four_steps_is_two_and_two(
-  stage, toy, drawn, tmp_path, monkeypatch
-):
+def test_toy_of_four_steps_is_two_and_two(stage, drawn, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   # Orbax refuses relative folders, after the first steps are learned.
   straight, broken = tmp_path / 'straight', pathlib.Path('broken')
-  changes = {'stage': stage, 'validate_steps': 3, 'save_steps': 2}
-  config = small(drawn, steps=4, **changes)
-  train.train_and_evaluate(config, straight)
+  changes = {'stage': stage, 'validation.every_steps': 3}
+  changes |= {'run.save_every_steps': 2}
+  config = small(drawn, num_train_steps=4, **changes)
+  networks = toy_networks.NETWORKS
+  train.train_and_evaluate(config, straight, networks)
   for steps in (2, 4):
     found = train.train_and_evaluate(
-      small(drawn, steps=steps, **changes), broken
+      small(drawn, num_train_steps=steps, **changes), broken, networks
     )
     assert found['step'] == steps
-  same(final(straight, config)[:3], final(tmp_path / broken, config)[:3])
+  same(
+    final(straight, config, networks)[:3],
+    final(tmp_path / broken, config, networks)[:3],
+  )
   if stage != 'syncnet':
     for kind in ('strips', 'videos'):
       names = sorted(path.stem for path in (straight / kind).iterdir())
@@ -446,10 +452,8 @@ def lives(drawn, compiled_once, monkeypatch):
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_equals_an_unbroken_run(
-  lives, toy, drawn, tmp_path
-):
-  rng, changes = random.Random(0), {'validate_steps': 4}
+def test_killed_at_any_moment_equals_an_unbroken_run(lives, drawn, tmp_path):
+  rng, changes = random.Random(0), {'validation.every_steps': 4}
   straight, broken = tmp_path / 'straight', tmp_path / 'broken'
 
   def sealed() -> int:
@@ -459,7 +463,8 @@ def test_killed_at_any_moment_equals_an_unbroken_run(
   for _ in range(KILLS):
     goal = sealed() + rng.choice([0, 1, 2])
     # So many steps that no life, on no machine, comes to its own end.
-    part = lives(broken, steps=100_000, save_steps=1, **changes)
+    every = {'run.save_every_steps': 1}
+    part = lives(broken, num_train_steps=100_000, **every, **changes)
     while sealed() < goal and part.is_alive():
       time.sleep(0.005)
     time.sleep(rng.uniform(0, 0.2))
@@ -468,14 +473,15 @@ def test_killed_at_any_moment_equals_an_unbroken_run(
     assert part.exitcode == -signal.SIGKILL
   steps = sealed() + 3
   assert steps > 3
-  changes['steps'] = steps
-  last = [lives(straight, save_steps=1000, **changes)]
-  last += [lives(broken, save_steps=1, **changes)]
+  changes['num_train_steps'] = steps
+  last = [lives(straight, **changes, **{'run.save_every_steps': 1000})]
+  last += [lives(broken, **changes, **{'run.save_every_steps': 1})]
   for part in last:
     part.join()
     assert part.exitcode == 0
   config = small(drawn, **changes)
-  same(final(straight, config), final(broken, config))
+  networks = toy_networks.NETWORKS
+  same(final(straight, config, networks), final(broken, config, networks))
   lines = [
     [
       (x['step'], x['sync'], x['accuracy'])
@@ -489,32 +495,35 @@ def test_killed_at_any_moment_equals_an_unbroken_run(
 
 @pytest.mark.slow
 def test_expert_that_is_stuck_says_why(drawn, tmp_path, capsys):
-  config = small(drawn, steps=2, stuck_steps=2, validate_steps=1, export='last')
-  config.optimizer.rate = 0.0
+  changes = {'run.chance_report_step': 2, 'run.export_policy': 'last'}
+  changes |= {'validation.every_steps': 1, 'optimizer.learning_rate': 0.0}
+  config = small(drawn, num_train_steps=2, **changes)
   found = train.train_and_evaluate(config, tmp_path)
   assert convert.load(found['weights']).meta['step'] == 2
-  text = (tmp_path / 'stuck.txt').read_text()
+  text = (tmp_path / 'diagnosis.txt').read_text()
   assert text in capsys.readouterr().err
-  assert 'The expert is at chance' in text
-  assert 'raise --config.optimizer.rate' in text
+  assert 'SyncNet is at chance' in text
+  assert 'raise --config.optimizer.learning_rate' in text
   assert 'No clip of 12 has a measured offset' in text
   assert '2 speakers in 12 clips: few' in text
 
 
 @pytest.mark.slow
 def test_rate_that_explodes_is_one_line(drawn, tmp_path, said):
-  config = small(drawn, steps=6)
-  config.optimizer.update({'rate': 1e38, 'clip': 0.0, 'warmup_steps': 0})
+  config = small(drawn, num_train_steps=6)
+  values = {'learning_rate': 1e38, 'grad_clip_norm': 0.0, 'warmup_steps': 0}
+  config.optimizer.update(values)
   line = said(config, tmp_path)
-  assert 'not finite' in line and '--config.optimizer.rate' in line
+  assert 'not finite' in line and '--config.optimizer.learning_rate' in line
 
 
 @pytest.mark.slow
 def test_termination_saves_and_the_same_command_resumes(drawn, tmp_path):
-  command = train_command.command(tmp_path, drawn, '--config.save_steps=100000')
-  command += ['--config.validate_steps=100000']
+  rare = '--config.run.save_every_steps=100000'
+  command = train_command.command(tmp_path, drawn, rare)
+  command += ['--config.validation.every_steps=100000']
   run = subprocess.Popen(
-    [*command, '--config.steps=100000'], cwd=train_command.ROOT
+    [*command, '--config.num_train_steps=100000'], cwd=train_command.ROOT
   )
   while not metric_writer.read_metrics(tmp_path) and run.poll() is None:
     os.sched_yield()
@@ -524,7 +533,7 @@ def test_termination_saves_and_the_same_command_resumes(drawn, tmp_path):
     first, saved = store.steps()
   assert first == 0
   done = subprocess.run(
-    [*command, f'--config.steps={saved + 1}'], cwd=train_command.ROOT
+    [*command, f'--config.num_train_steps={saved + 1}'], cwd=train_command.ROOT
   )
   assert done.returncode == 0
   with checkpoint.CheckpointManager(tmp_path) as store:
@@ -536,8 +545,8 @@ def test_resident_data_train_alike(drawn, tmp_path):
   """Without augmentation both ways see the same batches."""
   found = []
   for resident in (False, True):
-    config = small(drawn, steps=2, augmented=False)
-    config.data.resident = resident
+    changes = {'augment.enabled': False, 'data.device_resident': resident}
+    config = small(drawn, num_train_steps=2, **changes)
     train.train_and_evaluate(config, tmp_path / str(resident))
     found.append(metric_writer.read_metrics(tmp_path / str(resident)))
   for one, two in zip(*found, strict=True):
@@ -553,3 +562,47 @@ def test_batches_that_devices_cannot_share_are_refused(drawn):
     input_pipeline.build_input_pipeline(
       config, stages.build_stage(config), Mesh()
     )
+
+
+# --- renamed fields
+
+
+def test_renamed_flags_name_the_new_one():
+  for old, new in config_check.RENAMED_FIELDS.items():
+    with pytest.raises(config_check.ConfigError) as info:
+      config_check.check_flags(['--workdir=x', f'--config.{old}=1'])
+    assert f'--config.{new}' in str(info.value) and '\n' not in str(info.value)
+  base = importlib.import_module('configs.base').get_config()
+  fields = config_check.flatten_fields(config_check.to_json(base))
+  assert {*config_check.RENAMED_FIELDS.values()} <= fields.keys()
+  assert not {*config_check.RENAMED_FIELDS} & fields.keys()
+  config_check.check_flags([f'--config.{name}=1' for name in fields])
+
+
+def test_renamed_fields_of_a_config_file_name_the_new_one(drawn):
+  config = small(drawn).unlock()
+  config.net = {'width': 0.5}
+  with pytest.raises(
+    config_check.ConfigError, match=r'model\.width_multiplier'
+  ):
+    train.train_and_evaluate(config.lock(), 'unused')
+
+
+def test_checkpoints_with_old_field_names_resume(drawn):
+  mine = config_check.to_json(small(drawn))
+  fields = config_check.flatten_fields(mine)
+  names = {new: old for old, new in config_check.RENAMED_FIELDS.items()}
+  old = {names.get(name, name): value for name, value in fields.items()}
+  old['across'] = False
+  del old['freeze_audio_encoder']
+  saved = {}
+  for name, value in old.items():
+    *groups, last = name.split('.')
+    table = saved
+    for group in groups:
+      table = table.setdefault(group, {})
+    table[last] = value
+  config_check.check_resumable(mine, saved, 'w')
+  saved['seed'] = 9
+  with pytest.raises(config_check.ConfigError, match='expected seed=9'):
+    config_check.check_resumable(mine, saved, 'w')
