@@ -12,8 +12,12 @@ from jaxtyping import install_import_hook
 
 from tests.helpers import typecheck  # noqa: F401 - the hook names it
 
-hook = install_import_hook('lipsync_jax', 'tests.helpers.typecheck.typechecked')
-hook.__enter__()
+# LIPSYNC_JAX_TYPECHECK=0 switches the checks of shapes and types off.
+if os.environ.get('LIPSYNC_JAX_TYPECHECK', '1') != '0':
+  hook = install_import_hook(
+    'lipsync_jax', 'tests.helpers.typecheck.typechecked'
+  )
+  hook.__enter__()
 
 import jax
 
