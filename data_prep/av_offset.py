@@ -19,7 +19,7 @@ from lipsync_jax import audio
 from lipsync_jax.data.clip import Clip
 from lipsync_jax.faces import crop
 
-FRAMES = 5  # of a window
+FRAMES = audio.FRAMES_PER_WINDOW
 REACH = 15  # frames, the farthest offset looked for
 BATCH = 64  # windows embedded at once
 
@@ -95,7 +95,7 @@ def corrected(clip: Clip, offset: int, confidence: float) -> Clip:
     points=clip.points[frames],
     boxes=clip.boxes[frames],
     wave=wave,
-    mel=audio.log_mel(wave / 32768),
+    mel=audio.log_mel(audio.int16_to_float(wave)),
     offset=float(offset),
     confidence=confidence,
   )

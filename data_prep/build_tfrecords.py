@@ -113,6 +113,7 @@ def limited(jobs: list, most: int | None) -> list:
 def build(jobs: list, task, flags: argparse.Namespace, beams: list[str]) -> int:
   """Prepare, write, and say what became of it."""
   from data_prep import layouts, pipeline, process, report
+  from lipsync_jax import audio
 
   start = time.monotonic()
   twice = layouts.straddling(jobs)
@@ -134,7 +135,7 @@ def build(jobs: list, task, flags: argparse.Namespace, beams: list[str]) -> int:
     pipeline.write(rows, flags.out, given, size)
   page = report.page(rows, table)
   process.save(os.path.join(flags.out, 'stats.html'), page.encode())
-  seconds = sum(row['frames'] for row in kept) / 25
+  seconds = sum(row['frames'] for row in kept) / audio.FPS
   for split, part in table.items():
     parts = ', '.join(f'{n} {name}' for name, n in part.items())
     print(f'{split}: {parts}')

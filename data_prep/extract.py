@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int, Int16, UInt8
 
 from data_prep.layouts import Job
 from lipsync_jax import audio
+from lipsync_jax.audio import pcm
 from lipsync_jax.data.clip import Clip, check_clip
 from lipsync_jax.faces import crop, identity, tracker, tracks, trajectory
 from lipsync_jax.faces.boxes import bounding_boxes
@@ -26,8 +27,8 @@ from lipsync_jax.media.container import MediaError
 from lipsync_jax.media.types import Frame, Video
 
 VERSION = 1  # part of every key in the cache: raise it when results change
-RATE = 25  # frames/s of every clip
-SAMPLES = audio.SAMPLE_RATE // RATE  # of sound a frame
+RATE = audio.FPS  # frames/s of every clip
+SAMPLES = audio.SAMPLES_PER_FRAME
 SMALL = 640  # pixels, longest side of the frame that is searched for faces
 STALE = 0.1  # s; a picture further from its time is no picture of it
 
@@ -227,7 +228,7 @@ def waveform(path: str, origin: Fraction) -> Int16[np.ndarray, 's']:
   heard = decoder.probe_audio(path)
   blocks = decoder.read_audio(heard, origin)
   parts = [
-    np.clip(np.rint(part * 32768), -32768, 32767).astype(np.int16)
+    audio.float_to_int16(part, pcm.INT16_SCALE)
     for part in audio.resample_blocks(heard.rate, blocks)
   ]
   return np.concatenate([np.zeros(0, np.int16), *parts])
@@ -238,7 +239,7 @@ def loudness(wave: Int16[np.ndarray, 's']) -> float:
   size = audio.SAMPLE_RATE // 5
   if not wave.size:
     return -np.inf
-  squares = np.square(wave / 32768)
+  squares = np.square(audio.int16_to_float(wave, np.float64))
   starts = np.arange(0, len(wave), size)
   power = np.add.reduceat(squares, starts) / np.diff([*starts, len(wave)])
   return float(10 * np.log10(power.max() + 1e-12))
@@ -370,7 +371,7 @@ def finished(job: Job, key, jpegs, crops, points, places, wave):
       crops=crops.astype(np.float32),
       points=points.astype(np.float32),
       boxes=places.astype(np.float32),
-      mel=audio.log_mel(wave / 32768),
+      mel=audio.log_mel(audio.int16_to_float(wave)),
       wave=wave,
       fps=float(RATE),
       source='/'.join(job.path.rsplit('/', 3)[1:]),

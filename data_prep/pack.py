@@ -34,8 +34,8 @@ from lipsync_jax.data.clip import (
 from lipsync_jax.faces import landmarks
 
 SPLITS = ('train', 'val', 'test')
-RATE = 16_000
-REST = 640  # samples of silence between clips, so that none hears another
+RATE = audio.SAMPLE_RATE
+REST = audio.SAMPLES_PER_FRAME  # samples of silence between two clips
 JPEG = 95
 
 
@@ -91,7 +91,7 @@ def encoder(file, codec: str, side: int, crf: int):
   """A function that takes RGB frames, and None at the end."""
   import av
 
-  stream = file.add_stream(codec, rate=25)
+  stream = file.add_stream(codec, rate=audio.FPS)
   stream.width = stream.height = side
   stream.pix_fmt = 'yuv444p'  # red lips on 57 pixels would blur
   stream.options = {
@@ -190,7 +190,7 @@ def clip_of(key, pictures, wave, openings, size, measured) -> Clip:
     crops=np.tile(crop, (count, 1)),
     points=points,
     boxes=np.tile(box, (count, 1)),
-    mel=audio.log_mel(wave / np.float32(32768)),
+    mel=audio.log_mel(audio.int16_to_float(wave)),
     wave=wave,
     offset=measured[0],
     confidence=measured[1],
@@ -214,7 +214,7 @@ def sound_of(path: pathlib.Path) -> np.ndarray:
   found = audio_reader.probe_audio(path)
   blocks = audio.resample_blocks(found.rate, audio_reader.read_audio(found))
   wave = np.concatenate(list(blocks))
-  return np.rint(np.clip(wave, -1, 1) * 32767).astype(np.int16)
+  return audio.float_to_int16(np.clip(wave, -1, 1))
 
 
 def main(argv: list[str] | None = None) -> int:

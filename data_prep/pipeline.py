@@ -19,6 +19,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from data_prep.extract import UNLISTED as NOT_LISTED
 from data_prep.layouts import Job
 from data_prep.process import Row, Task, Worker, load, order, record, save
+from lipsync_jax import audio
 from lipsync_jax.data import tfrecord
 from lipsync_jax.data.clip import (
   DATASET_NAME,
@@ -48,7 +49,7 @@ class Prepare(beam.DoFn):
   def process(self, job: Job):
     rows = self.worker.rows(job)
     self.done += 1
-    self.seconds += sum(row.get('frames', 0) for row in rows) / 25
+    self.seconds += sum(row.get('frames', 0) for row in rows) / audio.FPS
     spent = time.monotonic() - self.since
     if spent > 60:
       log.info(

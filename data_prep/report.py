@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 
 from data_prep import process
 from data_prep.process import Row
+from lipsync_jax import audio
 from lipsync_jax.data.clip import decode_clip
 from lipsync_jax.faces import crop
 
@@ -49,7 +50,7 @@ def page(rows: Sequence[Row], table: dict[str, dict[str, int]]) -> str:
     splits_table(rows, table),
     '<div class="bars">',
     bars('Dropped, by reason', dict(drops.most_common())),
-    histogram('Length, seconds', [row['frames'] / 25 for row in kept]),
+    histogram('Length, seconds', [row['frames'] / audio.FPS for row in kept]),
     histogram('Width of the face, pixels', [row['width'] for row in kept]),
     bars(
       'Offset of the sound, frames',
@@ -73,7 +74,7 @@ def splits_table(rows: Sequence[Row], table: dict[str, dict[str, int]]) -> str:
   lines = [''.join(f'<th>{html.escape(name)}</th>' for name in head)]
   for split, part in table.items():
     kept = [r for r in rows if r['split'] == split and not r['reason']]
-    hours = sum(row['frames'] for row in kept) / 25 / 3600
+    hours = sum(row['frames'] for row in kept) / audio.FPS / 3600
     names = {row['key'].partition('/')[0] for row in kept}
     cells = [html.escape(split), f'{hours:.2f}', len(names)]
     cells += [part.get(name, 0) for name in ('found', 'kept', *reasons)]

@@ -1,7 +1,8 @@
 """Alignment of sound and frames: which mel columns drive which frame.
 
-The only owner of the frame rate of training clips, of the samples a frame
-spans, and of the lead of a mel window over its frame (spec sections 1.6, 1.7).
+This module alone defines the frame rate of training clips, the samples that
+a frame spans, the lead of a mel window over its frame (spec 1.6, 1.7), and
+the sign of an audio-video offset (`published_offset`).
 
 Shapes: t mel columns, f frames, s columns of a window.
 """
@@ -38,8 +39,12 @@ def frame_columns(frames, lead: Fraction = CENTERED_LEAD):
   """First mel column of the window of each frame: floor(80 (f / 25 - lead)).
 
   Integer arithmetic, for numpy and jax alike; `window_starts` is the same for
-  any time stamps. With `lead` 0 it is the window that starts with the frame,
-  floor(3.2 f), which belongs to the five frames from f on.
+  any time stamps. With `lead` 0 the window starts with the frame, at column
+  floor(3.2 f), and belongs to the five frames from f on.
+
+  Args:
+    frames: frame numbers at `FPS`, an integer or an array.
+    lead: seconds by which the window starts before the frame.
   """
   p, q = lead.numerator, lead.denominator
   return (16 * (frames * q - FPS * p)) // (5 * q)
@@ -55,7 +60,7 @@ def window_starts(
 
   Args:
     times: seconds.
-    lead: seconds.
+    lead: seconds by which the window starts before the frame.
   """
   starts = ((COLUMNS_PER_SECOND * (t - lead)) // 1 for t in times)
   return np.fromiter((int(s) for s in starts), np.int64)
@@ -64,8 +69,12 @@ def window_starts(
 def wav2lip_starts(total: int, fps: float | int) -> Int[np.ndarray, 'f']:
   """Window starts of the original inference (spec 1.6), for `--compat`.
 
-  Frames stop about 0.13 s before the sound does: the last window is the
-  last 16 columns of `total`.
+  Frames end about 0.13 s before the sound: the last window is the last 16
+  columns of `total`.
+
+  Args:
+    total: mel columns.
+    fps: frames/s of the output.
 
   Raises:
     AudioError: `total` is less than one window.
@@ -83,9 +92,26 @@ def wav2lip_starts(total: int, fps: float | int) -> Int[np.ndarray, 'f']:
 
 
 def mel_windows(mel, starts, xnp: ModuleType = np):
-  """Gather windows, silence outside.  [80, t], [f] -> [f, 80, 16]"""
+  """Gather windows, with silence outside.  [80, t], [f] -> [f, 80, 16]
+
+  Args:
+    mel: log-mel.
+    starts: first column of each window; may lie outside.
+    xnp: numpy or jax.numpy.
+  """
   at = xnp.asarray(starts)[:, None] + np.arange(WINDOW_COLUMNS)[None]  # [f, s]
   inside = (at >= 0) & (at < mel.shape[1])
-  found = mel[:, xnp.clip(at, 0, mel.shape[1] - 1)]  # [80, f, s]
-  found = xnp.where(inside[None], found, xnp.asarray(SILENCE, mel.dtype))
-  return found.transpose(1, 0, 2)
+  windows = mel[:, xnp.clip(at, 0, mel.shape[1] - 1)]  # [80, f, s]
+  silence = xnp.asarray(SILENCE, mel.dtype)
+  windows = xnp.where(inside[None], windows, silence)
+  return windows.transpose(1, 0, 2)
+
+
+def published_offset(late: int | float) -> int | float:
+  """The offset as published SyncNet scores state it, from our convention.
+
+  In this package an offset is the number of frames by which the sound is
+  late (`data.clip.Clip.offset`, `data_prep.av_offset`). Published scores, and
+  so the reports of `evaluation`, are positive where the sound is early.
+  """
+  return 0 - late  # a subtraction, which gives 0.0 and not -0.0

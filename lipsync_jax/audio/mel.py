@@ -1,14 +1,12 @@
-"""From sound to the mel windows that drive the lips.
+"""Log-mel spectrograms, as Wav2Lip computes them (spec 1.1-1.5).
 
 A waveform is mono at 16 kHz in [-1, 1]. A log-mel is `[80, t]` in
-[-4, 4], 80 columns a second, column k centerd on sample 200 k. A video
-frame shown at time `t` is driven by 16 columns, 200 ms.
+[-4, 4], 80 columns a second; column k is centered on sample 200 k.
 
-`log_mel` is written once for numpy and jax (`xnp`); host code that must
-not hold an hour of sound streams through `stream_log_mel`, which gives the
-same columns. Source: spec sections 1.1-1.7 of Wav2Lip's `mel.py`.
+`log_mel` is written once for numpy and jax (`xnp`). `stream_log_mel` returns
+the same columns from blocks of sound, in bounded memory.
 
-Alphabet: n samples, t mel columns, m mel bins, s columns of a window.
+Shapes: n samples, t mel columns, m mel bins.
 """
 
 import functools
@@ -26,32 +24,30 @@ HOP = 200  # samples, 12.5 ms
 MELS = 80  # bins
 F_MIN, F_MAX = 55.0, 7600.0  # Hz, edges of the lowest and highest filter
 PREEMPHASIS = 0.97
-MIN_AMPLITUDE = 1e-5  # amplitude; 20 log10 of it is the -100 dB of the scale
+MIN_AMPLITUDE = 1e-5  # floor of the mel amplitude: -100 dB
 REFERENCE_DB = 20.0
 SPAN_DB = 100.0
-SILENCE = -4.0  # what digital silence maps to; the scale is symmetric
+SILENCE = -4.0  # value of digital silence on the scale, which is symmetric
 
 COLUMNS_PER_SECOND = SAMPLE_RATE // HOP
 assert COLUMNS_PER_SECOND * HOP == SAMPLE_RATE
 BLOCK = 10 * SAMPLE_RATE  # samples transformed at once by `stream_log_mel`
-RESERVED_COLUMNS = (
-  2**17
-)  # columns, 27 minutes, for which `stream_log_mel` takes an address
+NO_SAMPLES = 'expected sound, found 0 samples: check the audio file'
 
 
 class AudioError(LipSyncError):
-  """Sound that cannot drive lips; the message says what to do."""
+  """Sound from which no mel window can be computed."""
 
 
 def hz_to_mel(hertz):
-  """Slaney's mel of a frequency in Hz: linear to 1 kHz, then log."""
+  """Slaney's mel of a frequency in Hz: linear to 1 kHz, then logarithmic."""
   hertz = np.asarray(hertz, np.float64)
   above = 15 + 27 * np.log(np.maximum(hertz, 1) / 1000) / np.log(6.4)
   return np.where(hertz < 1000, hertz * 3 / 200, above)
 
 
 def mel_to_hz(mel):
-  """Inverse of `hz_to_mel`."""
+  """Frequency in Hz of Slaney's mel; the inverse of `hz_to_mel`."""
   mel = np.asarray(mel, np.float64)
   return np.where(mel < 15, mel * 200 / 3, 1000 * 6.4 ** ((mel - 15) / 27))
 
@@ -70,15 +66,21 @@ def mel_filterbank() -> Float[np.ndarray, 'm bins']:
 
 
 def preemphasize(wave, xnp: ModuleType = np, before=0.0):
-  """y[n] = x[n] - 0.97 x[n - 1]; `before` is x[-1].  [n] -> [n]"""
+  """Pre-emphasis y[n] = x[n] - 0.97 x[n - 1].  [n] -> [n]
+
+  Args:
+    wave: samples.
+    xnp: numpy or jax.numpy.
+    before: the sample x[-1] before the first.
+  """
   first = xnp.asarray([before], dtype=wave.dtype)
   return wave - PREEMPHASIS * xnp.concatenate([first, wave[:-1]])
 
 
 def mel_columns(padded, xnp: ModuleType = np):
-  """Mel columns of a pre-emphasised signal.  [400 + n + 400] -> [80, t]
+  """Mel columns of a pre-emphasized signal.  [400 + n + 400] -> [80, t]
 
-  One column per hop for which all 800 samples are there.
+  Returns one column per hop whose 800 samples lie within the signal.
   """
   count = 1 + (padded.shape[0] - FFT_SIZE) // HOP
   at = HOP * np.arange(count)[:, None] + np.arange(FFT_SIZE)
@@ -97,15 +99,18 @@ def log_mel(wave, xnp: ModuleType = np):
 
   Ends are padded by reflection, as librosa <= 0.8 did when the published
   weights were trained; zeros change the first and last two columns by up
-  to 3 (spec 1.5). numpy computes in float64. So does jax under
-  `jax.enable_x64`; in float32 its FFT noise shows where a column is far
-  below its loudest bin (up to 1e-2 above -3.5 on this scale).
+  to 3 (spec 1.5). numpy computes in float64, and so does jax under
+  `jax.enable_x64`. In float32 the error of jax's FFT reaches 1e-2 in bins
+  far below the loudest one of their column (above -3.5 on this scale).
+
+  Raises:
+    AudioError: the waveform is empty.
   """
   if wave.shape[0] == 0:
-    raise AudioError('expected sound, found 0 samples: check the audio file')
+    raise AudioError(NO_SAMPLES)
   wave = wave.astype(np.float64 if xnp is np else xnp.result_type(float))
-  emphasised = preemphasize(wave, xnp)
-  padded = xnp.pad(emphasised, FFT_SIZE // 2, mode='reflect')
+  emphasized = preemphasize(wave, xnp)
+  padded = xnp.pad(emphasized, FFT_SIZE // 2, mode='reflect')
   return mel_columns(padded, xnp).astype(np.float32)
 
 
@@ -115,28 +120,30 @@ def stream_log_mel(
 ) -> Float[np.ndarray, '80 t']:
   """`log_mel` of a waveform that arrives in blocks, in bounded memory.
 
-  Only the mel (25 kB a second) is kept, once, as columns that follow each
-  other. `progress` hears the samples read.
+  Only the mel, 25 kB a second, stays in memory, and only once.
+
+  Args:
+    blocks: consecutive samples, 16 kHz mono.
+    progress: called with the number of samples read so far.
+
+  Raises:
+    AudioError: the blocks hold no sample.
   """
-  # One block from the start, which costs what is written to it: parts that
-  # are joined at the end are there twice and leave holes in the heap.
-  mel, count = np.empty((RESERVED_COLUMNS, MELS), np.float32), 0
+  # A bytearray grows in place. Parts that are joined at the end, or an
+  # `ndarray.resize` of NumPy 2.5, would hold the mel twice.
+  columns = bytearray()
   for part in _stream_columns(blocks, progress):
-    first, count = count, count + part.shape[1]
-    if count > len(mel):
-      mel.resize((count + len(mel) // 16, MELS), refcheck=False)
-    mel[first:count] = part.T
-  mel.resize((count, MELS), refcheck=False)
-  return mel.T
+    columns.extend(part.T.astype(np.float32).tobytes())
+  return np.frombuffer(columns, np.float32).reshape(-1, MELS).T
 
 
 def _stream_columns(
   blocks: Iterable[Float[np.ndarray, '_']],
   progress: Callable[[int], None] | None,
 ) -> Iterator[Float[np.ndarray, '80 _']]:
-  """The columns of `stream_log_mel`, some seconds at a time."""
+  """Yield the columns of `stream_log_mel`, some seconds at a time."""
   half, total = FFT_SIZE // 2, 0
-  held = np.zeros(0, np.float64)  # emphasised, from the next column's start
+  held = np.zeros(0, np.float64)  # emphasized, from the next column's start
   last, started = 0.0, False
   for block in blocks:
     if not block.size:
@@ -148,13 +155,13 @@ def _stream_columns(
     if not started and held.size > half:
       held, started = np.concatenate([held[half:0:-1], held]), True
     if started and held.size >= BLOCK:
-      # Keep enough behind for the reflection at the end.
+      # The rest is long enough for the reflection at the end.
       count = (held.size - FFT_SIZE) // HOP
       yield mel_columns(held[: HOP * (count - 1) + FFT_SIZE])
       held = held[HOP * count :]
     if progress:
       progress(total)
   if not total:
-    raise AudioError('expected sound, found 0 samples: check the audio file')
+    raise AudioError(NO_SAMPLES)
   tail = (0 if started else half, half)
   yield mel_columns(np.pad(held, tail, mode='reflect'))

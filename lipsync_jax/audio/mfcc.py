@@ -1,4 +1,4 @@
-"""TODO."""
+"""MFCC features, the sound input of SyncNet v2 (spec 8.2)."""
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -7,11 +7,13 @@ from lipsync_jax.audio import mel
 
 
 def mfcc(samples: Int[np.ndarray, 'n']) -> Float[np.ndarray, 't 13']:
-  """MFCC by which SyncNet v2 hears: 100 rows a second (spec 8.2).
+  """MFCC of a waveform, 100 rows a second.
 
-  `samples` are 16-bit values at 16 kHz, unscaled. 25 ms frames, no window
-  function, 26 HTK triangles to 8 kHz, DCT-II, lifter 22; coefficient 0 is
-  the log of the frame's energy.
+  Frames of 25 ms without a window function, 26 HTK triangles up to 8 kHz,
+  DCT-II, lifter 22. Coefficient 0 is the logarithm of the frame's energy.
+
+  Args:
+    samples: 16-bit values at 16 kHz, unscaled.
   """
   size, hop, bands, length = 400, 160, 26, 512
   x = mel.preemphasize(samples.astype(np.float64))
@@ -21,7 +23,7 @@ def mfcc(samples: Int[np.ndarray, 'n']) -> Float[np.ndarray, 't 13']:
   power = np.square(np.abs(np.fft.rfft(frames, length))) / length
   tiny = np.finfo(float).eps
 
-  def floored(v):
+  def log_floored(v):
     return np.log(np.where(v == 0, tiny, v))
 
   ends = 2595 * np.log10(1 + np.array([0, mel.SAMPLE_RATE / 2]) / 700)
@@ -31,10 +33,10 @@ def mfcc(samples: Int[np.ndarray, 'n']) -> Float[np.ndarray, 't 13']:
   left, center, right = edges[:-2, None], edges[1:-1, None], edges[2:, None]
   rise, fall = (k - left) / (center - left), (right - k) / (right - center)
   filters = np.where(k < center, rise, fall) * ((k >= left) & (k < right))
-  energies = floored(power @ filters.T)
+  energies = log_floored(power @ filters.T)
   n = np.arange(13)
   basis = np.cos(np.pi * n[:, None] * (2 * np.arange(bands) + 1) / (2 * bands))
   gain = np.where(n == 0, np.sqrt(1 / bands), np.sqrt(2 / bands))
   out = energies @ (gain[:, None] * basis).T * (1 + 11 * np.sin(np.pi * n / 22))
-  out[:, 0] = floored(power.sum(1))
+  out[:, 0] = log_floored(power.sum(1))
   return out

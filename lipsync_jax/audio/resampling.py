@@ -1,4 +1,7 @@
-"""TODO."""
+"""Mono sound at 16 kHz from blocks of any sample rate and channel count.
+
+Shapes: c channels, n samples.
+"""
 
 from collections.abc import Iterable, Iterator
 
@@ -9,10 +12,11 @@ from lipsync_jax.audio import mel
 
 
 def to_mono(block: Float[np.ndarray, 'c n']) -> Float[np.ndarray, 'n']:
-  """Mix channels to one.
+  """Mix channels to one; NaN and infinity become 0.
 
-  The mean, as librosa has it, unless the channels cancel (left = -right,
-  a common recording fault): then the loudest channel, so that it is heard.
+  The result is the mean, as in librosa, unless the channels cancel each
+  other (left = -right, a common recording fault). It is then the loudest
+  channel, since the mean would be silent.
   """
   block = np.nan_to_num(block, nan=0.0, posinf=0.0, neginf=0.0)
   mean = block.mean(0)
@@ -25,10 +29,10 @@ def to_mono(block: Float[np.ndarray, 'c n']) -> Float[np.ndarray, 'n']:
 def resample_blocks(
   rate: int, blocks: Iterable[Float[np.ndarray, '_ _']]
 ) -> Iterator[Float[np.ndarray, '_']]:
-  """Mono 16 kHz from blocks at `rate` Hz, streamed.
+  """Stream mono sound at 16 kHz from blocks of channels at `rate` Hz.
 
-  soxr at its high quality, as librosa >= 0.10 resamples; sound that is
-  already at 16 kHz passes through untouched.
+  soxr resamples at its high quality, as librosa >= 0.10 does. Sound at
+  16 kHz is only mixed to mono.
   """
   if rate == mel.SAMPLE_RATE:
     for block in blocks:
@@ -38,9 +42,9 @@ def resample_blocks(
 
   stream = soxr.ResampleStream(rate, mel.SAMPLE_RATE, 1, dtype='float32')
   for block in blocks:
-    out = stream.resample_chunk(to_mono(block))
-    if out.size:
-      yield out
+    samples = stream.resample_chunk(to_mono(block))
+    if samples.size:
+      yield samples
   tail = stream.resample_chunk(np.zeros(0, np.float32), last=True)
   if tail.size:
     yield tail

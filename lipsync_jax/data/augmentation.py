@@ -223,7 +223,7 @@ def noisy_log_mel(
   at = np.abs(at)  # reflected at the start
   at = np.where(at >= wave.size, 2 * (wave.size - 1) - at, at)  # and end
   base = max(int(at.min()) - 1, 0)
-  part = wave[base : int(at.max()) + 1] / 32768
+  part = audio.int16_to_float(wave[base : int(at.max()) + 1], np.float64)
   rng = np.random.default_rng([seed, 1])
   power = math.sqrt(float(np.square(part).mean())) * 10 ** (-level / 20)
   part = part + power * rng.standard_normal(part.size)

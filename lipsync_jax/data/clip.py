@@ -18,6 +18,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from jaxtyping import Float32, Int16
 
+from lipsync_jax.audio import FPS, HOP, MELS
 from lipsync_jax.common.errors import LipSyncError
 from lipsync_jax.data import tf_example, tfrecord
 
@@ -25,7 +26,6 @@ DATASET_NAME = (
   'lipsync_clips'  # of the data set, first word of every shard's name
 )
 NUM_LANDMARKS = 89  # landmarks of a face (`landmarks.LANDMARK_IDS`)
-MELS, HOP = 80, 200  # mel bins; samples a mel column, at 16 kHz
 _KEY = re.compile(r'^[^\s/]+/[^\s/]+$')
 _ARRAYS = {
   'crops': ('<f4', (-1, 5)),
@@ -53,8 +53,8 @@ class Clip:
 
   The log-mel is float32, not float16: half precision would be off by up to
   0.001 where inference agrees to 1e-5, and saves a sixth of a record at
-  best. It must be `audio.log_mel(wave / 32768)`, so that an augmentation
-  can compute it again from changed sound.
+  best. It must be `audio.log_mel(audio.int16_to_float(wave))`, so that an
+  augmentation can compute it again from changed sound.
   """
 
   key: str  # '<speaker>/<clip>', '#n' added where a clip has several people
@@ -65,7 +65,7 @@ class Clip:
   boxes: Float32[np.ndarray, 'n 4']  # of the JPEG in the source, pixels
   mel: Float32[np.ndarray, 'm t']  # [-4, 4], 80 columns a second
   wave: Int16[np.ndarray, 's']  # 16 kHz; sample 0 is shown with frame 0
-  fps: float = 25.0
+  fps: float = float(FPS)
   offset: float = math.nan  # frames the sound was late by; NaN: not measured
   confidence: float = math.nan  # of the offset; NaN: not measured
   source: str = ''  # path of the video, for people

@@ -16,7 +16,6 @@ from lipsync_jax.data import tfrecord
 from lipsync_jax.data.clip import DATASET_NAME, NUM_LANDMARKS, Clip, write_clips
 
 IMAGE_SIZE = 120  # pixels of a stored picture, crop and margin
-SAMPLES_PER_FRAME = 640  # samples a frame
 
 
 def synthetic_clip(key: str, frames: int, seed: int) -> Clip:
@@ -40,7 +39,7 @@ def synthetic_clip(key: str, frames: int, seed: int) -> Clip:
     crops=np.tile(middle, (frames, 1)),
     points=np.full((frames, NUM_LANDMARKS, 2), IMAGE_SIZE / 2, np.float32),
     boxes=np.tile(corner, (frames, 1)),
-    mel=audio.log_mel(wave / np.float32(32768)),
+    mel=audio.log_mel(audio.int16_to_float(wave)),
     wave=wave,
     source='drawn',
   )
@@ -50,16 +49,16 @@ def synthetic_speech(
   frames: int, rng: np.random.Generator
 ) -> tuple[Int16[np.ndarray, 's'], Float32[np.ndarray, 'n']]:
   """A buzzing voice with syllables, and how far the mouth is open, [0, 1]."""
-  count = frames * SAMPLES_PER_FRAME
+  count = frames * audio.SAMPLES_PER_FRAME
   # A new loudness every three frames or so, and never a rhythm.
   knots = np.sort(rng.uniform(0, count, max(2, frames // 3)))
   level = np.interp(np.arange(count), knots, rng.random(len(knots)))
   level = np.clip(level * 1.6 - 0.3, 0, 1)
-  time = np.arange(count) / 16000
+  time = np.arange(count) / audio.SAMPLE_RATE
   pitch = rng.uniform(100, 220)
   voice = sum(np.sin(2 * np.pi * pitch * k * time) / k for k in range(1, 12))
   wave = 5000 * level * voice + rng.normal(0, 20, count)
-  opening = level.reshape(frames, SAMPLES_PER_FRAME).mean(1)
+  opening = level.reshape(frames, audio.SAMPLES_PER_FRAME).mean(1)
   return wave.astype(np.int16), opening.astype(np.float32)
 
 

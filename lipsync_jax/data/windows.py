@@ -246,9 +246,9 @@ def _last_frame_inside(
 ) -> Int[np.ndarray, 'n']:
   """The last frame whose mel window ends within the sound."""
   # floor(80 (f / 25 - lead)) <= columns - 16, solved for f.
-  p, q = lead.numerator, lead.denominator
-  over = FPS * ((mel_columns - audio.WINDOW_COLUMNS + 1) * q + 80 * p)
-  return -(-over // (80 * q)) - 1
+  p, q, rate = lead.numerator, lead.denominator, audio.COLUMNS_PER_SECOND
+  over = FPS * ((mel_columns - audio.WINDOW_COLUMNS + 1) * q + rate * p)
+  return -(-over // (rate * q)) - 1
 
 
 def sample_windows(

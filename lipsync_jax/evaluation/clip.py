@@ -15,12 +15,10 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float, Int16, UInt8
 
+from lipsync_jax.audio import FPS, HOP, SAMPLES_PER_FRAME
 from lipsync_jax.common.errors import LipSyncError
 from lipsync_jax.data.clip import Clip, ClipDataset
 from lipsync_jax.faces.crop import crop_from_row, extract_crop
-
-FPS = 25  # frames/s
-SAMPLES_PER_FRAME = 640  # of sound a frame
 
 Picture = UInt8[np.ndarray, '_ _ 3']
 
@@ -37,7 +35,7 @@ class EvalClip:
   speaker: str
   pictures: tuple[Picture, ...]  # RGB; sizes may differ between pieces
   crops: Float[np.ndarray, 'n 5']  # pixels of the picture, radians
-  wave: Int16[np.ndarray, 's']  # 640 a frame
+  wave: Int16[np.ndarray, 's']  # SAMPLES_PER_FRAME a frame
   joints: tuple[int, ...] = ()  # first frame of every piece but the first
   late: float = 0.0  # seconds by which the video outlasts its sound
 
@@ -128,7 +126,7 @@ def clip_groups(source: ClipDataset, least: float) -> list[tuple[int, ...]]:
     rows.setdefault(name, []).append(i)
   found: list[tuple[int, ...]] = []
   whole = np.minimum(
-    source.frames, (source.columns - 1) * 200 // SAMPLES_PER_FRAME
+    source.frames, (source.columns - 1) * HOP // SAMPLES_PER_FRAME
   )
   for members in rows.values():
     own: list[tuple[int, ...]] = []

@@ -65,7 +65,7 @@ def dub_clip(
   """
   count = len(take)
   source = face_crops(take, dubber.size)
-  mel = noise_gate.apply_noise_gate(log_mel(take.wave / np.float32(32768)))
+  mel = noise_gate.apply_noise_gate(log_mel(audio.int16_to_float(take.wave)))
   times = [Fraction(f, FPS) for f in range(count)]
   mels = audio.mel_windows(mel, audio.window_starts(times, dubber.lead))
   made = []

@@ -125,15 +125,16 @@ def score_clip(
   take: EvalClip, gap: Float[np.ndarray, 'n'], ridge: RidgeScorer
 ) -> Float[np.ndarray, 's']:
   """`correlation_curve` of a take and the opening of its lips."""
-  mel = log_mel(take.wave / np.float32(32768)).astype(np.float64)
+  mel = log_mel(audio.int16_to_float(take.wave)).astype(np.float64)
   x = audio_features(mel, len(take))
   return correlation_curve(x, gap, ridge, list(piece_ranges(take)))
 
 
 def best_offset(found: Float[np.ndarray, 's']) -> int:
-  """Frames by which the sound is early (as `sync_metrics.SyncScores.offset`)."""
+  """Frames by which the sound is early (`audio.published_offset`)."""
   known = np.isfinite(found).any()
-  return MAX_SHIFT - int(np.nanargmax(found)) if known else 0
+  late = int(np.nanargmax(found)) - MAX_SHIFT if known else 0
+  return audio.published_offset(late)
 
 
 def load_ridge(path: str | os.PathLike = DEFAULT_RIDGE) -> RidgeScorer:

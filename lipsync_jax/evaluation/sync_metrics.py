@@ -16,10 +16,10 @@ import numpy as np
 from jaxtyping import Float, Int16, UInt8
 
 from lipsync_jax import audio
+from lipsync_jax.audio import FRAMES_PER_WINDOW as FRAMES
+from lipsync_jax.audio import SAMPLES_PER_FRAME
 from lipsync_jax.faces.crop import Crop
 
-FRAMES = 5  # of a window, at 25 frames/s
-SAMPLES_PER_FRAME = 640  # of sound a frame
 MAX_SHIFT = 15  # frames to either side
 SYNCNET_V2_SIZE = 224  # pixels of SyncNet v2's picture
 MFCC_COLUMNS = 20  # of MFCC a window, 100 a second
@@ -35,8 +35,7 @@ class SyncScores:
   curve: Float[np.ndarray, 's']  # mean distance at each shift; NaN: unknown
   distance: float  # the smallest: LSE-D
   confidence: float  # median minus smallest: LSE-C
-  # Frames. As published: positive where the sound is early, so minus what
-  # `clip.Clip.offset` holds.
+  # Frames, positive where the sound is early (`audio.published_offset`).
   offset: int
   fine: float  # the same to parts of a frame
 
@@ -76,8 +75,13 @@ def sync_scores(table: Float[np.ndarray, 'v s']) -> SyncScores:
     least = float(curve[best])
     reach = table.shape[1] // 2
     confidence = float(np.nanmedian(curve) - least)
+    late, fine = best - reach, subframe_minimum(curve) - reach
     return SyncScores(
-      curve, least, confidence, reach - best, reach - subframe_minimum(curve)
+      curve,
+      least,
+      confidence,
+      audio.published_offset(late),
+      audio.published_offset(fine),
     )
   return SyncScores(curve, np.nan, np.nan, 0, 0.0)
 

@@ -62,7 +62,7 @@ def window_embeddings(
   if count < 1:
     return np.zeros((0, 1)), np.zeros((0, 1))
   lower = face_crops(take, judge.size)[:, judge.size // 2 :]
-  mel = log_mel(take.wave / np.float32(32768))
+  mel = log_mel(audio.int16_to_float(take.wave))
   starts = frame_columns(np.arange(count), Fraction(0))
   mels = audio.mel_windows(mel, starts)[..., None]  # [v 80 16 1]
   face, heard = [], []

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lipsync_jax import audio
 from lipsync_jax.common.errors import LipSyncError
 from lipsync_jax.evaluation import cases, dubbing, landmarks, video_clip
 from lipsync_jax.evaluation.cases import EvalCase
@@ -80,7 +81,8 @@ class CaseContext:
     """The subject as it is, at most `most` frames."""
     if self._truth is None:
       found = self.case.subject.load()
-      self._truth = with_audio(found, found.wave[: self.most * 640])
+      samples = self.most * audio.SAMPLES_PER_FRAME
+      self._truth = with_audio(found, found.wave[:samples])
     return self._truth
 
   @property
@@ -178,7 +180,7 @@ def write_wav(path: str, samples: np.ndarray) -> None:
   with wave.open(path, 'wb') as file:
     file.setnchannels(1)
     file.setsampwidth(2)
-    file.setframerate(16000)
+    file.setframerate(audio.SAMPLE_RATE)
     file.writeframes(samples.astype('<i2').tobytes())
 
 

@@ -171,4 +171,4 @@ def video_audio(
   origin = video.start if video is not None else None
   blocks = audio.resample_blocks(found.rate, decoder.read_audio(found, origin))
   wave = np.concatenate([np.zeros(0, np.float32), *blocks])
-  return np.clip(np.rint(wave * 32767), -32768, 32767).astype(np.int16)
+  return audio.float_to_int16(wave)

@@ -117,7 +117,7 @@ def write_mix(path: str, voices: list[SpeechTrack]) -> None:
     stream = file.add_stream('flac', rate=MIX_RATE, layout='stereo')
     count = 0
     for block in mix_blocks(voices):
-      samples = np.rint(np.clip(block, -1, 1) * 32767).astype(np.int16)
+      samples = audio.float_to_int16(np.clip(block, -1, 1))
       packed = np.ascontiguousarray(samples.T).reshape(1, -1)
       frame = av.AudioFrame.from_ndarray(packed, 's16', 'stereo')
       frame.sample_rate, frame.pts = MIX_RATE, count

@@ -25,7 +25,6 @@ from lipsync_jax.training import metric_writer
 SECONDS = 3  # of a clip, at most
 MAX_VIDEOS = 5  # newest films that stay
 RATE = Fraction(audio.FPS)
-SAMPLES = 16000 // audio.FPS  # of sound, a frame
 # BT.709 in limited range, and tagged so.
 COLOR = Color(matrix=1, range=1, primaries=1, transfer=1)
 
@@ -104,8 +103,8 @@ def write_video(path, pictures: Iterable, sound_of: Clip) -> None:
   with tempfile.TemporaryDirectory() as folder:
     spoken = pathlib.Path(folder) / 'spoken.wav'
     with wave.open(str(spoken), 'wb') as file:
-      file.setparams((1, 2, 16000, 0, 'NONE', ''))
-      heard = sound_of.wave[: len(pictures) * SAMPLES]
+      file.setparams((1, 2, audio.SAMPLE_RATE, 0, 'NONE', ''))
+      heard = sound_of.wave[: len(pictures) * audio.SAMPLES_PER_FRAME]
       file.writeframes(heard.astype('<i2').tobytes())
     track = audio_reader.probe_audio(spoken)
     with video_writer.VideoWriter(path, video, audio=track) as writer:

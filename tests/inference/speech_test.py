@@ -81,7 +81,6 @@ def test_listening_holds_the_mel_once(monkeypatch):
   blocks = (rng.normal(size=(1, 3200)).astype(np.float32) for _ in range(500))
   monkeypatch.setattr(speech.decoder, 'read_audio', lambda *_: blocks)
   monkeypatch.setattr(mel_lib, 'BLOCK', 4000)
-  monkeypatch.setattr(mel_lib, 'RESERVED_COLUMNS', 64)
   monkeypatch.setattr(noise_gate, 'BLOCK', 256)
   none = Fraction(0)
   one = audio_reader.AudioStream(
