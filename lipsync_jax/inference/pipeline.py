@@ -41,7 +41,7 @@ def run(wanted: SyncOptions) -> dict:
   clock = threads.StageTimer()
   bar = functools.partial(progress_bar, wanted.quiet)
   memory.map_large_blocks()
-  decoder.start_idle_worker()
+  decoder.DEFAULT_POOL.start_idle_worker()
   with contextlib.ExitStack() as stack:
     with clock('load'):
       net = load_generator(wanted)
@@ -70,8 +70,8 @@ def run(wanted: SyncOptions) -> dict:
     **report,
     'weights': {'source': net.source, 'sha256': net.sha256},
     'seconds': {k: round(v, 3) for k, v in clock.seconds.items()},
-    'peak_memory_mb': memory.peak_rss_mb(),
-    'decoder_memory_mb': sum(decoder.peaks.values()) // 2**20,
+    'peak_memory_mb': memory.peak_rss() // 2**20,
+    'decoder_memory_mb': decoder.DEFAULT_POOL.peak_bytes // 2**20,
   }
 
 

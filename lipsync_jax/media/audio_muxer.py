@@ -1,14 +1,14 @@
-"""The sound of an output: packets copied as they are, or encoded anew.
+"""The sound of an output: its packets copied unchanged, or encoded again.
 
-Both give (seconds, packet) for a stream that they add to an open output; all
-foreign bytes come by way of `decoder`.
+Both functions add a stream to an open output and yield (seconds, packet). All
+input is read through `decoder`.
 
-Alphabet: c channels, n samples.
+Shapes: c channels, n samples.
 """
 
-import fractions
 import io
 from collections.abc import Iterator
+from fractions import Fraction
 
 import numpy as np
 
@@ -16,11 +16,8 @@ from lipsync_jax.media import decoder
 from lipsync_jax.media.audio_reader import AudioStream
 from lipsync_jax.media.container import to_seconds
 
-Fraction = fractions.Fraction
-
-MAX_PRIMING = Fraction(
-  1, 10
-)  # s; what a codec may need ahead of the first sample
+# s; the most that a codec may need before the first sample
+MAX_PRIMING = Fraction(1, 10)
 AAC_RATES = (
   *(7350, 8000, 11025, 12000, 16000, 22050, 24000),
   *(32000, 44100, 48000, 64000, 88200, 96000),
@@ -28,31 +25,38 @@ AAC_RATES = (
 
 
 def copy_packets(
-  target, audio: AudioStream, template: bytes, origin: Fraction, edits: bool
+  target,
+  audio: AudioStream,
+  template: bytes,
+  origin: Fraction,
+  edits: bool,
+  pool: decoder.DecoderPool = decoder.DEFAULT_POOL,
 ) -> Iterator[tuple[Fraction, object]]:
   """Add a stream to an open output and yield its packets, unchanged.
 
   Args:
-    target: the PyAV container.
+    target: PyAV's container.
+    audio: the source.
     template: of `decoder.stream_template`.
     origin: file time of the sound that becomes time 0.
-    edits: the output may begin below 0 and players skip what it covers.
+    edits: the output may begin below 0; players skip that part.
+    pool: decoder processes that read the source.
 
   Yields:
-    (seconds, packet), from `origin` on, with what the codec needs before.
+    (seconds, packet), from `origin` on, after the codec's priming packets.
   """
   import av
 
   with av.open(io.BytesIO(template), format='nut') as form:
     copy = target.add_stream_from_template(form.streams.audio[0])
   shift = last = None
-  for packet in decoder.read_packets(audio):
+  for packet in pool.read_packets(audio):
     unit = packet.unit
     time = packet.pts * unit - origin
     if time < -(MAX_PRIMING if edits else packet.duration * unit / 2):
       continue
     if shift is None:
-      # Without edit lists a first stamp below 0 would move the pictures.
+      # Without edit lists a first stamp below 0 would delay the frames.
       at_zero = time < 0 and not edits
       shift = packet.pts if at_zero else round(origin / unit)
     if last is not None and packet.dts - shift <= last:
@@ -65,26 +69,39 @@ def copy_packets(
 
 
 def encode_packets(
-  target, audio: AudioStream, origin: Fraction, encoder: str
+  target,
+  audio: AudioStream,
+  origin: Fraction,
+  encoder: str,
+  pool: decoder.DecoderPool = decoder.DEFAULT_POOL,
 ) -> Iterator[tuple[Fraction, object]]:
   """Add a stream to an open output and yield the packets of an encoder.
 
-  Rate and channels stay what they are where the encoder knows them. Arguments
-  and result are those of `copy_packets`.
+  Rate and channels stay the same where the encoder supports them.
+
+  Args:
+    target: PyAV's container.
+    audio: the source.
+    origin: file time of the sound that becomes time 0.
+    encoder: PyAV's name of the encoder.
+    pool: decoder processes that read the source.
+
+  Yields:
+    (seconds, packet), from `origin` on.
   """
   import av
 
   rate = audio.rate
   if encoder == 'aac':
-    rate = min(AAC_RATES, key=lambda known: abs(known - rate))
+    rate = min(AAC_RATES, key=lambda r: abs(r - rate))
   elif encoder == 'libopus':
     rate = 48_000
-  # Other counts of channels have no layout that every player knows.
+  # Other numbers of channels have no layout that every player supports.
   layout = {1: 'mono', 2: 'stereo', 6: '5.1'}.get(audio.channels)
   stream = target.add_stream(encoder, rate=rate, layout=layout or 'mono')
   stream.codec_context.bit_rate = max(128_000, 96_000 * audio.channels)
   count = 0
-  for samples in decoder.read_audio(audio, origin):
+  for samples in pool.read_audio(audio, origin):
     if layout is None:
       samples = samples.mean(axis=0, keepdims=True)
     samples = np.ascontiguousarray(samples)

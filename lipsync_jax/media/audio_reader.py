@@ -1,14 +1,14 @@
-"""Sound in: probe a file, stream its samples or its packets.
+"""Sound of media files: probe it, stream its samples or its packets.
 
-Alphabet: c channels, n samples.
+Shapes: c channels, n samples.
 """
 
 import dataclasses
-import fractions
 import io
 import itertools
 import os
 from collections.abc import Iterable, Iterator
+from fractions import Fraction
 
 import numpy as np
 from jaxtyping import Float32
@@ -18,15 +18,15 @@ from lipsync_jax.media.container import (
   ATTACHED_PICTURE,
   MAX_GAP_SECONDS,
   STOPPED,
+  Heartbeat,
   MediaError,
   as_media_error,
   decode_stream,
+  no_heartbeat,
   open_media,
   stream_duration,
   to_seconds,
 )
-
-Fraction = fractions.Fraction
 
 NEEDS_SOUND = 'a file with sound is needed'
 MAX_GAP = Fraction(1, 10)  # s; a smaller gap between time stamps is rounding
@@ -69,8 +69,14 @@ class Packet:
   unit: Fraction
 
 
-def probe_audio(path: str | os.PathLike) -> AudioStream:
-  """Look at the sound of a file: its default stream, or the first that plays.
+def probe_audio(
+  path: str | os.PathLike, heartbeat: Heartbeat = no_heartbeat
+) -> AudioStream:
+  """Describe the default audio stream of a file, or the first that decodes.
+
+  Args:
+    path: the file.
+    heartbeat: called before every packet.
 
   Raises:
     MediaError: not media, or no sound in it.
@@ -86,7 +92,7 @@ def probe_audio(path: str | os.PathLike) -> AudioStream:
   for index in indices:
     with as_media_error(path, NEEDS_SOUND), open_media(path) as container:
       stream = container.streams[index]
-      frames = decode_stream(path, container, stream)
+      frames = decode_stream(path, container, stream, heartbeat)
       first = next((f for f in frames if f.samples and f.sample_rate), None)
       if first is None:
         continue
@@ -107,28 +113,35 @@ def probe_audio(path: str | os.PathLike) -> AudioStream:
 
 
 def read_audio(
-  audio: AudioStream, origin: Fraction | None = None
+  audio: AudioStream,
+  origin: Fraction | None = None,
+  heartbeat: Heartbeat = no_heartbeat,
 ) -> Iterator[Float32[np.ndarray, 'c n']]:
   """Stream blocks of samples at `audio.rate`; full scale is -1..1.
 
-  The first sample is that of file time `origin` (default: the beginning of
-  the file, `audio.origin`). Silence fills what is missing there and in gaps
-  between time stamps; what lies before is cut. NaN and infinity become 0.
+  The first sample is that of file time `origin`. Samples before it are cut.
+  Silence fills the time before the first sample of the file, and gaps between
+  time stamps. NaN and infinity become 0.
+
+  Args:
+    audio: of `probe_audio`.
+    origin: seconds; default the beginning of the file, `audio.origin`.
+    heartbeat: called before every packet.
 
   Raises:
-    MediaError: the file cannot be read any more, or holds no number at all.
+    MediaError: the file can no longer be read, or all samples are NaN.
   """
   zero = audio.origin if origin is None else origin
-  place, done = None, 0  # where the next sample belongs; how many are out
-  sane = False
-  longest = (
-    audio.duration + MAX_GAP_SECONDS
-  ) * audio.rate  # a longer gap is damage
+  place, done = None, 0  # sample index of the next sample; samples delivered
+  has_number = False
+  # A longer gap is damage.
+  longest = (audio.duration + MAX_GAP_SECONDS) * audio.rate
   with as_media_error(audio.path, STOPPED), open_media(audio.path) as file:
-    frames = decode_stream(audio.path, file, file.streams[audio.stream])
+    stream = file.streams[audio.stream]
+    frames = decode_stream(audio.path, file, stream, heartbeat)
     for time, samples in _samples(audio, frames):
       numbers = np.isfinite(samples)
-      sane = sane or bool(numbers.any())
+      has_number = has_number or bool(numbers.any())
       samples = np.where(numbers, samples, np.float32(0))
       stamped = place if time is None else round((time - zero) * audio.rate)
       if place is None:
@@ -142,18 +155,23 @@ def read_audio(
         yield samples
         place += samples.shape[1]
         done = place
-  if place is not None and not sane:
+  if place is not None and not has_number:
     raise MediaError(
       f'{printable(audio.path)}: {NEEDS_SOUND}: it holds no number'
     )
 
 
 def stream_template(audio: AudioStream, origin: Fraction) -> bytes | None:
-  """The form of the stream, if packets can be muxed as they are.
+  """Describe the stream for an output that copies its packets.
 
-  It is a small file of its own (NUT): the header and the first packets, from
-  which `soundtrack` makes the stream of an output. None where the sound, to
-  be heard from `origin` on, must be encoded anew.
+  Args:
+    audio: of `probe_audio`.
+    origin: file time of the sound that becomes time 0 of the output.
+
+  Returns:
+    A small NUT file with the stream's header and first packets, from which
+    `audio_muxer` creates the output's stream. None if the sound must be
+    encoded again.
   """
   import av
 
@@ -176,13 +194,13 @@ def stream_template(audio: AudioStream, origin: Fraction) -> bytes | None:
           if packet.size:
             packet.stream = target
             copy.mux(packet)
-      # Whoever reads this must not be the first to try.
+      # The file is checked here, in the process with limits.
       with av.open(io.BytesIO(content.getvalue()), format='nut') as copy:
         fits = copy.streams.audio[0].codec_context is not None
     except av.error.MemoryError:
       raise
     except (av.error.FFmpegError, ValueError, IndexError):
-      return None  # a codec that NUT does not know
+      return None  # NUT has no name for the codec
   return content.getvalue() if fits else None
 
 
@@ -203,7 +221,7 @@ def read_packets(audio: AudioStream) -> Iterator[Packet]:
 def _samples(
   audio: AudioStream, frames: Iterable
 ) -> Iterator[tuple[Fraction | None, Float32[np.ndarray, 'c n']]]:
-  """Bring decoded sound to float32 with its file time."""
+  """Yield decoded sound as float32 with its file time."""
   import av
 
   resampler = None
@@ -212,7 +230,7 @@ def _samples(
     parts = [frame]
     same = frame.layout.nb_channels == audio.channels
     if not same or frame.sample_rate != audio.rate:
-      # The form changes within the stream, as broadcasts do.
+      # Rate or layout changes within the stream, as in broadcasts.
       layout = {1: 'mono', 2: 'stereo'}.get(audio.channels)
       resampler = av.AudioResampler('fltp', layout, audio.rate)
       parts = resampler.resample(frame) + resampler.resample(None)
@@ -247,7 +265,7 @@ def _silence(
 
 
 def _video_starts(container) -> list[Fraction]:
-  """File times at which moving pictures begin; cover art has no time."""
+  """File times at which video streams begin, cover art excluded."""
   times = [
     to_seconds(stream.start_time, stream.time_base)
     for stream in container.streams.video

@@ -1,65 +1,63 @@
-"""A media file opened for reading, whatever is in it.
+"""Media files opened for reading, and the decoding of one of their streams.
 
-The rooms above it (`video_reader.py` for pictures, `audio_reader.py`) decode streams of
-what is opened here; all of them fail with `MediaError` and nothing else.
+`video_reader` and `audio_reader` are built on this module. All of them fail
+with `MediaError` and nothing else.
 """
 
 import contextlib
-import fractions
 import logging
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from fractions import Fraction
 
-from lipsync_jax.common.errors import LipSyncError, printable
+from lipsync_jax.common.errors import (
+  LipSyncError,
+  as_one_line,
+  printable,
+  reason_of,
+)
 
-Fraction = fractions.Fraction
 log = logging.getLogger(__name__)
 
 MAX_PIXELS = 120_000_000  # a larger picture is refused before it is decoded
-MAX_GAP_SECONDS = (
-  60  # s beyond the file's length; a larger step ahead is damage
-)
+MAX_GAP_SECONDS = 60  # beyond the file's length; a larger step is damage
 ATTACHED_PICTURE, DEPENDENT = 0x400, 0x80000  # AV_DISPOSITION_...
 STOPPED = 'reading stopped'
+OUT_OF_MEMORY = 'it needs more memory than there is; make it smaller first'
 
-
-def alive() -> None:
-  """Called for every packet; the decoder process puts its own here."""
+Heartbeat = Callable[[], None]  # called before every packet is read
 
 
 class MediaError(LipSyncError):
   """A file cannot be read or written; one line says why and what to do."""
 
 
-@contextlib.contextmanager
-def as_media_error(path: str | os.PathLike, what: str) -> Iterator[None]:
-  """Turn any failure within into one line about `path`.
+def no_heartbeat() -> None:
+  """The default heartbeat, which does nothing."""
 
-  Damaged files make PyAV raise more than its own errors: IndexError,
+
+def as_media_error(
+  path: str | os.PathLike, what: str
+) -> contextlib.AbstractContextManager[None]:
+  """Turn any failure within into one line: the path, `what`, the reason.
+
+  For damaged files PyAV raises more than its own errors: IndexError,
   PermissionError, UnicodeDecodeError and others have been seen.
   """
-  try:
-    yield
-  except MediaError:
-    raise
-  except MemoryError as error:
-    raise MediaError(
-      f'{printable(path)}: {what}: it needs more memory than there is; make it '
-      'smaller first'
-    ) from error
-  except Exception as error:
-    reason = getattr(error, 'strerror', None) or str(error) or repr(error)
-    raise MediaError(
-      f'{printable(path)}: {what}: {printable(reason)}'
-    ) from error
+
+  def message(error: Exception) -> str:
+    no_room = isinstance(error, MemoryError)
+    return f'{what}: {OUT_OF_MEMORY if no_room else reason_of(error)}'
+
+  return as_one_line(MediaError, path, message)
 
 
 @contextlib.contextmanager
 def open_media(path: str | os.PathLike) -> Iterator:
   """Open a regular file for reading, as a PyAV container.
 
-  PyAV gets an open file and not a name, and may open nothing further: no
+  PyAV gets an open file instead of a name and may open no other. Thus no
   name, playlist or session description leads to a device, host or other file.
   """
   import av
@@ -75,21 +73,33 @@ def open_media(path: str | os.PathLike) -> Iterator:
 
 
 def stream_duration(container, stream) -> Fraction:
-  """Length in seconds by the header, 0 if it does not say."""
+  """Length in seconds by the header, 0 if the header has none."""
   length = to_seconds(stream.duration, stream.time_base)
   if length is None and container.duration:
     length = Fraction(container.duration, 1_000_000)
   return max(length or Fraction(0), Fraction(0))
 
 
-def decode_stream(path, container, stream) -> Iterator:
-  """Decode a stream; count what is damaged and go on behind it."""
+def decode_stream(
+  path: str | os.PathLike,
+  container,
+  stream,
+  heartbeat: Heartbeat = no_heartbeat,
+) -> Iterator:
+  """Decode a stream; damaged packets are skipped and counted in a warning.
+
+  Args:
+    path: named in the warning.
+    container: PyAV's container.
+    stream: PyAV's stream in it.
+    heartbeat: called before every packet.
+  """
   import av
 
   damaged = 0
   packets = container.demux(stream)
   while True:
-    alive()
+    heartbeat()
     try:
       packet = next(packets, None)
       if packet is None:
@@ -108,4 +118,5 @@ def decode_stream(path, container, stream) -> Iterator:
 
 
 def to_seconds(stamp: int | None, unit: Fraction | None) -> Fraction | None:
+  """A time stamp in seconds; None if the stamp or its unit is unknown."""
   return None if stamp is None or not unit else stamp * unit

@@ -1,17 +1,17 @@
 """Messages between the program and its decoder process.
 
-A message is a JSON object and a block of bytes, with both lengths in front.
-JSON knows a few more kinds of values here, all in one closed table: nothing
-that arrives can name a class or a function of its own choice.
+A message is a JSON object and a block of bytes, preceded by both lengths. The
+JSON may hold the classes of one closed table, and fractions. No message can
+name another class or function.
 
-Alphabet: n bytes.
+Shapes: n bytes.
 """
 
 import dataclasses
-import fractions
 import io
 import json
 import struct
+from fractions import Fraction
 
 import numpy as np
 from jaxtyping import UInt8
@@ -19,13 +19,11 @@ from jaxtyping import UInt8
 from lipsync_jax.media import audio_reader
 from lipsync_jax.media.types import Color, Video, View
 
-Fraction = fractions.Fraction
-
 Pipe = io.RawIOBase | io.BufferedIOBase
 
 HEAD = struct.Struct('<IQ')  # bytes of JSON, bytes of the block
-MAX_TEXT = 2**27  # bytes; the times of a day at 60 frames/s are a tenth
-MAX_BYTES = 2**30  # bytes; a picture of source.MAX_PIXELS in 10 bit is a third
+MAX_TEXT = 2**27  # bytes; ten times those for a day at 60 frames/s
+MAX_BYTES = 2**30  # three pictures of `container.MAX_PIXELS` in 10 bit
 KINDS = {
   kind.__name__: kind for kind in (Video, Color, View, audio_reader.AudioStream)
 }
@@ -47,7 +45,7 @@ def receive(file: Pipe) -> tuple[dict, UInt8[np.ndarray, 'n']]:
 
   Raises:
     EOFError: the other side has ended.
-    ValueError: what it sent is no message.
+    ValueError: the bytes are no message.
   """
   text_size, size = HEAD.unpack(_read_exactly(file, HEAD.size))
   if text_size > MAX_TEXT or size > MAX_BYTES:
@@ -72,7 +70,7 @@ def _read_exactly(file: Pipe, size: int) -> UInt8[np.ndarray, 'n']:
 
 
 def _to_json(value):
-  """What JSON has no word for, as an object with one key."""
+  """A value of a class in KINDS, or a fraction, as an object of one key."""
   if isinstance(value, Fraction):
     return {'Fraction': str(value)}
   name = type(value).__name__
@@ -83,7 +81,7 @@ def _to_json(value):
 
 
 def _from_json(value: dict):
-  """The inverse of `_to_json`; other objects stay what they are."""
+  """The inverse of `_to_json`; other objects are returned unchanged."""
   if len(value) != 1:
     return value
   name, content = next(iter(value.items()))

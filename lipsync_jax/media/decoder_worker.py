@@ -1,9 +1,9 @@
-"""The decoder process: `python -m lipsync_jax.media.video_reader.decoder_worker`, started by `decoder`.
+"""The decoder process, which `decoder_process` starts.
 
-It reads requests from its standard input and answers on its standard output
-(`wire`), one after the other. All foreign bytes are parsed here, by the very
-readers of `media` and `sound`: whatever a file does to them, it does it to
-this process, which has a limit of memory and may be killed at any moment.
+It reads requests from standard input and answers on standard output, one
+after the other (`decoder_protocol`). `video_reader` and `audio_reader` parse
+the files here, so a malformed file harms only this process. The process has a
+memory limit and may be killed at any moment.
 """
 
 import logging
@@ -12,44 +12,46 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 
 import numpy as np
 
+from lipsync_jax.common.memory import peak_rss
 from lipsync_jax.media import (
   audio_reader,
   container,
   decoder_protocol,
   video_reader,
 )
+from lipsync_jax.media.container import Heartbeat
 
 # Bytes. An 8k video of 10 bits with 16 threads needs about 4 GB.
 MEMORY_LIMIT = 6 * 2**30
-HEARTBEAT_SECONDS = (
-  1.0  # s between signs of life while nothing can be delivered
-)
-MEMORY_EXIT_CODE = 9  # exit status: the memory watcher has ended the process
+HEARTBEAT_SECONDS = 1.0  # between messages while there is no result
+MEMORY_EXIT_CODE = 9  # exit status after exceeding MEMORY_LIMIT
 
 
 class PipeConnection:
-  """Both pipes to the program that has started this process."""
+  """Both pipes to the program that started this process."""
 
   def __init__(self):
-    # What libraries print must not get between the messages.
+    """Take over standard input and output and start listening."""
+    # The output of libraries must not mix with the messages.
     self.out = os.fdopen(os.dup(1), 'wb')
     os.dup2(2, 1)
     self.requests: queue.SimpleQueue = queue.SimpleQueue()
-    self.unwanted = -1  # serial number of the last request called off
+    self.canceled = -1  # serial number of the last canceled request
     self.sent = time.monotonic()
     threading.Thread(target=self._listen, daemon=True).start()
 
   def send(self, facts: dict, *blocks) -> None:
+    """Write a message to the program."""
     decoder_protocol.send(self.out, facts, *blocks)
     self.sent = time.monotonic()
 
   def beat(self) -> None:
-    """Say now and then that the work goes on."""
+    """Send a sign of life if there was no message for a second."""
     if time.monotonic() - self.sent > HEARTBEAT_SECONDS:
       self.send({'beat': True})
 
@@ -60,56 +62,68 @@ class PipeConnection:
         while True:
           facts, _ = decoder_protocol.receive(file)
           if 'stop' in facts:
-            self.unwanted = facts['stop']
+            self.canceled = facts['stop']
           else:
             self.requests.put(facts)
     finally:
-      os._exit(0)  # whatever the decoder is doing
+      os._exit(0)  # also in the middle of decoding
 
 
 class WarningBuffer(logging.Handler):
-  """Warnings of the readers, kept for the end of the answer."""
+  """Warnings of the readers, until they are sent with the last message."""
 
   def __init__(self):
+    """Create an empty buffer."""
     super().__init__(logging.WARNING)
     self.lines: list[str] = []
 
-  def emit(self, record):
+  def emit(self, record: logging.LogRecord) -> None:
+    """Store a warning."""
     self.lines.append(record.getMessage())
 
-  def taken(self) -> list[str]:
+  def take(self) -> list[str]:
+    """The stored warnings; the buffer is then empty."""
     lines, self.lines = self.lines, []
     return lines
 
 
-def probe_video(path: str, view) -> Iterator[tuple]:
+def probe_video(beat: Heartbeat, path: str, view) -> Iterator[tuple]:
+  """Messages of `video_reader.probe_video`."""
   yield ({'result': video_reader.probe_video(path, view)},)
 
 
-def probe_audio(path: str) -> Iterator[tuple]:
-  yield ({'result': audio_reader.probe_audio(path)},)
+def probe_audio(beat: Heartbeat, path: str) -> Iterator[tuple]:
+  """Messages of `audio_reader.probe_audio`."""
+  yield ({'result': audio_reader.probe_audio(path, beat)},)
 
 
-def read_frames(video, start: int) -> Iterator[tuple]:
-  return _planes(video_reader.read_frames(video, start))
+def read_frames(beat: Heartbeat, video, start: int) -> Iterator[tuple]:
+  """Messages of `video_reader.read_frames`: one a frame."""
+  return _planes(video_reader.read_frames(video, start, beat))
 
 
-def read_backwards(video, last: int, times: str) -> Iterator[tuple]:
+def read_backwards(
+  beat: Heartbeat, video, last: int, times: str
+) -> Iterator[tuple]:
+  """Messages of `video_reader.read_backwards`: one a frame."""
   times = [Fraction(time) for time in times.split()]
-  return _planes(video_reader.read_backwards(video, last, times))
+  return _planes(video_reader.read_backwards(video, last, times, beat))
 
 
-def read_audio(audio, origin) -> Iterator[tuple]:
-  for block in audio_reader.read_audio(audio, origin):
+def read_audio(beat: Heartbeat, audio, origin) -> Iterator[tuple]:
+  """Messages of `audio_reader.read_audio`: one a block."""
+  for block in audio_reader.read_audio(audio, origin, beat):
     yield {'count': block.shape[1]}, np.ascontiguousarray(block)
 
 
-def stream_template(audio, origin) -> Iterator[tuple]:
+def stream_template(beat: Heartbeat, audio, origin) -> Iterator[tuple]:
+  """Messages of `audio_reader.stream_template`."""
   content = audio_reader.stream_template(audio, origin)
   yield {'copied': content is not None}, content or b''
 
 
-def read_packets(audio) -> Iterator[tuple]:
+def read_packets(beat: Heartbeat, audio) -> Iterator[tuple]:
+  """Messages of `audio_reader.read_packets`: one a packet."""
   for packet in audio_reader.read_packets(audio):
     facts = {
       name: getattr(packet, name) for name in ('pts', 'dts', 'duration', 'unit')
@@ -117,15 +131,15 @@ def read_packets(audio) -> Iterator[tuple]:
     yield facts, packet.data
 
 
-def _planes(frames) -> Iterator[tuple]:
+def _planes(frames: Iterable) -> Iterator[tuple]:
   for frame in frames:
     blocks = [np.ascontiguousarray(plane) for plane in frame.planes]
     yield {'index': frame.index, 'time': frame.time}, *blocks
 
 
 HANDLERS = {
-  answer.__name__: answer
-  for answer in (
+  handler.__name__: handler
+  for handler in (
     *(probe_video, probe_audio, read_frames, read_backwards),
     *(read_audio, stream_template, read_packets),
   )
@@ -133,16 +147,17 @@ HANDLERS = {
 
 
 def answer_request(
-  line: PipeConnection, request: dict, notes: WarningBuffer
+  connection: PipeConnection, request: dict, notes: WarningBuffer
 ) -> None:
   """Answer one request; every answer ends with exactly one last message."""
   serial, end = request['serial'], {}
   try:
     os.chdir(request['folder'])
-    for message in HANDLERS[request['what']](**request['with']):
-      if line.unwanted >= serial:
+    handler = HANDLERS[request['what']]
+    for message in handler(connection.beat, **request['with']):
+      if connection.canceled >= serial:
         break
-      line.send(*message)
+      connection.send(*message)
   except OSError as error:
     if isinstance(error, BrokenPipeError):
       raise
@@ -152,13 +167,14 @@ def answer_request(
       'error': f'decoding needs more than {MEMORY_LIMIT / 2**30:g} GB of memory'
     }
   except Exception as error:
-    known = isinstance(error, container.MediaError)
-    end = {'error': str(error) if known else f'decoding failed: {error!r}'}
-  line.send({'end': True, 'notes': notes.taken(), 'peak': peak_rss(), **end})
+    expected = isinstance(error, container.MediaError)
+    end = {'error': str(error) if expected else f'decoding failed: {error!r}'}
+  last = {'end': True, 'notes': notes.take(), 'peak': peak_rss()}
+  connection.send({**last, **end})
 
 
 def limit_memory() -> None:
-  """Let allocations fail beyond MEMORY; watch the size where none would."""
+  """Make allocations fail beyond MEMORY_LIMIT; elsewhere watch the size."""
   if sys.platform == 'linux':
     import resource
 
@@ -179,52 +195,13 @@ def limit_memory() -> None:
   threading.Thread(target=watch, daemon=True).start()
 
 
-def peak_rss() -> int:
-  """The most memory this process has held, in bytes."""
-  if sys.platform == 'win32':
-    return _peak_rss_windows()
-  if sys.platform == 'linux':
-    # getrusage would count what the program held when it started this one.
-    with open('/proc/self/status', encoding='ascii') as file:
-      line = next(line for line in file if line.startswith('VmHWM'))
-    return int(line.split()[1]) * 2**10
-  import resource
-
-  unit = 1 if sys.platform == 'darwin' else 2**10
-  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def _peak_rss_windows() -> int:
-  """PeakWorkingSetSize of PROCESS_MEMORY_COUNTERS."""
-  import ctypes
-  from ctypes import wintypes
-
-  class Counters(ctypes.Structure):
-    _fields_ = (
-      ('size', wintypes.DWORD),
-      ('faults', wintypes.DWORD),
-      *((f'value{i}', ctypes.c_size_t) for i in range(8)),
-    )
-
-  counters = Counters(size=ctypes.sizeof(Counters))
-  kernel = ctypes.WinDLL('kernel32')
-  kernel.GetCurrentProcess.restype = wintypes.HANDLE
-  kernel.K32GetProcessMemoryInfo.argtypes = (
-    *(wintypes.HANDLE, ctypes.POINTER(Counters), wintypes.DWORD),
-  )
-  handle = kernel.GetCurrentProcess()
-  kernel.K32GetProcessMemoryInfo(handle, counters, counters.size)
-  return counters.value0
-
-
 def main() -> None:
   """Serve until the program ends or closes its side of the pipe."""
-  line, notes = PipeConnection(), WarningBuffer()
+  connection, notes = PipeConnection(), WarningBuffer()
   limit_memory()
   logging.getLogger('lipsync_jax').addHandler(notes)
-  container.alive = line.beat
   while True:
-    answer_request(line, line.requests.get(), notes)
+    answer_request(connection, connection.requests.get(), notes)
 
 
 if __name__ == '__main__':

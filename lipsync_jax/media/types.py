@@ -1,4 +1,7 @@
-"""TODO."""
+"""Descriptions of videos and frames.
+
+Shapes: h w rows and columns of Y; h2 w2 those of U and V, half as many.
+"""
 
 import dataclasses
 from fractions import Fraction
@@ -19,15 +22,15 @@ LUMA_WEIGHTS = {
 UNSPECIFIED = 2
 FULL_RANGE = 2
 SQUARE_PIXEL = Fraction(1)
-DEFAULT_TICK = Fraction(1, 90000)  # s, the unit of time of MPEG
+DEFAULT_TICK = Fraction(1, 90000)  # s, the time base of MPEG
 
 
 @dataclasses.dataclass(frozen=True)
 class Color:
-  """How code values mean colors; the integers are those of ITU-T H.273.
+  """Color encoding of a video; the integers are those of ITU-T H.273.
 
   Attributes:
-    matrix: matrix coefficients as tagged, 2 where the file does not say.
+    matrix: matrix coefficients as tagged, 2 where the file has no tag.
     range: 0 unknown, 1 limited (16..235), 2 full (0..255).
     primaries: color primaries as tagged.
     transfer: transfer characteristic as tagged.
@@ -55,7 +58,7 @@ class Color:
 
 @dataclasses.dataclass(frozen=True)
 class View:
-  """What is done to every decoded frame: resize, then rotate, then crop.
+  """Changes to every decoded frame: resize, then rotate, then crop.
 
   The order and meaning are Wav2Lip's flags (spec 7.1). Differs from Wav2Lip:
   sizes and crop corners are rounded down to even pixels, as 4:2:0 needs.
@@ -81,12 +84,12 @@ class Video:
     height: likewise.
     rate: nominal frames per second, 1..240; 25 where nothing can be known.
     duration: seconds by the file's header, 0 if unknown or a photo.
-    start: file time of the first frame in seconds; frames count from here.
+    start: file time of the first frame in seconds; frame times count from it.
     pix_fmt: 'yuv420p' or 'yuv420p10le'.
     color: meaning of the code values.
     sar: shape of a pixel, width / height.
-    still: only one picture is in the file.
-    tick: the file's unit of time in seconds.
+    still: whether the file has only one picture.
+    tick: the file's time base in seconds.
     view: resize, rotate and crop, already counted in `width` and `height`.
     stored: size (w, h) to which pictures are scaled before they are turned.
     turn: (transpose, flip_y, flip_x) that shows the stored picture upright.
@@ -112,7 +115,7 @@ class Video:
 
 @dataclasses.dataclass
 class Frame:
-  """One picture. Its planes may be read-only views of the decoder's memory.
+  """One picture, with planes that may be read-only views of decoder memory.
 
   Attributes:
     index: place in presentation order, from 0.

@@ -1,19 +1,19 @@
-"""Pictures in: probe and stream the frames of any video or photo.
+"""Frames of videos and photos: probe a file, stream its frames.
 
-This room, `audio_reader.py` and `video_writer.py` are the only ones that open media; the
-program reaches the first two by way of `decoder.py`, which runs them in
-another process. All is read by time stamps and streamed: nothing here holds
-more than a few frames, except `read_backwards`, which holds `FRAME_BUDGET` bytes.
+The rest of the package calls these functions through `decoder`, which runs
+them in another process. Frames are read by time stamps and streamed. At most
+a few are in memory, except in `read_backwards`, which holds `FRAME_BUDGET`
+bytes of them.
 
-A file counts its time from anywhere; frames count from the first frame of
-the video, which is `Video.start` in file time.
+File time may start at any value. `Frame.time` counts from the first frame of
+the video, which is at `Video.start` in file time.
 """
 
 import contextlib
-import fractions
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from fractions import Fraction
 
 import numpy as np
 
@@ -24,9 +24,11 @@ from lipsync_jax.media.container import (
   MAX_GAP_SECONDS,
   MAX_PIXELS,
   STOPPED,
+  Heartbeat,
   MediaError,
   as_media_error,
   decode_stream,
+  no_heartbeat,
   open_media,
   stream_duration,
   to_seconds,
@@ -34,12 +36,11 @@ from lipsync_jax.media.container import (
 from lipsync_jax.media.types import UNSPECIFIED, Color, Frame, Video, View
 from lipsync_jax.media.yuv import orient_plane, parse_display_matrix
 
-Fraction = fractions.Fraction
-
-FRAME_BUDGET = 256 * 2**20  # bytes of frames held by read_backwards
+FRAME_BUDGET = 256 * 2**20  # bytes of frames that read_backwards holds
 SCANNED_PACKETS = 240  # packets read for the frame rate: about 8 s of video
-RATE_BOUNDS = (1, 240)  # frames/s; a rate outside is a lie of the header
-STEP_BACK = 1  # s; a smaller step back is a doubled frame, a larger one a cut
+RATE_BOUNDS = (1, 240)  # frames/s; a rate outside is an error in the header
+# s; a smaller step back is a repeated frame, a larger one a cut
+STEP_BACK = 1
 # (transpose, flip_y, flip_x) for 0 to 3 quarter turns counter-clockwise
 ROTATIONS = (
   (False, False, False),
@@ -50,56 +51,71 @@ ROTATIONS = (
 
 
 def probe_video(path: str | os.PathLike, view: View | None = None) -> Video:
-  """Look at a video or photo without reading more than its beginning.
+  """Describe a video or photo; only its beginning is read.
 
-  The content decides what a file is, never the suffix of its name. A file
-  in which only one picture can be decoded is a still.
+  The content decides the type of a file, never the suffix of its name. A
+  file with only one picture that can be decoded is a still.
+
+  Args:
+    path: the file.
+    view: resize, rotation and crop of every frame.
 
   Raises:
-    MediaError: not media, no picture in it, or the view leaves nothing.
+    MediaError: not media, no picture in it, or the view leaves no pixel.
   """
   view = view or View()
-  wanted = f'a video or photo of at most {MAX_PIXELS // 10**6} Mpixel is needed'
-  with as_media_error(path, wanted), open_media(path) as container:
+  need = f'a video or photo of at most {MAX_PIXELS // 10**6} Mpixel is needed'
+  with as_media_error(path, need), open_media(path) as container:
     stream = _picture_stream(path, container)
     stream.codec_context.options = {'max_pixels': str(MAX_PIXELS)}
     pictures, stamps = _probe_stream(container, stream)
     if not pictures:
       raise MediaError(
-        f'{printable(path)}: {wanted}: no picture could be decoded'
+        f'{printable(path)}: {need}: no picture could be decoded'
       )
     return _video(os.fspath(path), view, container, stream, pictures, stamps)
 
 
-def read_frames(video: Video, start: int = 0) -> Iterator[Frame]:
+def read_frames(
+  video: Video, start: int = 0, heartbeat: Heartbeat = no_heartbeat
+) -> Iterator[Frame]:
   """Stream frames in presentation order, from index `start`.
 
   Damaged packets are skipped and counted in a warning. Planes are read-only.
 
+  Args:
+    video: of `probe_video`.
+    start: index of the first frame delivered.
+    heartbeat: called before every packet.
+
   Raises:
-    MediaError: the file cannot be read any more.
+    MediaError: the file can no longer be read.
   """
   # Frame threads are 1.4 times as fast as slices (1080p H.264, two cores).
-  # They are known to hang beside PyTorch; inference never imports that.
+  # They can hang in a process with PyTorch, which inference never imports.
   with as_media_error(video.path, STOPPED), open_media(video.path) as file:
     stream = file.streams[video.stream]
     stream.thread_type = 'AUTO'
-    yield from _number_frames(
-      video, decode_stream(video.path, file, stream), start
-    )
+    pictures = decode_stream(video.path, file, stream, heartbeat)
+    yield from _number_frames(video, pictures, start)
 
 
 def read_backwards(
-  video: Video, last: int, times: Sequence[Fraction]
+  video: Video,
+  last: int,
+  times: Sequence[Fraction],
+  heartbeat: Heartbeat = no_heartbeat,
 ) -> Iterator[Frame]:
   """Stream frames last, last - 1, ..., 0 in bounded memory.
 
   Args:
+    video: of `probe_video`.
     last: index of the first frame delivered.
-    times: `Frame.time` of frames 0..last as `read_frames` gave them.
+    times: `Frame.time` of frames 0..last, from `read_frames`.
+    heartbeat: called before every packet.
 
   Raises:
-    MediaError: the file cannot be read any more, or has fewer frames.
+    MediaError: the file can no longer be read, or has fewer frames.
   """
   bytes_per_pixel = 1.5 if video.color.depth == 8 else 3
   frame_size = int(video.stored[0] * video.stored[1] * bytes_per_pixel)
@@ -107,19 +123,19 @@ def read_backwards(
   seekable = True
   for end in range(last + 1, 0, -chunk):
     begin = max(0, end - chunk)
-    frames = (
-      _seek_frames(video, begin, end, times) if seekable and begin else None
-    )
+    frames = None
+    if seekable and begin:
+      frames = _seek_frames(video, begin, end, times, heartbeat)
     if frames is None:
       seekable = False  # from now on every chunk is decoded from the start
-      frames = _count_frames(video, begin, end)
+      frames = _count_frames(video, begin, end, heartbeat)
     while frames:
       yield frames.pop()
 
 
 def _picture_stream(path, container):
   """Choose the video stream; cover art is no video."""
-  # A picture that others depend on is a tile of a HEIC photo.
+  # A dependent picture is a tile of a HEIC photo.
   ignored = ATTACHED_PICTURE | DEPENDENT
   streams = [
     stream
@@ -127,9 +143,9 @@ def _picture_stream(path, container):
     if stream.codec_context and not stream.disposition.value & ignored
   ]
   if not streams:
-    found = 'only cover art' if container.streams.video else 'no video stream'
+    content = 'only cover art' if container.streams.video else 'no video stream'
     raise MediaError(
-      f'{printable(path)}: a video or photo is needed, this file has {found}'
+      f'{printable(path)}: a video or photo is needed, this file has {content}'
     )
   return min(streams, key=lambda s: not s.disposition.value & 1)
 
@@ -155,7 +171,7 @@ def _probe_stream(container, stream):
 
 
 def _video(path, view, container, stream, pictures, stamps) -> Video:
-  """Work out what the reader will deliver, from the first pictures."""
+  """Describe the frames that the reader will deliver."""
   first, still = pictures[0], len(pictures) == 1
   factor = max(1, view.resize_factor)
   stored = tuple(s // factor // 2 * 2 for s in (first.width, first.height))
@@ -193,7 +209,7 @@ def _orientation(picture) -> tuple[bool, bool, bool]:
   """Find how to show a picture upright (phones and EXIF)."""
   try:
     matrix = picture.side_data.get('DISPLAYMATRIX')
-  except ValueError:  # PyAV 18 knows no EXIF data, but has read its angle
+  except ValueError:  # PyAV 18 has no EXIF side data, only its angle
     quarters = round(picture.rotation / 90) % 4  # counter-clockwise
     return ROTATIONS[quarters]
   if matrix is None:
@@ -216,13 +232,13 @@ def _crop_box(view: View, width: int, height: int) -> tuple[int, int, int, int]:
 
 
 def _is_yuv(picture) -> bool:
-  """Whether a picture has luma and chroma, and so a matrix of its own."""
+  """Whether a picture has luma and chroma, and so a color matrix."""
   form = picture.format
   return len(form.components) >= 3 and not (form.is_rgb or form.has_palette)
 
 
 def _color_of(picture, still: bool, height: int) -> tuple[int, Color]:
-  """Find depth and color of what `_planes` will deliver."""
+  """Find depth and color of the planes that will be delivered."""
   bits = max(c.bits for c in picture.format.components)
   depth = 8 if bits <= 8 or still else 10
   if still or not _is_yuv(picture):
@@ -245,17 +261,17 @@ def _color_of(picture, still: bool, height: int) -> tuple[int, Color]:
 
 
 def _frame_rate(stream, stamps: Sequence[int]) -> Fraction:
-  """Settle the nominal frame rate: the header's, unless the stamps disagree."""
-  named, seen = stream.average_rate, None
+  """Nominal frame rate: the header's, unless the time stamps disagree."""
+  header, measured = stream.average_rate, None
   if len(stamps) > 1 and stream.time_base:
-    seen = (len(stamps) - 1) / ((stamps[-1] - stamps[0]) * stream.time_base)
-  if named and RATE_BOUNDS[0] <= named <= RATE_BOUNDS[1]:
-    # A sample table counts all frames; other headers are checked.
+    measured = (len(stamps) - 1) / ((stamps[-1] - stamps[0]) * stream.time_base)
+  if header and RATE_BOUNDS[0] <= header <= RATE_BOUNDS[1]:
+    # A sample table counts all frames; other headers are compared.
     counted = stream.frames > SCANNED_PACKETS
-    if counted or seen is None or abs(named / seen - 1) < 0.03:
-      return Fraction(named)
-  if seen and RATE_BOUNDS[0] <= seen <= RATE_BOUNDS[1]:
-    return Fraction(seen).limit_denominator(1001)
+    if counted or measured is None or abs(header / measured - 1) < 0.03:
+      return Fraction(header)
+  if measured and RATE_BOUNDS[0] <= measured <= RATE_BOUNDS[1]:
+    return Fraction(measured).limit_denominator(1001)
   return Fraction(25)
 
 
@@ -271,9 +287,9 @@ def _number_frames(
     if last is None:
       time = Fraction(0)
     elif time <= last and last - time < STEP_BACK:
-      continue  # no player shows two pictures at one time
+      continue  # players show one picture at a time
     elif time <= last or time - last > video.duration + MAX_GAP_SECONDS:
-      shift += last + step - time  # time stamps start anew, as in a cut TS
+      shift += last + step - time  # time stamps restart, as in a cut TS
       time = last + step
     if index >= start:
       yield Frame(index, time, planes(picture))
@@ -283,46 +299,53 @@ def _number_frames(
 
 
 def _seek_frames(
-  video: Video, begin: int, end: int, times: Sequence[Fraction]
+  video: Video,
+  begin: int,
+  end: int,
+  times: Sequence[Fraction],
+  heartbeat: Heartbeat,
 ) -> list[Frame] | None:
   """Decode frames begin..end-1 from the key frame before; None if it fails."""
   import av
 
   planes, frames = _converter(video), []
-  wanted = {times[i]: i for i in range(begin, end)}
+  indices = {times[i]: i for i in range(begin, end)}
   with as_media_error(video.path, STOPPED), open_media(video.path) as file:
     stream = file.streams[video.stream]
     stream.thread_type = 'AUTO'
     with contextlib.suppress(av.error.FFmpegError):
       unit = stream.time_base
       file.seek(int((times[begin] + video.start) / unit), stream=stream)
-      for picture in decode_stream(video.path, file, stream):
+      for picture in decode_stream(video.path, file, stream, heartbeat):
         time = to_seconds(picture.pts, picture.time_base)
         time = None if time is None else time - video.start
         if time is None or (not frames and time > times[begin]):
           return None
-        if wanted.get(time) == begin + len(frames):
+        if indices.get(time) == begin + len(frames):
           frames.append(Frame(begin + len(frames), time, planes(picture)))
         if time >= times[end - 1]:
           break
   return frames if len(frames) == end - begin else None
 
 
-def _count_frames(video: Video, begin: int, end: int) -> list[Frame]:
+def _count_frames(
+  video: Video, begin: int, end: int, heartbeat: Heartbeat
+) -> list[Frame]:
   """Decode frames begin..end-1 by counting from the start."""
-  frames = list(itertools.islice(read_frames(video, begin), end - begin))
+  source = read_frames(video, begin, heartbeat)
+  frames = list(itertools.islice(source, end - begin))
   if len(frames) < end - begin:
     raise MediaError(
-      f'{printable(video.path)}: {STOPPED}: frame {end - 1} was there before and '
-      'is gone; do not change the file meanwhile'
+      f'{printable(video.path)}: {STOPPED}: frame {end - 1} was there before '
+      'and is gone; do not change the file meanwhile'
     )
   return frames
 
 
 def _converter(video: Video):
-  """Make the function from a decoded picture to the planes `video` promises.
+  """Function that converts a decoded picture to the planes of `video`.
 
-  It owns the scaler, whose set-up costs more than scaling a picture.
+  It keeps one scaler, whose set-up costs more than scaling a picture.
   """
   from av.video.reformatter import VideoReformatter
 
@@ -335,7 +358,7 @@ def _converter(video: Video):
 
   def planes(picture) -> tuple[np.ndarray, ...]:
     picture = _as_420(video, scaler, picture)
-    out = []
+    delivered = []
     for plane, step in zip(picture.planes, (1, 2, 2), strict=False):
       rows = np.frombuffer(plane, np.uint8).reshape(plane.height, -1).view(kind)
       rows = rows[::-1] if plane.line_size < 0 else rows  # stored bottom up
@@ -346,15 +369,15 @@ def _converter(video: Video):
       rows = rows[top:bottom, left:right]
       if rows.strides[1] != rows.itemsize:
         rows = np.ascontiguousarray(rows)
-      rows.flags.writeable = False  # the decoder may still refer to it
-      out.append(rows)
-    return tuple(out)
+      rows.flags.writeable = False  # the decoder may still use the memory
+      delivered.append(rows)
+    return tuple(delivered)
 
   return planes
 
 
 def _as_420(video: Video, scaler, picture):
-  """Scale and convert a picture to planar 4:2:0, unless it is just that."""
+  """Scale and convert a picture to planar 4:2:0 where necessary."""
   even = (picture.width // 2 * 2, picture.height // 2 * 2)
   fits = even == video.stored
   names = (video.pix_fmt, 'yuvj420p') if video.color.depth == 8 else ()

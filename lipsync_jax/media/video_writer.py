@@ -1,15 +1,15 @@
-"""Files out: encode frames and mux them with sound, in one pass.
+"""Video files: encode frames and mux them with sound, in one pass.
 
-The video is encoded once, from planes; the sound is copied packet by packet
-where the container can carry it and encoded elsewhere. Nothing appears under
-the output's name before the whole file is on disk.
+Frames are encoded once, from planes. Sound is copied packet by packet where
+the container supports its codec, and encoded otherwise. The output gets its
+name when the whole file is on disk.
 """
 
 import dataclasses
-import fractions
 import math
 import os
 import pathlib
+from fractions import Fraction
 
 import numpy as np
 
@@ -19,30 +19,23 @@ from lipsync_jax.media import audio_muxer, audio_reader, decoder
 from lipsync_jax.media.container import MediaError, as_media_error
 from lipsync_jax.media.types import Frame, Video
 
-Fraction = fractions.Fraction
-
 WRITING_STOPPED = 'writing stopped'
-MAX_TIME_BASE = (
-  1_000_000  # ticks/s; beyond it, a time base of 1/90000 s is used
-)
-HUGE_PIXELS = (
-  2**24
-)  # pixels; x264 then holds few frames, they are 24 MB and more
-COARSE_TICK = Fraction(
-  1, 2000
-)  # s; time stamps as rough as this are put on a grid
+MAX_TIME_BASE = 1_000_000  # ticks/s; above it a time base of 1/90000 s is used
+HUGE_PIXELS = 2**24  # x264 buffers few frames from here on, of 24 MB or more
+# s; time stamps as coarse as this are rounded to multiples of the frame length
+COARSE_TICK = Fraction(1, 2000)
 
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-  """What goes into files of one suffix.
+  """Container and codecs of the files of one suffix.
 
   Attributes:
     muxer: FFmpeg's name of the format.
-    video: encoder of the pictures.
-    copied: codecs of sound that are copied as they are.
+    video: encoder of the frames.
+    copied: audio codecs whose packets are copied.
     audio: encoder of all other sound.
-    edits: a first time stamp below 0 is allowed, players skip what it covers.
+    edits: the first time stamp may be below 0; players skip that part.
   """
 
   muxer: str
@@ -52,7 +45,7 @@ class Format:
   edits: bool = False
 
 
-# Conservative: what common players and editors open, not all a muxer takes.
+# Codecs that common players and editors open; muxers accept more.
 MP4 = frozenset({'aac', 'mp3', 'ac3', 'eac3', 'alac', 'opus'})
 MOV = frozenset({'aac', 'mp3', 'ac3', 'alac', 'pcm_s16le', 'pcm_s24le'})
 MKV = MP4 | MOV | {'vorbis', 'flac', 'dts', 'mp2', 'pcm_f32le'}
@@ -72,9 +65,9 @@ FORMATS = {
 class VideoWriter:
   """An output file being written; use it in a `with` statement.
 
-  On leaving the block the file is completed and takes its name; after an
+  At the end of the block the file is completed and gets its name. After an
   exception, Ctrl-C included, it is removed and an older file of that name
-  stays as it was.
+  stays unchanged.
   """
 
   def __init__(
@@ -89,27 +82,29 @@ class VideoWriter:
     preset: str = 'veryfast',
     duration: Fraction | None = None,
     like: str | os.PathLike | None = None,
+    pool: decoder.DecoderPool = decoder.DEFAULT_POOL,
   ):
     """Open the output.
 
     Args:
-      outfile: its suffix chooses the container; missing folders are made.
-      video: size, color and time base of what will be written.
+      outfile: its suffix chooses the container; missing folders are created.
+      video: size, color and time base of the frames.
       rate: nominal frames per second; default `video.rate`.
       audio: sound to mux.
-      origin: file time of the sound that is played with time 0; default its
+      origin: file time of the sound that becomes time 0; default its
         beginning.
       crf: quality of H.264, 0 (lossless) to 51.
       preset: speed of x264.
       duration: seconds after which the sound is cut; default the end of the
         last frame.
-      like: a file of an earlier Writer whose pictures will be copied, as
-        those of others like it (`append`), instead of frames encoded.
+      like: a file of an earlier `VideoWriter`. Frames are then copied with
+        `append` from it and others like it, and none are encoded.
+      pool: decoder processes that read the sound.
 
     Raises:
       MediaError: unknown suffix, wrong crf, or the folder is not writable.
     """
-    self.outfile = pathlib.Path(outfile)
+    self.outfile, self.pool = pathlib.Path(outfile), pool
     self.kind = format_of(self.outfile)
     if not 0 <= crf <= 51:
       raise MediaError(f'crf is a quality from 0 to 51, got {crf}; try 16')
@@ -239,14 +234,14 @@ class VideoWriter:
       zero = audio.origin if origin is None else origin
       form = None
       if audio.codec in self.kind.copied:
-        form = decoder.stream_template(audio, zero)
+        form = self.pool.stream_template(audio, zero)
       if form is not None:
         self.sound = audio_muxer.copy_packets(
-          self.file, audio, form, zero, self.kind.edits
+          self.file, audio, form, zero, self.kind.edits, self.pool
         )
       else:
         self.sound = audio_muxer.encode_packets(
-          self.file, audio, zero, self.kind.audio
+          self.file, audio, zero, self.kind.audio, self.pool
         )
       self.waiting = next(self.sound, None)
 
@@ -291,7 +286,7 @@ class VideoWriter:
         self.sound.close()
       if self.file is not None:
         self.file.close()
-    except Exception:  # noqa: S110  (what it says about a dropped file is moot)
+    except Exception:  # noqa: S110  (errors of a discarded file do not matter)
       pass
     finally:
       self.claim.drop()

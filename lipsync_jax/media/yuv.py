@@ -1,23 +1,21 @@
-"""A picture as the Y, U and V planes its file holds: color, turning, paste.
+"""Frames as Y, U and V planes: color conversion, orientation, blending.
 
-Frames are edited in the source's own planes and never travel through RGB as
-a whole, so that every pixel outside a pasted patch keeps its exact value.
-All functions are pure; `video_reader.py` reads planes and `video_writer.py` writes them.
+Frames are edited in the planes of the source and never converted to RGB as a
+whole, so every pixel outside a blended patch keeps its exact value. All
+functions are pure; `video_reader` reads planes and `video_writer` writes them.
 
-Alphabet: h w rows and columns of a picture or patch, y x rows and columns of
+Shapes: h w rows and columns of a picture or patch, y x rows and columns of
 a plane, c channels (RGB). Planes are 4:2:0: U and V have half the rows and
 columns of Y. Code values are those of the file: 0..255, or 0..1023 in 10 bit.
 """
 
 import dataclasses
-import fractions
 
 import numpy as np
 from jaxtyping import Float, Float32, Integer, UInt8
 
 from lipsync_jax.media.types import Color, Frame, Video
 
-Fraction = fractions.Fraction
 Plane = Integer[np.ndarray, '_ _']
 
 
@@ -52,9 +50,11 @@ def to_rgb(
   """Convert a rectangle of a frame, or all of it, to RGB.
 
   Args:
+    video: color encoding of the frame.
+    frame: the frame.
     box: (x0, y0, x1, y1) pixels, half-open, clipped to the frame.
-    size: (w, h) to scale to. Shrinking averages, planes are scaled before
-      they are converted, so a small picture of a large frame costs little.
+    size: (w, h) to scale to, by averaging if smaller. Planes are scaled before
+      the conversion, so a small picture of a large frame costs little.
   """
   import cv2
 
@@ -69,8 +69,8 @@ def to_rgb(
   if y.size == 0:
     return np.zeros((*(size or (0, 0))[::-1], 3), np.uint8)
   if size is None:
-    # Chroma is repeated, not interpolated: `blend_patch` averages 2 x 2 pixels, and
-    # so a patch that nobody changed comes back to the code values it had.
+    # Chroma is repeated, not interpolated. `blend_patch` averages 2 x 2
+    # pixels, so an unchanged patch returns to its former code values.
     u, v = (np.repeat(np.repeat(p, 2, 0), 2, 1) for p in (u, v))
     u, v = (
       p[y0 - top : y1 - top, x0 - left : x1 - left] for p in (u, v)
@@ -115,8 +115,10 @@ def blend_patch(
   pixels has alpha > 0); everywhere else the planes stay bit-identical.
 
   Args:
+    video: color encoding of the frame.
+    frame: the frame, which is not changed.
     patch: RGB in 0..255.
-    alpha: share of the patch, 0..1.
+    alpha: weight of the patch, 0..1.
     corner: (x, y) of the patch's top left pixel; parts of the patch outside
       the frame are ignored.
   """
@@ -128,7 +130,7 @@ def blend_patch(
     return frame
   part = np.s_[y0 - y : y1 - y, x0 - x : x1 - x]
   left, top, right, bottom = _even_box(x0, y0, x1, y1)
-  # The rectangle grows to the even grid by pixels that have alpha 0.
+  # Pixels of alpha 0 extend the rectangle to the even grid.
   margin = (y0 - top, bottom - y1, x0 - left, right - x1)
   alpha = _pad_plane(alpha[part].astype(np.float32), margin)
   planes = []
@@ -164,7 +166,7 @@ def parse_display_matrix(
 ) -> tuple[bool, bool, bool]:
   """Read a display matrix (ISO 14496-12, 6.2.2) as transpose and mirrors.
 
-  Angles that are no multiple of 90 degrees go to the nearest one that is.
+  Angles are rounded to the nearest multiple of 90 degrees.
   """
   a, b, c, d = (int(matrix[i]) for i in (0, 1, 3, 4))
   if abs(b) + abs(c) > abs(a) + abs(d):  # x' = c y, y' = b x
@@ -175,14 +177,14 @@ def parse_display_matrix(
 def clip_box(
   box: tuple[int, int, int, int], width: int, height: int
 ) -> tuple[int, int, int, int]:
-  """Cut a half-open box (x0, y0, x1, y1) to a picture; it may end empty."""
+  """Clip a half-open box (x0, y0, x1, y1) to a picture; it may be empty."""
   x0, x1 = (min(max(int(x), 0), width) for x in (box[0], box[2]))
   y0, y1 = (min(max(int(y), 0), height) for y in (box[1], box[3]))
   return x0, y0, x1, y1
 
 
 def _even_box(x0: int, y0: int, x1: int, y1: int) -> tuple[int, int, int, int]:
-  """Grow a box to the grid of chroma samples."""
+  """Extend a box to the grid of chroma samples."""
   return x0 // 2 * 2, y0 // 2 * 2, (x1 + 1) // 2 * 2, (y1 + 1) // 2 * 2
 
 
@@ -212,7 +214,7 @@ def _resize_plane(plane: Plane, size: tuple[int, int]) -> Plane:
 
   if plane.shape == size[::-1]:
     return plane
-  # Averaging is worth its time from 1 : 2 on; before, nothing is skipped.
+  # Below a factor of 2, linear interpolation skips no pixel and is faster.
   halves = plane.shape[1] >= 2 * size[0] and plane.shape[0] >= 2 * size[1]
   how = cv2.INTER_AREA if halves else cv2.INTER_LINEAR
   return cv2.resize(plane, size, interpolation=how)

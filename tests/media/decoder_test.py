@@ -1,6 +1,7 @@
-"""decoder.py, worker.py, wire.py: the same readings, apart and unbreakable."""
+"""Decoder processes: the same results, and errors instead of crashes."""
 
-import fractions
+import concurrent.futures
+import gc
 import io
 import os
 import pathlib
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ import pytest
 from lipsync_jax.media import (
   audio_reader,
   decoder,
+  decoder_process,
   decoder_protocol,
   decoder_worker,
   video_reader,
@@ -23,16 +26,15 @@ from lipsync_jax.media import (
 from lipsync_jax.media.types import Color, Video, View
 from tests.helpers import media_files
 
-Fraction = fractions.Fraction
 POSIX = pytest.mark.skipif(os.name != 'posix', reason='signals of POSIX')
 
 
 @pytest.fixture(autouse=True)
 def fresh():
-  """Every test starts and ends without a process."""
-  decoder.close_idle_workers()
+  """Every test starts and ends without an idle process."""
+  decoder.DEFAULT_POOL.close()
   yield
-  decoder.close_idle_workers()
+  decoder.DEFAULT_POOL.close()
 
 
 def clip(folder, count=40, **options):
@@ -64,7 +66,9 @@ def test_pictures_are_those_of_this_process(tmp_path, suffix, options):
     media_files.same(back, frames[25::-1])
   plane = next(decoder.read_frames(video)).planes[0]
   assert not plane.flags.writeable and plane.dtype == frames[0].planes[0].dtype
-  assert len(decoder._idle) == 1, 'one process has served all of it'
+  assert len(decoder.DEFAULT_POOL._idle) == 1, (
+    'one process has served all of it'
+  )
 
 
 @pytest.mark.parametrize('name', ['a.wav', 'a.mp3', 'a.m4a', 'a.mkv'])
@@ -99,7 +103,7 @@ def test_a_name_of_any_bytes_and_another_folder(tmp_path, monkeypatch):
 
 def test_a_reading_called_off_leaves_a_process_that_serves(tmp_path):
   video = decoder.probe_video(clip(tmp_path, 80))
-  pid = decoder._idle[0].process.pid
+  pid = decoder.DEFAULT_POOL._idle[0].process.pid
   for _ in range(5):
     frames = decoder.read_frames(video)
     assert [next(frames).index for _ in range(3)] == [0, 1, 2]
@@ -108,8 +112,8 @@ def test_a_reading_called_off_leaves_a_process_that_serves(tmp_path):
   next(side)
   assert len(list(decoder.read_frames(video))) == 80  # beside it
   side.close()
-  assert pid in {process.process.pid for process in decoder._idle}
-  assert len(decoder._idle) == 2
+  assert pid in {process.process.pid for process in decoder.DEFAULT_POOL._idle}
+  assert len(decoder.DEFAULT_POOL._idle) == 2
 
 
 def test_errors_and_warnings_come_across(tmp_path, caplog):
@@ -134,7 +138,7 @@ def test_errors_and_warnings_come_across(tmp_path, caplog):
 def test_death_is_one_line_and_the_next_reading_works(tmp_path, name):
   video = decoder.probe_video(clip(tmp_path, 80, size=(640, 480)))
   frames = decoder.read_frames(video)
-  pid = decoder._idle[0].process.pid
+  pid = decoder.DEFAULT_POOL._idle[0].process.pid
   next(frames)
   os.kill(pid, getattr(signal, name))
   with pytest.raises(
@@ -143,7 +147,7 @@ def test_death_is_one_line_and_the_next_reading_works(tmp_path, name):
     list(frames)
   assert 'a.mp4' in media_files.one_line(e)
   assert len(list(decoder.read_frames(video))) == 80
-  os.kill(decoder._idle[0].process.pid, signal.SIGKILL)
+  os.kill(decoder.DEFAULT_POOL._idle[0].process.pid, signal.SIGKILL)
   time.sleep(0.2)
   assert len(list(decoder.read_frames(video))) == 80  # died while idle
 
@@ -151,9 +155,9 @@ def test_death_is_one_line_and_the_next_reading_works(tmp_path, name):
 @POSIX
 def test_silence_is_death(tmp_path, monkeypatch):
   video = decoder.probe_video(clip(tmp_path, 80, size=(640, 480)))
-  monkeypatch.setattr(decoder, 'TIMEOUT_SECONDS', 1.0)
+  monkeypatch.setattr(decoder_process, 'TIMEOUT_SECONDS', 1.0)
   frames = decoder.read_frames(video)
-  pid = decoder._idle[0].process.pid
+  pid = decoder.DEFAULT_POOL._idle[0].process.pid
   next(frames)
   os.kill(pid, signal.SIGSTOP)
   began = time.monotonic()
@@ -168,7 +172,7 @@ def test_memory_is_limited(tmp_path):
 
   path = clip(tmp_path, 3)
   decoder.probe_video(path)
-  pid = decoder._idle[0].process.pid
+  pid = decoder.DEFAULT_POOL._idle[0].process.pid
   assert (
     resource.prlimit(pid, resource.RLIMIT_AS)[0] <= decoder_worker.MEMORY_LIMIT
   )
@@ -187,13 +191,15 @@ def test_memory_is_limited(tmp_path):
 def test_nonsense_is_one_line(tmp_path, monkeypatch):
   path = clip(tmp_path, 3)
   script = 'import sys, time; sys.stdout.write("x" * 99); time.sleep(9)'
-  monkeypatch.setattr(decoder, 'COMMAND', (sys.executable, '-c', script))
+  monkeypatch.setattr(
+    decoder_process, 'COMMAND', (sys.executable, '-c', script)
+  )
   with pytest.raises(
     video_reader.MediaError, match='answered nonsense'
   ) as caught:
     decoder.probe_video(path)
   media_files.one_line(caught)
-  monkeypatch.setattr(decoder, 'COMMAND', (str(tmp_path / 'none'),))
+  monkeypatch.setattr(decoder_process, 'COMMAND', (str(tmp_path / 'none'),))
   with pytest.raises(video_reader.MediaError, match='could not be started'):
     decoder.probe_video(path)
 
@@ -204,7 +210,7 @@ def test_no_process_outlives_the_program(tmp_path):
   script = (
     'import sys; from lipsync_jax.media import decoder\n'
     'frames = decoder.read_frames(decoder.probe_video(sys.argv[1]))\n'
-    'print(decoder._idle[0].process.pid, flush=True)\n'
+    'print(decoder.DEFAULT_POOL._idle[0].process.pid, flush=True)\n'
     'next(frames); sys.stdin.read()\n'
   )
   root = str(pathlib.Path(video_reader.__file__).parents[2])
@@ -263,9 +269,10 @@ def test_copied_sound_dies_in_one_line_and_leaves_nothing(
   # More of it is needed than a pipe holds when its source has died.
   track = media_files.tone(tmp_path / 's.wav', 10, 192_000, 2)
   audio = decoder.probe_audio(track)
-  hired, real = [], decoder._acquire_decoder
+  pool = decoder.DEFAULT_POOL
+  hired, real = [], pool._acquire
   monkeypatch.setattr(
-    decoder, '_acquire_decoder', lambda: hired.append(real()) or hired[-1]
+    pool, '_acquire', lambda: hired.append(real()) or hired[-1]
   )
   out = tmp_path / 'out' / 'b.mkv'
   with (
@@ -280,3 +287,60 @@ def test_copied_sound_dies_in_one_line_and_leaves_nothing(
     for frame in video_reader.read_frames(video):
       writer.write(frame)
   assert os.listdir(out.parent) == []
+
+
+def test_a_pool_has_its_own_processes_and_ends_them(tmp_path):
+  path = clip(tmp_path, 80)
+  with decoder.DecoderPool(max_idle=1) as pool:
+    pool.start_idle_worker()
+    (process,) = pool._idle
+    video = pool.probe_video(path)
+    frames = pool.read_frames(video)
+    assert next(frames).index == 0
+    assert pool.peak_bytes == process.peak > 2**20
+    side = pool.read_frames(video)
+    next(side)
+    side.close()
+    frames.close()
+    assert len(pool._idle) == 1 and not pool._busy
+    frames = pool.read_frames(video)
+    next(frames)
+    assert not decoder.DEFAULT_POOL._idle
+  assert len(list(frames)) == 79, 'a reading outlives the close of its pool'
+  assert not pool._idle and not pool._busy and pool.peak_bytes == 0
+  assert not process.is_alive()
+  assert len(list(pool.read_frames(video))) == 80, 'it can be used again'
+  (process,) = pool._idle
+  del pool
+  gc.collect()
+  assert not process.is_alive()
+
+
+def test_threads_share_a_pool(tmp_path):
+  path = clip(tmp_path, 5)
+
+  def count(pool):
+    video = pool.probe_video(path)
+    return sum(len(list(pool.read_frames(video))) for _ in range(4))
+
+  with (
+    decoder.DecoderPool() as pool,
+    concurrent.futures.ThreadPoolExecutor(5) as threads,
+  ):
+    assert list(threads.map(count, [pool] * 10)) == [20] * 10
+    assert 1 <= len(pool._idle) <= decoder.MAX_IDLE and not pool._busy
+
+
+@POSIX
+@pytest.mark.filterwarnings('ignore:.*fork:DeprecationWarning')
+def test_a_fork_leaves_the_processes_of_its_parent_alone(tmp_path):
+  path = clip(tmp_path, 3)
+  decoder.probe_video(path)
+  (process,) = decoder.DEFAULT_POOL._idle
+  child = os.fork()
+  if not child:
+    decoder.DEFAULT_POOL.close()
+    os._exit(0)
+  assert os.waitpid(child, 0)[1] == 0
+  assert process.is_alive()
+  assert len(list(decoder.read_frames(decoder.probe_video(path)))) == 3

@@ -1,6 +1,6 @@
 """Mutated media files through the decoder process: no hang, no crash.
 
-LIPSYNC_JAX_FUZZ=10000 python -m pytest tests/fuzz_test.py -s
+LIPSYNC_JAX_FUZZ=10000 python -m pytest tests/media/fuzz_test.py -s
 
 makes as many files (200 by default), reads all pictures, sound and packets
 of each, and prints what came of it.
@@ -17,7 +17,7 @@ import av
 import numpy as np
 import pytest
 
-from lipsync_jax.media import decoder, video_reader
+from lipsync_jax.media import decoder, decoder_process, video_reader
 from tests.helpers import media_files
 
 COUNT = int(os.environ.get('LIPSYNC_JAX_FUZZ', '200'))
@@ -136,7 +136,7 @@ def judged(error: Exception, result: str) -> str:
 @pytest.mark.slow
 def test_mutated_files(tmp_path, monkeypatch):
   logging.getLogger('lipsync_jax').setLevel(logging.CRITICAL)
-  monkeypatch.setattr(decoder, 'TIMEOUT_SECONDS', LONGEST)
+  monkeypatch.setattr(decoder_process, 'TIMEOUT_SECONDS', LONGEST)
   folder = tmp_path / 'seeds'
   folder.mkdir()
   dice, contents = random.Random(7), []
@@ -151,7 +151,7 @@ def test_mutated_files(tmp_path, monkeypatch):
     began = time.monotonic()
     tally[read_everything(path)] += 1
     slowest = max(slowest, (time.monotonic() - began, path.name))
-    peak = max([peak, *decoder.peaks.values()])
+    peak = max(peak, decoder.DEFAULT_POOL.peak_bytes)
     path.unlink()
   print(
     f'\n{COUNT} mutated files: {dict(tally)}, '
