@@ -25,6 +25,7 @@ import numpy as np
 from data_prep import av_offset, extract, wav2lip_cache
 from data_prep.extract import Rejection, Settings
 from data_prep.layouts import UNLISTED, Job
+from lipsync_jax.common import atomic_file
 from lipsync_jax.data import tfrecord
 from lipsync_jax.data.clip import (
   Clip,
@@ -264,6 +265,11 @@ def save(path: str, data: bytes) -> None:
   """Write a file, whole or not at all."""
   target = _path(path)
   target.parent.mkdir(parents=True, exist_ok=True)
+  if '://' not in path:
+    with atomic_file.atomic_write(path) as part:
+      part.write_bytes(data)
+    return
+  # A bucket has no locks.
   part = target.parent / f'{target.name}.part-{uuid.uuid4().hex[:8]}'
   try:
     part.write_bytes(data)

@@ -1,8 +1,9 @@
-"""Claims: a file is written under another name and takes its own when whole.
+"""Files that appear under their name only when they are complete.
 
-The other name stands beside the file and ends in MARK. Its writer holds a
-lock on it; what has no such writer any more was left by a killed program and
-is swept away by the next claim in that folder.
+A file is written under a temporary name beside the final one, which ends in
+`PART_SUFFIX`. Its writer holds a lock on it, which the system releases when
+the process ends. Temporary files without a lock belong to a killed process;
+the next writer in the same folder deletes them.
 """
 
 import contextlib
@@ -16,10 +17,18 @@ PART_SUFFIX = '.lipsync-part'
 
 
 class AtomicFile:
-  """The right to a name: write `part`, then `keep` or `drop` it."""
+  """A file being written: write `part`, then call `keep` or `drop`.
+
+  Attributes:
+    path: the final name.
+    part: the temporary name.
+  """
 
   def __init__(self, path: str | os.PathLike):
-    """Sweep the folder, which must exist, and create an empty `part`.
+    """Create an empty `part`, after deleting stale ones in the folder.
+
+    Args:
+      path: the final name; its folder must exist.
 
     Raises:
       OSError: the folder cannot be written.
@@ -30,43 +39,53 @@ class AtomicFile:
       name = f'{self.path.name[:48]}.{secrets.token_hex(4)}{PART_SUFFIX}'
       self.part = self.path.parent / name
       self.handle = _locked(self.part)
-      if self.part.exists():  # a sweeper may have come before the lock
+      if self.part.exists():  # not deleted by another process before the lock
         break
       self._release()
 
   def keep(self) -> None:
-    """Give the file its name, once all of it is on disk."""
+    """Give the file its final name, after all of it is on disk."""
     with open(self.part, 'rb+') as file:
       os.fsync(file.fileno())
-    os.replace(self.part, self.path)  # still locked: nobody sweeps it now
+    os.replace(self.part, self.path)  # still locked, so nobody deletes it
     self._release()
 
   def drop(self) -> None:
-    """Remove the unfinished file; harmless after `keep`."""
+    """Delete the unfinished file; does nothing after `keep`."""
     self._release()
-    # A folder that can no longer be written has worse troubles.
+    # A folder that is no longer writable must not hide the first error.
     with contextlib.suppress(OSError):
       self.part.unlink(missing_ok=True)
 
   def _release(self) -> None:
     if self.handle is not None:
-      os.close(self.handle)  # and so unlocked
+      os.close(self.handle)  # which releases the lock
       self.handle = None
 
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-  """A name to write to, which becomes `path` if nothing is raised."""
-  claim = AtomicFile(path)
+  """Yield a temporary name, which becomes `path` unless an error is raised.
+
+  Raises:
+    OSError: the folder does not exist or cannot be written.
+  """
+  file = AtomicFile(path)
   try:
-    yield claim.part
-    claim.keep()
+    yield file.part
+    file.keep()
   finally:
-    claim.drop()
+    file.drop()
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+  """Write a text file in UTF-8, complete or not at all."""
+  with atomic_write(path) as part:
+    part.write_text(text, encoding='utf-8')
 
 
 def remove_stale(folder: pathlib.Path) -> None:
-  """Remove the files of MARK in a folder that nobody is writing."""
+  """Delete the temporary files in a folder that no process is writing."""
   with contextlib.suppress(OSError):
     for name in os.listdir(folder):
       if name.endswith(PART_SUFFIX):
@@ -75,23 +94,23 @@ def remove_stale(folder: pathlib.Path) -> None:
 
 
 def _locked(part: pathlib.Path) -> int | None:
-  """Create and lock a file; None where an open file is safe without."""
+  """Create and lock a file; None on systems that protect open files."""
   handle = os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
   if os.name != 'posix':
-    os.close(handle)  # an open file could not be renamed
+    os.close(handle)  # Windows cannot rename an open file
     return None
   import fcntl
 
-  # Without locks (some network drives) nobody can sweep either.
+  # On drives without locks no process can delete the file as stale.
   with contextlib.suppress(OSError):
     fcntl.flock(handle, fcntl.LOCK_EX)
   return handle
 
 
 def _remove_unlocked(part: pathlib.Path) -> None:
-  """Remove a file, unless a writer holds it."""
+  """Delete a file, unless a writer holds its lock."""
   if os.name != 'posix':
-    part.unlink()  # refused while it is open
+    part.unlink()  # fails while the file is open
     return
   import fcntl
 

@@ -22,6 +22,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
+from lipsync_jax.common import atomic_file
 from lipsync_jax.common.errors import LipSyncError
 
 MAX_RECORD_BYTES = (
@@ -318,13 +319,15 @@ def _path(path: str):
 @contextlib.contextmanager
 def _atomic_file(path: str):
   """A file that appears under its name only when all of it is written."""
+  if '://' not in path:
+    with atomic_file.atomic_write(path) as part, open(part, 'wb') as file:
+      yield file
+    return
+  # A bucket has no locks and needs no fsync.
   part = _path(f'{path}.part-{uuid.uuid4().hex[:8]}')
   try:
     with part.open('wb') as file:
       yield file
-      file.flush()
-      if '://' not in path:
-        os.fsync(file.fileno())
     part.replace(path)
   finally:
     part.unlink(missing_ok=True)

@@ -9,12 +9,12 @@ import csv
 import dataclasses
 import json
 import os
-import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
 
+from lipsync_jax.common import atomic_file
 from lipsync_jax.evaluation.metrics import METRICS, Metric
 
 BOOTSTRAP_DRAWS = 2000  # of the bootstrap
@@ -167,14 +167,16 @@ def write_json(
   plain = [{k: v for k, v in r.items() if k != 'strips'} for r in results]
   whole = {'facts': facts, 'summary': report_summary(results), 'results': plain}
   text = json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False)
-  write_text(path, text + '\n')
+  atomic_file.write_text(path, text + '\n')
 
 
 def write_csv(path: str | os.PathLike, results: Sequence[dict]) -> None:
   """One line a result."""
-  part = pathlib.Path(f'{path}.part')
   keys = [m.key for m in METRICS]
-  with open(part, 'w', newline='', encoding='utf-8') as file:
+  with (
+    atomic_file.atomic_write(path) as part,
+    open(part, 'w', newline='', encoding='utf-8') as file,
+  ):
     out = csv.writer(file)
     out.writerow(
       ['protocol', 'case', 'speaker', 'row', 'frames', *keys, 'error']
@@ -183,14 +185,6 @@ def write_csv(path: str | os.PathLike, results: Sequence[dict]) -> None:
       values = [r.get('values', {}).get(k) for k in keys]
       words = [r['protocol'], r['case'], r['speaker'], r['row']]
       out.writerow([*words, r.get('frames', 0), *values, r.get('error', '')])
-  os.replace(part, path)
-
-
-def write_text(path: str | os.PathLike, text: str) -> None:
-  """A text file that appears only when whole."""
-  part = pathlib.Path(f'{path}.part')
-  part.write_text(text, encoding='utf-8')
-  os.replace(part, path)
 
 
 def table_lines(results: Sequence[dict], protocol: str) -> list[str]:

@@ -8,6 +8,7 @@ import html
 import os
 from collections.abc import Sequence
 
+from lipsync_jax.common import atomic_file
 from lipsync_jax.evaluation import aggregate, svg_charts
 from lipsync_jax.evaluation.metrics import METRICS, Metric
 
@@ -80,7 +81,7 @@ def write_page(
   path: str | os.PathLike, results: Sequence[dict], facts: dict
 ) -> None:
   """Write the page."""
-  aggregate.write_text(path, render_page(results, facts))
+  atomic_file.write_text(path, render_page(results, facts))
 
 
 def reading_guide() -> str:

@@ -13,7 +13,6 @@ Alphabet: `n` frames, `k` features of a frame, `s` shifts.
 import argparse
 import dataclasses
 import os
-import pathlib
 import sys
 from collections.abc import Iterator
 from fractions import Fraction
@@ -23,6 +22,7 @@ from jaxtyping import Float
 
 from lipsync_jax import audio
 from lipsync_jax.audio import log_mel
+from lipsync_jax.common import atomic_file
 from lipsync_jax.common.assets import asset_path
 from lipsync_jax.common.errors import LipSyncError
 from lipsync_jax.data.clip import ClipDataset
@@ -157,11 +157,8 @@ def load_ridge(path: str | os.PathLike = DEFAULT_RIDGE) -> RidgeScorer:
 
 def save_ridge(path: str | os.PathLike, ridge: RidgeScorer) -> None:
   """Write coefficients; the file appears only when whole."""
-  path = pathlib.Path(path)
-  part = path.with_name(f'{path.name}.part')
-  with open(part, 'wb') as file:
+  with atomic_file.atomic_write(path) as part, open(part, 'wb') as file:
     np.savez(file, weights=ridge.weights, source=np.array(ridge.source))
-  os.replace(part, path)
 
 
 def training_rows(source: ClipDataset) -> Iterator[tuple]:

@@ -19,7 +19,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from lipsync_jax.common import cache
+from lipsync_jax.common import atomic_file, cache
 from lipsync_jax.data.clip import ClipDataset
 from lipsync_jax.evaluation import (
   aggregate,
@@ -240,7 +240,7 @@ def case_result(row: System, scene: CaseContext, marks: dict) -> dict:
     return words | {'error': ' '.join(str(error).split()), 'values': {}}
   with contextlib.suppress(OSError):  # a full or read-only disk is no matter
     path.parent.mkdir(parents=True, exist_ok=True)
-    aggregate.write_text(path, json.dumps(found, allow_nan=False))
+    atomic_file.write_text(path, json.dumps(found, allow_nan=False))
   return words | found
 
 

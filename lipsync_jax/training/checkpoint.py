@@ -23,7 +23,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from lipsync_jax.common.errors import LipSyncError
+from lipsync_jax.common.errors import LipSyncError, as_one_line
 from lipsync_jax.training import distributed
 
 MANIFEST = 'manifest.json'
@@ -69,6 +69,7 @@ def write_manifest(folder: epath.Path) -> None:
   }
   body = canonical_json(table)
   digest = hashlib.sha256(body).hexdigest()
+  # Not `atomic_file`: the folder may be in a bucket.
   part = folder / f'{MANIFEST}.part'
   part.write_bytes(digest.encode() + b'\n' + body)
   part.rename(folder / MANIFEST)
@@ -287,16 +288,14 @@ def lock_folder(folder: epath.Path):
   return file
 
 
-@contextlib.contextmanager
-def as_checkpoint_error(path):
-  """Turn what a file system or Orbax says into one line."""
-  try:
-    yield
-  except CheckpointError:
-    raise
-  except Exception as error:
-    words = str(getattr(error, 'strerror', None) or error).split('\n')[0]
-    raise CheckpointError(
-      f'{path}: cannot store or read the run here: {words[:200]}; make room '
-      'or choose another --workdir'
-    ) from error
+def as_checkpoint_error(path) -> contextlib.AbstractContextManager[None]:
+  """Turn an error of the file system or of Orbax into one line."""
+
+  def message(error: Exception) -> str:
+    reason = str(getattr(error, 'strerror', None) or error).split('\n')[0]
+    return (
+      f'cannot store or read the run here: {reason[:200]}; make room or '
+      'choose another --workdir'
+    )
+
+  return as_one_line(CheckpointError, path, message)

@@ -13,6 +13,8 @@ import time
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from lipsync_jax.common import atomic_file
+
 ImageGrid = UInt8[np.ndarray, 'rows columns 3']
 
 
@@ -48,9 +50,8 @@ class MetricWriter:
     self.folder.mkdir(parents=True, exist_ok=True)
     path = self.folder / 'metrics.jsonl'
     kept = [line for line in _whole_lines(path) if line['step'] <= start]
-    part = path.with_suffix('.part')
-    part.write_text(''.join(f'{json.dumps(line)}\n' for line in kept))
-    part.replace(path)
+    text = ''.join(f'{json.dumps(line)}\n' for line in kept)
+    atomic_file.write_text(path, text)
     self._lines = path.open('a', encoding='utf-8')
     self._board = open_tensorboard(self.folder / 'tensorboard', start)
 

@@ -1,4 +1,4 @@
-"""claims.py: whole or absent, and nothing of the dead remains."""
+"""Files are complete or absent, and stale temporary files are deleted."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ from lipsync_jax.common import atomic_file
 POSIX = pytest.mark.skipif(os.name != 'posix', reason='locks of POSIX')
 
 
-def test_whole_or_as_before(tmp_path):
+def test_complete_or_as_before(tmp_path):
   path = tmp_path / 'a.mp4'
   path.write_text('old')
   with pytest.raises(KeyboardInterrupt), atomic_file.atomic_write(path) as part:
@@ -26,7 +26,7 @@ def test_whole_or_as_before(tmp_path):
 
 
 @POSIX
-def test_the_living_are_left_alone_and_the_dead_swept(tmp_path):
+def test_files_of_living_writers_stay_and_stale_ones_go(tmp_path):
   script = (
     'import sys; from lipsync_jax.common import atomic_file\n'
     'atomic_file.AtomicFile(sys.argv[1]); print(flush=True); sys.stdin.read()\n'
@@ -60,7 +60,7 @@ def test_the_living_are_left_alone_and_the_dead_swept(tmp_path):
   assert set(os.listdir(tmp_path)) == left
 
 
-def test_many_claims_at_once(tmp_path):
+def test_many_writers_at_once(tmp_path):
   failures = []
 
   def work(i):
@@ -83,7 +83,7 @@ def test_many_claims_at_once(tmp_path):
   assert len(os.listdir(tmp_path)) == 8
 
 
-def test_a_long_name_and_a_closed_folder(tmp_path):
+def test_a_long_name_and_a_missing_folder(tmp_path):
   with atomic_file.atomic_write(tmp_path / ('ü' * 120)) as part:
     part.write_text('x')
   assert len(os.listdir(tmp_path)) == 1
