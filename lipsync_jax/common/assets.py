@@ -9,14 +9,14 @@ FOLDER = pathlib.Path(__file__).resolve().parents[1] / 'assets'
 
 
 def asset_path(name: str) -> pathlib.Path:
-  """Path of an asset; the file may be absent from a stripped copy."""
+  """Path of an asset; an incomplete installation may lack the file."""
   return FOLDER / name
 
 
 def read_asset(
   name: str, sha256: str, error_class: type[LipSyncError] = LipSyncError
 ) -> bytes:
-  """The bytes of an asset, checked.
+  """The bytes of an asset, after a check of their digest.
 
   Args:
     name: file name.
@@ -31,10 +31,10 @@ def read_asset(
       f'the model file {path} cannot be read ({error.strerror}); '
       'reinstall lipsync_jax'
     ) from error
-  found = hashlib.sha256(content).hexdigest()
-  if found != sha256:
+  digest = hashlib.sha256(content).hexdigest()
+  if digest != sha256:
     raise error_class(
-      f'the model file {path} has sha256 {found[:12]}…, expected '
+      f'the model file {path} has sha256 {digest[:12]}…, expected '
       f'{sha256[:12]}…; reinstall lipsync_jax'
     )
   return content

@@ -1,17 +1,18 @@
-"""Where things are remembered between runs; nothing in it is needed."""
+"""Folders for results that are kept between runs and can be recomputed."""
 
 import os
 import pathlib
 
 
 def cache_dir(what: str) -> pathlib.Path:
-  """The folder for `what`; LIPSYNC_JAX_CACHE overrules the user's cache.
+  """The cache folder of one kind of results, which may not exist yet.
 
-  It may not exist yet. All of it can be deleted at any time.
+  It lies in the folder that LIPSYNC_JAX_CACHE names, by default in the user's
+  cache folder. It can be deleted at any time.
   """
-  own = os.environ.get('LIPSYNC_JAX_CACHE')
-  if own:
-    return pathlib.Path(own) / what
+  root = os.environ.get('LIPSYNC_JAX_CACHE')
+  if root:
+    return pathlib.Path(root) / what
   import platformdirs
 
   return pathlib.Path(platformdirs.user_cache_dir('lipsync_jax')) / what

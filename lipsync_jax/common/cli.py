@@ -1,4 +1,4 @@
-"""The shell of every command line: exit codes, one error line, Ctrl-C."""
+"""Exit codes, one-line errors and Ctrl-C, the same for all commands."""
 
 import contextlib
 import os
@@ -9,7 +9,7 @@ DONE, REFUSED, MISUSED, INTERRUPTED = 0, 1, 2, 130  # exit codes
 
 
 def quiet_native_logs() -> None:
-  """Keep glog and TensorFlow Lite, which log through C++, off stderr."""
+  """Suppress the messages of glog and TensorFlow Lite, which log in C++."""
   for name in ('GLOG_minloglevel', 'TF_CPP_MIN_LOG_LEVEL'):
     os.environ.setdefault(name, '3')
 

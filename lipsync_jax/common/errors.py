@@ -1,6 +1,6 @@
-"""The base of every error of this package, and errors as one line.
+"""The base class of all errors of this package, and their one-line form.
 
-A message says what was expected, what was found, and what to do about it.
+A message names what was expected, what was found, and what to do about it.
 """
 
 import contextlib
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 
 class LipSyncError(ValueError):
-  """A request that cannot be met. The message is one line for a person."""
+  """A request that cannot be fulfilled; the message is one line."""
 
 
 def printable(text: str | os.PathLike) -> str:
@@ -19,9 +19,9 @@ def printable(text: str | os.PathLike) -> str:
 
 
 def reason_of(error: BaseException) -> str:
-  """What an exception says, on one line, or its type if it says nothing."""
-  said = getattr(error, 'strerror', None) or str(error) or repr(error)
-  return printable(said)
+  """The message of an exception on one line, or its `repr` if it has none."""
+  reason = getattr(error, 'strerror', None) or str(error) or repr(error)
+  return printable(reason)
 
 
 @contextlib.contextmanager
@@ -31,13 +31,16 @@ def as_one_line(
   message: str | Callable[[Exception], str],
   catch: type[Exception] | tuple[type[Exception], ...] = Exception,
 ) -> Iterator[None]:
-  """Turn exceptions within into one line about `path`.
+  """Turn exceptions raised within into an error of one line about `path`.
 
   Args:
     error_class: raised instead; exceptions of this class pass unchanged.
     path: named at the start of the line.
     message: the rest of the line, or a function of the exception.
     catch: the exceptions to turn; others pass unchanged.
+
+  Raises:
+    LipSyncError: of `error_class`, for the exceptions in `catch`.
   """
   try:
     yield

@@ -33,8 +33,9 @@ from lipsync_jax.media.container import (
   stream_duration,
   to_seconds,
 )
+from lipsync_jax.media.frame_converter import crop_box, frame_converter, is_yuv
 from lipsync_jax.media.types import UNSPECIFIED, Color, Frame, Video, View
-from lipsync_jax.media.yuv import orient_plane, parse_display_matrix
+from lipsync_jax.media.yuv import parse_display_matrix
 
 FRAME_BUDGET = 256 * 2**20  # bytes of frames that read_backwards holds
 SCANNED_PACKETS = 240  # packets read for the frame rate: about 8 s of video
@@ -177,7 +178,7 @@ def _video(path, view, container, stream, pictures, stamps) -> Video:
   stored = tuple(s // factor // 2 * 2 for s in (first.width, first.height))
   turn = _orientation(first)
   width, height = stored[::-1] if turn[0] ^ view.rotate else stored
-  left, top, right, bottom = _crop_box(view, width, height)
+  left, top, right, bottom = crop_box(view, width, height)
   if right <= left or bottom <= top:
     raise MediaError(
       f'{printable(path)}: nothing is left of a {first.width}x{first.height} '
@@ -217,31 +218,11 @@ def _orientation(picture) -> tuple[bool, bool, bool]:
   return parse_display_matrix(np.frombuffer(bytes(matrix), np.int32)[:9])
 
 
-def _crop_box(view: View, width: int, height: int) -> tuple[int, int, int, int]:
-  """Turn Wav2Lip's crop into an even box (x0, y0, x1, y1)."""
-  top, bottom, left, right = view.crop
-  right = width if right == -1 else min(right, width)
-  bottom = height if bottom == -1 else min(bottom, height)
-  left, top = max(left, 0) // 2 * 2, max(top, 0) // 2 * 2
-  return (
-    left,
-    top,
-    left + (right - left) // 2 * 2,
-    top + (bottom - top) // 2 * 2,
-  )
-
-
-def _is_yuv(picture) -> bool:
-  """Whether a picture has luma and chroma, and so a color matrix."""
-  form = picture.format
-  return len(form.components) >= 3 and not (form.is_rgb or form.has_palette)
-
-
 def _color_of(picture, still: bool, height: int) -> tuple[int, Color]:
   """Find depth and color of the planes that will be delivered."""
   bits = max(c.bits for c in picture.format.components)
   depth = 8 if bits <= 8 or still else 10
-  if still or not _is_yuv(picture):
+  if still or not is_yuv(picture):
     return depth, Color(1, 1, 1, 1, depth)
   full = picture.color_range == 2 or picture.format.name.startswith('yuvj')
   # Players take untagged video for BT.601 below 720 lines. The tag stays
@@ -279,7 +260,7 @@ def _number_frames(
   video: Video, pictures: Iterable, start: int
 ) -> Iterator[Frame]:
   """Give pictures index and time; times strictly increase from 0."""
-  planes = _converter(video)
+  planes = frame_converter(video)
   step, last, shift, index = 1 / video.rate, None, Fraction(0), 0
   for picture in pictures:
     time = to_seconds(picture.pts, picture.time_base)
@@ -308,7 +289,7 @@ def _seek_frames(
   """Decode frames begin..end-1 from the key frame before; None if it fails."""
   import av
 
-  planes, frames = _converter(video), []
+  planes, frames = frame_converter(video), []
   indices = {times[i]: i for i in range(begin, end)}
   with as_media_error(video.path, STOPPED), open_media(video.path) as file:
     stream = file.streams[video.stream]
@@ -340,65 +321,3 @@ def _count_frames(
       'and is gone; do not change the file meanwhile'
     )
   return frames
-
-
-def _converter(video: Video):
-  """Function that converts a decoded picture to the planes of `video`.
-
-  It keeps one scaler, whose set-up costs more than scaling a picture.
-  """
-  from av.video.reformatter import VideoReformatter
-
-  scaler = VideoReformatter()
-  kind = np.uint8 if video.color.depth == 8 else np.uint16
-  turns = [video.turn] + [(True, False, True)] * video.view.rotate
-  transposed = sum(turn[0] for turn in turns) % 2
-  width, height = video.stored
-  box = _crop_box(video.view, *video.stored[:: -1 if transposed else 1])
-
-  def planes(picture) -> tuple[np.ndarray, ...]:
-    picture = _as_420(video, scaler, picture)
-    delivered = []
-    for plane, step in zip(picture.planes, (1, 2, 2), strict=False):
-      rows = np.frombuffer(plane, np.uint8).reshape(plane.height, -1).view(kind)
-      rows = rows[::-1] if plane.line_size < 0 else rows  # stored bottom up
-      rows = rows[: height // step, : width // step]
-      for turn in turns:
-        rows = orient_plane(rows, turn)
-      left, top, right, bottom = (side // step for side in box)
-      rows = rows[top:bottom, left:right]
-      if rows.strides[1] != rows.itemsize:
-        rows = np.ascontiguousarray(rows)
-      rows.flags.writeable = False  # the decoder may still use the memory
-      delivered.append(rows)
-    return tuple(delivered)
-
-  return planes
-
-
-def _as_420(video: Video, scaler, picture):
-  """Scale and convert a picture to planar 4:2:0 where necessary."""
-  even = (picture.width // 2 * 2, picture.height // 2 * 2)
-  fits = even == video.stored
-  names = (video.pix_fmt, 'yuvj420p') if video.color.depth == 8 else ()
-  native = picture.format.name in (video.pix_fmt, *names)
-  yuv = _is_yuv(picture)
-  if native and fits and not video.still:
-    return picture
-  size = (picture.width, picture.height) if fits else video.stored
-  full = picture.color_range == 2 or picture.format.name.startswith('yuvj')
-  options = {}
-  if video.still or not yuv:
-    options['dst_colorspace'] = 1  # BT.709
-    options['dst_color_range'] = 1
-    if yuv and picture.colorspace == UNSPECIFIED:
-      options['src_colorspace'] = 5  # BT.601
-    if not picture.format.is_rgb:
-      options['src_color_range'] = 2 if full or not yuv else 1
-  elif full:
-    options['src_color_range'] = options['dst_color_range'] = 2
-  # Bilinear, accurate rounding, chroma of RGB taken from all its columns.
-  how = 2 | 0x40000 | 0x4000
-  return scaler.reformat(
-    picture, *size, video.pix_fmt, interpolation=how, **options
-  )

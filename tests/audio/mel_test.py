@@ -1,4 +1,4 @@
-"""audio: goldens, librosa and SciPy as oracles, properties of windows."""
+"""Log-mel, MFCC and windows against stored values, librosa and SciPy."""
 
 import json
 from fractions import Fraction
@@ -27,7 +27,7 @@ def golden(shared):
 
 
 def speech_like(n, seed=0):
-  """Noise whose loudness swings from silence to full scale."""
+  """Noise whose level alternates between silence and full scale."""
   rng = np.random.default_rng(seed)
   swing = np.sin(np.arange(n) / 3000) ** 8
   return (swing * rng.standard_normal(n) * 0.2).astype(np.float32)
@@ -107,7 +107,7 @@ def test_no_sound_is_an_error():
     audio.stream_log_mel([])
 
 
-def test_channels_that_cancel_are_still_heard():
+def test_channels_that_cancel_are_not_lost():
   left = speech_like(4000)
   both = np.stack([left, -left])
   np.testing.assert_array_equal(audio.to_mono(both), left)
@@ -157,12 +157,12 @@ def test_original_chunk_rule(samples, fps, count):
     assert starts[:6].tolist() == [0, 3, 6, 9, 12, 16]
 
 
-def test_original_rule_refuses_a_syllable():
+def test_original_rule_refuses_short_sound():
   with pytest.raises(audio.AudioError, match='16 mel columns'):
     audio.wav2lip_starts(15, 25)
 
 
-def test_centerd_window_is_frames_minus_two_to_plus_two():
+def test_centered_window_is_frames_minus_two_to_plus_two():
   at_25 = [Fraction(f, 25) for f in range(100)]
   starts = audio.window_starts(at_25)
   expected = [16 * (f - 2) // 5 for f in range(100)]  # floor(3.2 (f - 2))

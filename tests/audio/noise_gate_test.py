@@ -1,4 +1,4 @@
-"""Pauses go down to silence, words stay to the bit."""
+"""Pauses become silence, and speech stays unchanged to the bit."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def test_a_pause_is_silent_and_words_are_whole(noise):
   assert (share <= (mel - SILENCE)[:, 78:146].sum(0) + 1e-3).all()
 
 
-def test_the_way_down_is_soft():
+def test_the_fade_is_gradual():
   mel = np.full((80, 200), -1.0, np.float32)
   mel[:, :60] = 2
   mel[:, 140:] = 2
@@ -56,7 +56,7 @@ def test_short_gaps_stay():
   np.testing.assert_array_equal(noise_gate.apply_noise_gate(mel), mel)
 
 
-def test_nothing_and_no_sound():
+def test_empty_and_silent_mels():
   none = np.zeros((80, 0), np.float32)
   assert noise_gate.apply_noise_gate(none).shape == (80, 0)
   quiet = np.full((80, 90), SILENCE, np.float32)
@@ -75,7 +75,7 @@ def test_in_place_is_the_same():
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 300))
-def test_it_only_ever_lowers(seed, columns):
+def test_the_gate_never_raises_a_value(seed, columns):
   rng = np.random.default_rng(seed)
   walk = np.cumsum(rng.normal(0, 0.3, columns))
   mel = np.clip(walk + rng.normal(0, 1, (80, columns)), -4, 4)

@@ -1,4 +1,4 @@
-"""media.py, sound.py and encode.py on files made here, byte for byte."""
+"""Files that are written here are read again, and compared exactly."""
 
 import dataclasses
 import fractions
@@ -18,7 +18,7 @@ Fraction = fractions.Fraction
 
 
 def onset(path, origin=None):
-  """Seconds at which the sine of `tone` is first heard."""
+  """Seconds at which the sine of `tone` begins."""
   audio = audio_reader.probe_audio(path)
   heard = np.concatenate(list(audio_reader.read_audio(audio, origin)), axis=1)
   assert np.isfinite(heard).all()
@@ -63,7 +63,7 @@ def test_times_of_matroska_return_to_their_grid(tmp_path):
   assert [f.time for f in video_reader.read_frames(again)] == even(60, rate)
 
 
-def test_lossless_copy_with_paste_differs_only_inside(tmp_path):
+def test_lossless_copy_with_a_patch_differs_only_inside(tmp_path):
   video = video_reader.probe_video(film(tmp_path / 'a.mp4', even(5)))
   alpha = np.zeros((20, 30))
   alpha[5:15, 5:25] = 1
@@ -379,7 +379,7 @@ def test_bad_inputs_are_one_line(tmp_path):
     audio_reader.probe_audio(tone(tmp_path / 'none.wav', 0))
 
 
-def test_damage_costs_frames_not_the_run(tmp_path):
+def test_damaged_packets_are_skipped(tmp_path):
   path = film(tmp_path / 'a.ts', even(60), options={'g': '10', 'bf': '0'})
   data = bytearray(path.read_bytes())
   rng = np.random.default_rng(0)
@@ -392,7 +392,7 @@ def test_damage_costs_frames_not_the_run(tmp_path):
   assert all(a < b for a, b in itertools.pairwise(times))
 
 
-def test_a_rate_that_cannot_be_is_replaced(tmp_path):
+def test_an_impossible_rate_is_replaced(tmp_path):
   path = tmp_path / 'a.mkv'
   film(path, [Fraction(n, 1000) for n in range(0, 4000, 83)], rate=1000)
   assert video_reader.probe_video(path).rate == pytest.approx(12, abs=0.1)

@@ -1,4 +1,4 @@
-"""planes.py: color against PyAV and hand-written matrices, paste, turning."""
+"""YUV planes: color against PyAV and known matrices, blending, rotation."""
 
 import fractions
 
@@ -35,7 +35,7 @@ def noise(width=64, height=48, depth=8, seed=0) -> Frame:
 
 
 def smooth(width=64, height=48) -> Frame:
-  """Gradients: chroma interpolation cannot matter."""
+  """Gradients, for which chroma interpolation makes no difference."""
   y, x = np.mgrid[:height, :width].astype(np.float32)
   luma = 30 + 180 * x / width
   u, v = 90 + 70 * y / height, 160 - 60 * x / width
@@ -124,7 +124,7 @@ def test_rgb_scales_and_keeps_the_place():
   st.integers(1, 40),
   st.sampled_from([8, 10]),
 )
-def test_paste_leaves_every_other_code_value(x, y, width, height, depth):
+def test_blending_leaves_every_other_code_value(x, y, width, height, depth):
   frame = noise(depth=depth)
   before = [p.copy() for p in frame.planes]
   rng = np.random.default_rng(1)
@@ -145,7 +145,7 @@ def test_paste_leaves_every_other_code_value(x, y, width, height, depth):
 
 @pytest.mark.parametrize('depth', [8, 10])
 @pytest.mark.parametrize('range', [1, 2])
-def test_pasting_what_was_there_changes_nothing(depth, range):
+def test_blending_the_same_patch_changes_nothing(depth, range):
   this = video(range=range, depth=depth)
   rng = np.random.default_rng(0)
   patch = rng.uniform(60, 190, (24, 32, 3))
@@ -160,7 +160,7 @@ def test_pasting_what_was_there_changes_nothing(depth, range):
     assert np.abs(old.astype(int) - new).max() <= unit
 
 
-def test_paste_blends_by_alpha():
+def test_blending_is_weighted_by_alpha():
   this, frame = video(), smooth()
   patch = np.full((20, 20, 3), 200.0)
   half = yuv.blend_patch(this, frame, patch, np.full((20, 20), 0.5), (11, 7))
@@ -169,7 +169,7 @@ def test_paste_blends_by_alpha():
   assert np.abs(got - mean[9:25, 13:29]).max() <= 2
 
 
-def test_display_matrices_turn_as_they_say():
+def test_display_matrices_rotate_and_mirror():
   one = 1 << 16
   plane = np.arange(6, dtype=np.uint8).reshape(2, 3)
   for a, b, c, d in [
