@@ -222,7 +222,9 @@ def test_restored_anywhere_the_rest_is_the_same(big):
   equal(next(fresh), rows[150])
 
 
-@pytest.mark.parametrize('batch', [8, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+  'batch', [8, pytest.param(1, marks=[pytest.mark.slow, pytest.mark.full])]
+)
 def test_picks_restored_at_every_position_give_all_the_rest(big, batch):
   """The next batch and, since the state after it is the one that was seen
   there, all that follow; now and then these are drawn as well."""

@@ -172,8 +172,19 @@ def write_published(path, tensors, kind):
     path.write_bytes(pickle.dumps({'netG': named, 'epoch': 3}, 4))
 
 
+FULL = pytest.mark.full
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize('kind', ['zip', 'legacy', 'flat', 'nested'])
+@pytest.mark.parametrize(
+  'kind',
+  [
+    'zip',
+    pytest.param('legacy', marks=FULL),
+    pytest.param('flat', marks=FULL),
+    pytest.param('nested', marks=FULL),
+  ],
+)
 def test_the_seed_with_every_published_form(
   shared, tmp_path, golden_tensors, engine, kind
 ):

@@ -145,6 +145,7 @@ def test_variable_rate_shows_the_sound_of_its_time(tmp_path, stand_in):
 
 
 @pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize(
   'rate', [x for x in RATES if x != int(x) or MINUTES >= 10]
 )
@@ -154,6 +155,7 @@ def test_minutes_do_not_drift(tmp_path, stand_in, rate):
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_minutes_of_variable_rate_do_not_drift(tmp_path, stand_in):
   varying_run(tmp_path, 60 * MINUTES)
 
@@ -176,6 +178,7 @@ def write_bursts(path, seconds: int, starts):
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_speech_late_in_an_hour_drives_the_lips(tmp_path, stand_in):
   """At 7:00, 15:00 and 60:00, to 20 ms; between them the mouth rests.
 

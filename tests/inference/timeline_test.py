@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lipsync_jax import audio
 from lipsync_jax.inference import timeline
 
 RATES = [Fraction(24000, 1001), 25, Fraction(30000, 1001), 50, 60, Fraction(22)]
@@ -129,3 +130,38 @@ def test_runs_cover_the_order_exactly(count, total, mode):
     first = indices[start]
     rebuilt += [first + step * i for i in range(length)]
   assert rebuilt == indices
+
+
+RATES = [Fraction(24000, 1001), 25, Fraction(30000, 1001), 50]
+RATES += [Fraction(60000, 1001), 'variable']
+
+
+@pytest.mark.parametrize('rate', RATES, ids=str)
+def test_ten_minutes_do_not_drift(rate):
+  """Every output frame's mel window is centered on it, within a column."""
+  seconds = 600
+  if rate == 'variable':
+    gaps = itertools.cycle([Fraction(n, 90_000) for n in (3000, 3600, 4503)])
+    times = [Fraction(0)]
+    while times[-1] < seconds:
+      times.append(times[-1] + next(gaps))
+    rate = Fraction(25)
+  else:
+    times = [i / Fraction(rate) for i in range(int(seconds * rate))]
+  frames = list(
+    timeline.schedule_frames(
+      times, Fraction(rate), Fraction(seconds), 'hold', 'cut'
+    )
+  )
+  starts = audio.window_starts(frame.time for frame in frames)
+  # Window columns 0..15 lie on 12.5 ms; with lead, the frame is the third.
+  leads = [
+    frame.time - Fraction(int(start), 80)
+    for frame, start in zip(frames, starts, strict=True)
+  ]
+  assert min(leads) >= audio.CENTERED_LEAD
+  assert max(leads) < audio.CENTERED_LEAD + Fraction(1, 80)
+  end = frames[-1].time + frames[-1].length
+  assert abs(end - seconds) <= 2 / Fraction(rate)
+  for before, after in itertools.pairwise(frames):
+    assert before.time + before.length == after.time

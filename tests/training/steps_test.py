@@ -24,6 +24,7 @@ from tests.helpers import golden_weights, untrained_weights
 
 WIDTH = 0.05
 CHEAP = {'xla_backend_optimization_level': 0}
+FULL = pytest.mark.full
 
 
 # --- golden
@@ -92,7 +93,9 @@ def norm(tree) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('mode', ['train', 'eval'])
+@pytest.mark.parametrize(
+  'mode', ['train', pytest.param('eval', marks=pytest.mark.full)]
+)
 def test_golden_step(mode, shared):
   """One HQ step of the originals, computed in float64 elsewhere.
 
@@ -240,7 +243,11 @@ def run(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  'stage, shapes', [('contrastive', ['8x1', '2x4']), ('hq', ['2x4'])]
+  'stage, shapes',
+  [
+    pytest.param('contrastive', ['8x1', '2x4'], marks=FULL),
+    ('hq', ['2x4']),
+  ],
 )
 def test_meshes_agree(stage, shapes):
   """One device, eight along data, and 2 x 4 with split parameters.
@@ -418,7 +425,10 @@ def test_weights_follow_the_goal():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('stage', ['hq', 'contrastive', 'syncnet'])
+@pytest.mark.parametrize(
+  'stage',
+  ['hq', *(pytest.param(x, marks=FULL) for x in ('contrastive', 'syncnet'))],
+)
 def test_bfloat16_keeps_float32_where_it_matters(stage):
   seen, state = run(stage, single(), dtype='bfloat16')
   assert all(np.isfinite(list(m.values())).all() for m in seen)
