@@ -27,7 +27,7 @@ def test_notebook(name, tmp_path):
       )
     cell.source = cell.source.replace('seconds = 4', 'seconds = 1')
     cell.source = cell.source.replace(
-      '# config.steps = 400', 'config.steps = 10 #'
+      '# config.num_train_steps = 400', 'config.num_train_steps = 10 #'
     )
     cell.source = cell.source.replace('weights = None', f'weights = {path!r}')
   client = nbclient.NotebookClient(book, timeout=600, kernel_name='python3')

@@ -264,10 +264,11 @@ def test_order_depends_on_the_seed_alone(source):
   plan = batches.index_dataset(source, SPECS['generator'])
 
   def first(seed, threads):
-    return next(
-      iter(batches.example_batches(source, plan, 4, 16, seed=seed, threads=threads,
-                        change=augmentation.Augmentation(noise=0.5)))
-    )  # fmt: skip
+    change = augmentation.Augmentation(noise=0.5)
+    stream = batches.example_batches(
+      source, plan, 4, 16, seed=seed, threads=threads, change=change
+    )
+    return next(iter(stream))
 
   equal(first(5, 1), first(5, 6))
   assert not np.array_equal(first(5, 1)['target'], first(6, 1)['target'])

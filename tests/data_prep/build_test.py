@@ -24,8 +24,6 @@ from jaxtyping import install_import_hook
 from tests.helpers import synthetic_face
 from tests.helpers.test_clips import write_video, write_wav
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
 with install_import_hook('data_prep', 'tests.helpers.typecheck.typechecked'):
   from data_prep import av_offset, extract, layouts, process, wav2lip_cache
 
@@ -38,6 +36,7 @@ from lipsync_jax.faces.crop import crop_corners, crop_from_row, extract_crop
 from lipsync_jax.media import video_reader, yuv
 from lipsync_jax.media.types import Frame
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 SETTINGS = extract.Settings()
 ANCHORS = ('6100000000000000005', '6100000000000000024', '6100000000000000027')
 
@@ -613,7 +612,9 @@ def test_preprocessed_gives_the_same_windows(built, tmp_path):
   theirs = ClipDataset(tmp_path / 'out', 'train')
   assert theirs.keys == train.keys
   plans = [
-    windows.index_windows(s.frames, s.columns, s.speakers, 'generator')
+    windows.index_windows(
+      s.frames, s.columns, s.speakers, windows.WINDOW_SPECS['generator']
+    )
     for s in (train, theirs)
   ]
   for name in ('clips', 'starts', 'spans', 'first'):

@@ -115,7 +115,8 @@ def test_200_flipped_bits_are_refused(tmp_path):
 
 def test_two_runs_cannot_share_a_workdir(tmp_path):
   code = (
-    'import sys; from lipsync_jax.training.checkpoint import CheckpointManager\n'
+    'import sys\n'
+    'from lipsync_jax.training.checkpoint import CheckpointManager\n'
     'try: CheckpointManager(sys.argv[1])\n'
     'except ValueError as error: print(error)'
   )

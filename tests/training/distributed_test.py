@@ -84,7 +84,8 @@ def pair(clips, compiled, tmp_path_factory):
   """Two steps by two processes."""
   workdir = tmp_path_factory.mktemp('pair')
   run = Pair(
-    compiled, train_command.command(workdir, clips, '--config.num_train_steps=2')
+    compiled,
+    train_command.command(workdir, clips, '--config.num_train_steps=2'),
   )
   assert run.wait() == [0, 0], run.said()
   return workdir
@@ -94,7 +95,11 @@ def pair(clips, compiled, tmp_path_factory):
 def single(clips, compiled, tmp_path_factory):
   """Three steps by one process that has two devices."""
   workdir = tmp_path_factory.mktemp('single')
-  alone(compiled, train_command.command(workdir, clips, '--config.num_train_steps=3'), 2)
+  alone(
+    compiled,
+    train_command.command(workdir, clips, '--config.num_train_steps=3'),
+    2,
+  )
   return workdir
 
 
@@ -134,7 +139,10 @@ def test_checkpoint_of_two_goes_on(
 def test_one_told_to_end_ends_both(pair, clips, compiled, tmp_path):
   workdir = tmp_path / 'told'
   shutil.copytree(pair, workdir)
-  changes = ('--config.num_train_steps=100000', '--config.run.save_every_steps=100000')
+  changes = (
+    '--config.num_train_steps=100000',
+    '--config.run.save_every_steps=100000',
+  )
   run = Pair(compiled, train_command.command(workdir, clips, *changes))
   while len(losses(workdir)) < 4 and run.parts[0].poll() is None:
     signal.sigtimedwait([], 0.2)

@@ -171,7 +171,12 @@ def batch_of(kind: str, b: int = 8, seed: int = 0) -> dict:
 
 def parts(stage: str, dtype: str = 'float32', **values):
   """(step, arguments of `init_state`, expert variables) of small networks."""
-  build = functools.partial(models.build_model, width=WIDTH, dtype=dtype)
+  build = functools.partial(
+    models.build_model,
+    width=WIDTH,
+    dtype=dtype,
+    cpu_gradients=jax.device_count() == 1,
+  )
   trained = {
     'hq': ('generator', 'discriminator'),
     'generator': ('generator',),
