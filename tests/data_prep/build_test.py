@@ -617,7 +617,7 @@ def test_preprocessed_gives_the_same_windows(built, tmp_path):
     )
     for s in (train, theirs)
   ]
-  for name in ('clips', 'starts', 'spans', 'first'):
+  for name in ('clips', 'num_starts', 'num_windows', 'first_frame'):
     np.testing.assert_array_equal(*(getattr(p, name) for p in plans))
   for i in range(len(train)):
     a, b = train[i], theirs[i]
