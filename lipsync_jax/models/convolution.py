@@ -1,16 +1,19 @@
-"""Convolutions whose gradients are quick on a CPU, too.
+"""Convolutions whose gradients are also fast on a CPU.
 
-XLA's own gradients meet paths there that are many times slower than the
-forward convolution. The ways round give the same numbers:
-  kernel: a convolution whose channels are the batch. At 96 windows a 7x7
-    layer took 2.1 s; in pieces of 16, added up, 0.13 s.
-  image, at a stride: a convolution of zero-stuffed changes. One for each
-    phase of the stride, put together: 5 times as fast for 5x5 at (1, 2).
+On a CPU, XLA computes some gradients many times slower than the forward
+convolution. These replacements give the same numbers:
+  kernel: a convolution over the batch axis. It runs in slices of the batch
+    that are summed. A 7x7 layer at batch 96 takes 0.13 s instead of 2.1 s.
+  input of a strided convolution: one convolution for each phase of the
+    stride instead of one over zero-stuffed gradients. 5x5 at stride (1, 2)
+    is 5 times as fast.
   kernel of a transposed convolution: see `conv_transpose`.
-(96 windows of SyncNet at width 0.3, two Zen 3 cores, jax 0.10, 2026-11-25.)
-On other devices the gradients are XLA's.
+Every other platform uses XLA's gradients, and so does every platform where
+`cpu_gradients` is False. A batch sharded over a mesh needs False: slices of
+the batch would move between devices.
 
-Alphabet: b batch, h w height and width, i channels in, o channels out.
+Shapes: b batch, h w height and width, i input channels, o output channels,
+kh kw height and width of the kernel.
 """
 
 import functools
@@ -21,8 +24,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 CHANNELS_LAST = ('NHWC', 'HWIO', 'NHWC')
-MIN_SLICE = 8  # images whose share of a kernel's gradient is found at once
-MAX_SLICES = 16  # at most, since each is compiled on its own
+MIN_SLICE = 8  # images in a slice of the batch
+MAX_SLICES = 16  # each slice is compiled separately
 
 Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]  # (before, after) for rows and columns
@@ -34,48 +37,79 @@ Output = Float[Array, 'b h2 w2 o']
 def lax_conv(
   stride: Pair, padding: Padding, kernel: Kernel, x: Image
 ) -> Output:
+  """Convolve (correlate) with XLA's own gradients."""
   return jax.lax.conv_general_dilated(
     x, kernel, stride, padding, dimension_numbers=CHANNELS_LAST
   )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def conv(stride: Pair, padding: Padding, kernel: Kernel, x: Image) -> Output:
-  """A plain convolution (correlation), strided or not."""
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def conv(
+  stride: Pair, padding: Padding, cpu_gradients: bool, kernel: Kernel, x: Image
+) -> Output:
+  """Convolve (correlate), with a stride or without.
+
+  Args:
+    stride: for rows and columns.
+    padding: zeros (before, after) for rows and columns.
+    cpu_gradients: compute gradients as in the module docstring where the
+      program runs on a CPU. False takes XLA's gradients on every platform.
+    kernel: weights.
+    x: input.
+  """
+  del cpu_gradients  # used by the gradients only
   return lax_conv(stride, padding, kernel, x)
 
 
-def _conv_forward(stride, padding, kernel, x):
-  return conv(stride, padding, kernel, x), (kernel, x)
+def _conv_forward(stride, padding, cpu_gradients, kernel, x):
+  return conv(stride, padding, cpu_gradients, kernel, x), (kernel, x)
 
 
-def _conv_backward(stride, padding, kept, change):
-  kernel, x = kept
+def _conv_backward(stride, padding, cpu_gradients, residuals, output_grad):
+  """The gradients of the kernel and of the input."""
   convolution = functools.partial(lax_conv, stride, padding)
-  # A mesh splits the batch itself; cutting it up once more would move it
-  # between devices.
-  if jax.default_backend() != 'cpu' or jax.device_count() > 1:
-    return jax.vjp(convolution, kernel, x)[1](change)
-  if math.prod(stride) == 1:
-    of_x = jax.vjp(lambda x: convolution(kernel, x), x)[1](change)[0]
-  else:
-    of_x = input_grad_by_phase(stride, padding, kernel, x.shape, change)
-  return kernel_grad_in_slices(convolution, kernel, x, change), of_x
+
+  def xla_grads(kernel, x, output_grad):
+    return jax.vjp(convolution, kernel, x)[1](output_grad)
+
+  def cpu_grads(kernel, x, output_grad):
+    if math.prod(stride) == 1:
+      _, vjp = jax.vjp(functools.partial(convolution, kernel), x)
+      (input_grad,) = vjp(output_grad)
+    else:
+      input_grad = input_grad_by_phase(
+        stride, padding, kernel, x.shape, output_grad
+      )
+    kernel_grad = kernel_grad_in_slices(convolution, kernel, x, output_grad)
+    return kernel_grad, input_grad
+
+  if not cpu_gradients:
+    return xla_grads(*residuals, output_grad)
+  return jax.lax.platform_dependent(
+    *residuals, output_grad, cpu=cpu_grads, default=xla_grads
+  )
 
 
 conv.defvjp(_conv_forward, _conv_backward)
 
 
 def kernel_grad_in_slices(
-  convolution, kernel: Kernel, x: Image, change: Output
+  convolution, kernel: Kernel, x: Image, output_grad: Output
 ) -> Kernel:
-  """The kernel's gradient, summed over pieces of the batch in float32."""
+  """The kernel's gradient, summed over slices of the batch in float32.
+
+  Args:
+    convolution: maps (kernel, x) to the output.
+    kernel: weights.
+    x: input.
+    output_grad: gradient of the output.
+  """
   size = -(-len(x) // max(1, min(MAX_SLICES, len(x) // MIN_SLICE)))
   total = jnp.zeros(kernel.shape, jnp.promote_types(kernel.dtype, jnp.float32))
-  for low in range(0, len(x), size):
-    part = x[low : low + size]
-    back = jax.vjp(lambda k, part=part: convolution(k, part), kernel)[1]
-    total += back(change[low : low + size])[0]
+  for start in range(0, len(x), size):
+    part = x[start : start + size]
+    _, vjp = jax.vjp(lambda k, part=part: convolution(k, part), kernel)
+    total += vjp(output_grad[start : start + size])[0]
   return total.astype(kernel.dtype)
 
 
@@ -83,41 +117,52 @@ def input_grad_by_phase(
   stride: Pair,
   padding: Padding,
   kernel: Kernel,
-  shape: tuple[int, int, int, int],
-  change: Output,
+  input_shape: tuple[int, int, int, int],
+  output_grad: Output,
 ) -> Image:
-  """The gradient of an image of that shape.
+  """The gradient of a strided convolution's input.
 
-  Pixel u meets change[q - m] by tap r + m s, where u + padding = q s + r:
-  a convolution of its own for every phase r.
+  Input pixel u gets output_grad[q - m] times kernel tap r + m s, where
+  u + padding = q s + r. Every phase r is a convolution of its own.
   """
   (sh, sw), ((top, _), (left, _)) = stride, padding
-  b, h, w, i = shape
-  # Positions q that hold every pixel of the padded image.
+  b, h, w, i = input_shape
+  # Positions q that cover every pixel of the padded input.
   rows = -(-(h + sum(padding[0])) // sh)
   columns = -(-(w + sum(padding[1])) // sw)
-  found = []
+  phases = []
   for r in range(sh):
     for c in range(sw):
       taps = kernel[r::sh, c::sw][::-1, ::-1].swapaxes(2, 3)
       n, m = taps.shape[:2]
       sides = (
-        (n - 1, rows - change.shape[1]),
-        (m - 1, columns - change.shape[2]),
+        (n - 1, rows - output_grad.shape[1]),
+        (m - 1, columns - output_grad.shape[2]),
       )
-      found.append(lax_conv((1, 1), sides, taps, change))
-  grid = jnp.stack(found, 3).reshape(b, rows, columns, sh, sw, i)
-  grid = grid.swapaxes(2, 3).reshape(b, rows * sh, columns * sw, i)
+      phases.append(lax_conv((1, 1), sides, taps, output_grad))
+  grid = jnp.stack(phases, 3)  # [b, rows, columns, sh*sw, i]
+  grid = grid.reshape(b, rows, columns, sh, sw, i)
+  grid = grid.swapaxes(2, 3)  # [b, rows, sh, columns, sw, i]
+  grid = grid.reshape(b, rows * sh, columns * sw, i)
   return grid[:, top : top + h, left : left + w]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def conv_transpose(
-  stride: Pair, padding: Padding, kernel: Kernel, x: Image
+  stride: Pair, padding: Padding, cpu_gradients: bool, kernel: Kernel, x: Image
 ) -> Output:
-  """A transposed convolution: zeros between the pixels of `x`."""
-  # XLA does not multiply the stuffed zeros; on CPU this beats sub-pixel
-  # convolution and shuffle by 1.5 to 3 times on all layers but the last.
+  """Convolve `x` with zeros stuffed between its pixels.
+
+  Args:
+    stride: pixels of the zero-stuffed input for each pixel of `x`.
+    padding: of the zero-stuffed input.
+    cpu_gradients: as for `conv`.
+    kernel: weights of the plain convolution over the zero-stuffed input.
+    x: input.
+  """
+  del cpu_gradients  # used by the gradients only
+  # XLA skips the stuffed zeros. On a CPU this is 1.5 to 3 times as fast as a
+  # sub-pixel convolution and a shuffle, on all layers but the last.
   return jax.lax.conv_general_dilated(
     x,
     kernel,
@@ -128,28 +173,33 @@ def conv_transpose(
   )
 
 
-def _conv_transpose_forward(stride, padding, kernel, x):
-  return conv_transpose(stride, padding, kernel, x), (kernel, x)
+def _conv_transpose_forward(stride, padding, cpu_gradients, kernel, x):
+  y = conv_transpose(stride, padding, cpu_gradients, kernel, x)
+  return y, (kernel, x)
 
 
-def _conv_transpose_backward(stride, padding, kept, change):
-  """The gradients, by way of the strided convolution that `conv_transpose` transposes.
+def _conv_transpose_backward(
+  stride, padding, cpu_gradients, residuals, output_grad
+):
+  """The gradients, by the strided convolution that `conv_transpose` transposes.
 
   XLA's own gradient of the kernel is a convolution dilated on both sides,
-  which takes a path some 30 times slower on a CPU.
+  which is some 30 times slower on a CPU.
   """
-  kernel, x = kept
-  sides = zip(kernel.shape[:2], padding, strict=True)
-  sides = tuple((k - 1 - a, k - 1 - z) for k, (a, z) in sides)
+  kernel, x = residuals
+  sides = tuple(
+    (k - 1 - before, k - 1 - after)
+    for k, (before, after) in zip(kernel.shape[:2], padding, strict=True)
+  )
 
-  def turn(array):  # [kh kw i o] <-> [kh kw o i]
-    return array[::-1, ::-1].swapaxes(2, 3)
+  def transpose(kernel):  # [kh kw i o] <-> [kh kw o i]
+    return kernel[::-1, ::-1].swapaxes(2, 3)
 
-  def whole(turned):
-    return conv(stride, sides, turned, change)
+  def strided_conv(transposed_kernel):
+    return conv(stride, sides, cpu_gradients, transposed_kernel, output_grad)
 
-  of_x, back = jax.vjp(whole, turn(kernel))
-  return turn(*back(x)), of_x
+  input_grad, vjp = jax.vjp(strided_conv, transpose(kernel))
+  return transpose(*vjp(x)), input_grad
 
 
 conv_transpose.defvjp(_conv_transpose_forward, _conv_transpose_backward)

@@ -1,10 +1,12 @@
-"""The visual-quality discriminator: is this lower half a photograph?
+"""The visual-quality discriminator: is the lower half of a face real?
 
-No normalization, LeakyReLU 0.01. At 96 pixels and width 1 it is the
-published network (14.1 M parameters, 1.26 GMAC a frame).
+Layers have no normalization and LeakyReLU 0.01. At 96 pixels and width 1 it
+is the published network (14.1 M parameters, 1.26 GMAC a frame).
 
-Differs from Wav2Lip: returns the logit, not its sigmoid, so that losses
+Differs from Wav2Lip: returns the logit instead of its sigmoid, so that losses
 do not saturate.
+
+Shapes: b batch, h w height and width of the face.
 """
 
 import functools
@@ -19,7 +21,12 @@ from lipsync_jax.models.layers import ConvSpec, scale_channels
 
 @functools.cache
 def layer_specs(size: int = 96, width: float = 1.0):
-  """Stages of layers from [h/2, w, 3] to one logit."""
+  """Stages of layers by part, from [h/2, w, 3] to one logit.
+
+  Args:
+    size: pixels of the square face crop.
+    width: multiplier of the channels.
+  """
   halvings, side = layers.downsampling(size)
   plain = functools.partial(ConvSpec, norm=False, act='leaky')
   name, cin = 'face_encoder_blocks', scale_channels(32, width)
@@ -52,20 +59,22 @@ def layer_specs(size: int = 96, width: float = 1.0):
 class Discriminator(nn.Module):
   """Quality discriminator (Prajwal et al. 2020, section 3.3)."""
 
-  size: int = 96
-  width: float = 1.0
-  dtype: jnp.dtype = jnp.float32
+  size: int = 96  # pixels of the square crop
+  width: float = 1.0  # multiplier of the channels
+  dtype: jnp.dtype = jnp.float32  # of activations
+  cpu_gradients: bool = True  # see `convolution.conv`
 
   @nn.compact
   def __call__(
     self, face: Float[Array, 'b h w 3'], *, train: bool
   ) -> Float[Array, 'b']:
-    """Logit of "real" for each face; only rows h/2 … h are looked at."""
+    """The logit of "real" for rows h/2 … h of each face, in float32."""
     x = face[:, face.shape[1] // 2 :]
     for stages in layer_specs(self.size, self.width).values():
       for stage in stages:
         for layer in stage:
-          x = layers.ConvBlock(layer, self.dtype, name=layer.name)(
-            x, train=train
+          block = layers.ConvBlock(
+            layer, self.dtype, self.cpu_gradients, name=layer.name
           )
+          x = block(x, train=train)
     return x.reshape(x.shape[0]).astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -1,12 +1,14 @@
-"""The generator: a mel window and a face in, the same face speaking out.
+"""The generator: maps a mel window and a face to the face with new lips.
 
-A U-Net over the face whose bottleneck is replaced by the audio vector:
-the face reaches the decoder only through skips. At 96 pixels and width 1
-it is the published network (36.3 M parameters, 3.97 GMAC a frame); larger
-sizes add thin stages outside it.
+A U-Net over the face with the audio vector as its bottleneck: the face
+reaches the decoder through skip connections only. At 96 pixels and width 1
+it is the published network (36.3 M parameters, 3.97 GMAC a frame). Larger
+sizes add stages with few channels at both ends.
 
-Differs from Wav2Lip: RGB, not BGR (the importer swaps the kernels of the
-first and the last layer once); NHWC.
+Differs from Wav2Lip: channels are RGB instead of BGR (the importer swaps the
+kernels of the first and last layer once) and last instead of first.
+
+Shapes: b batch, h w height and width of the face.
 """
 
 import functools
@@ -24,7 +26,14 @@ LayerSpecs = dict[str, tuple[tuple[ConvSpec, ...], ...]]
 
 @functools.cache
 def layer_specs(size: int = 96, width: float = 1.0) -> LayerSpecs:
-  """Stages of layers: 'audio' (one stage), 'encoder', 'decoder', 'output'."""
+  """Stages of layers by part: 'audio', 'encoder', 'decoder', 'output'.
+
+  'audio' and 'output' have one stage. The order is that of application.
+
+  Args:
+    size: pixels of the square face crop.
+    width: multiplier of the channels.
+  """
   halvings, side = layers.downsampling(size)
   extra = halvings - 5
   audio = layers.audio_encoder_specs(width, last=1)
@@ -48,7 +57,15 @@ def layer_specs(size: int = 96, width: float = 1.0) -> LayerSpecs:
 
 
 def encoder_stages(extra: int, side: int, width: float):
-  """Face [h, w, 6] to [1, 1, 512]; every stage's output is a skip."""
+  """Stages from the face [h, w, 6] to [1, 1, 512].
+
+  The output of every stage is a skip connection.
+
+  Args:
+    extra: halvings beyond the published five.
+    side: pixels of the last square map.
+    width: multiplier of the channels.
+  """
   first = ConvSpec(
     'face_encoder_blocks_0_0', 6, scale_channels(16, width), (7, 7), pad=(3, 3)
   )
@@ -57,10 +74,8 @@ def encoder_stages(extra: int, side: int, width: float):
   plan += [(32, 2), (64, 3), (128, 2), (256, 2), (512, 1)]
   cin = first.cout
   for channels, count in plan:
-    name, c = (
-      f'face_encoder_blocks_{len(stages)}',
-      scale_channels(channels, width),
-    )
+    name = f'face_encoder_blocks_{len(stages)}'
+    c = scale_channels(channels, width)
     down = ConvSpec(f'{name}_0', cin, c, stride=(2, 2))
     stages.append((down, *residual_specs(name, 1, c, count)))
     cin = c
@@ -75,7 +90,16 @@ def encoder_stages(extra: int, side: int, width: float):
 
 
 def decoder_stages(extra: int, side: int, width: float, skips: list[int]):
-  """[1, 1, 512] back to [h, w, 64]; a stage reads the one before + a skip."""
+  """Stages from the audio vector [1, 1, 512] to [h, w, 64].
+
+  The input of a stage is the output of the one before and a skip connection.
+
+  Args:
+    extra: doublings beyond the published five.
+    side: pixels of the first square map.
+    width: multiplier of the channels.
+    skips: channels of the skip connections, in the order of the encoder.
+  """
   c = scale_channels(512, width)
   stages = [(ConvSpec('face_decoder_blocks_0_0', c, c, (1, 1), pad=(0, 0)),)]
   plan = [(512, 1), (512, 2), (384, 2), (256, 2), (128, 2), (64, 2)]
@@ -92,19 +116,27 @@ def decoder_stages(extra: int, side: int, width: float, skips: list[int]):
 
 
 def connect(stages: LayerSpecs, run, concat, mel, face):
-  """Connect the stages; the one place that knows how.
+  """Apply the stages to a mel window and a face, with the skip connections.
 
-  `run(layer, x)` and `concat([x, y])` (over channels) are whatever builds
-  the network: Linen, folded jax or an OpenVINO graph.
+  Args:
+    stages: of `layer_specs`.
+    run: `run(layer, x)` applies a layer: in Linen, folded, or as a graph node.
+    concat: `concat([x, y])` joins two maps over their channels.
+    mel: as `run` takes it, [b, 80, 16, 1] in Linen.
+    face: the same, [b, h, w, 6] in Linen.
+
+  Returns:
+    What `run` returns for the last layer, [b, h, w, 3] in Linen.
   """
+  audio = mel
+  for layer in stages['audio'][0]:
+    audio = run(layer, audio)
   skips, x = [], face
   for stage in stages['encoder']:
     for layer in stage:
       x = run(layer, x)
     skips.append(x)
-  x = mel
-  for layer in stages['audio'][0]:
-    x = run(layer, x)
+  x = audio
   for stage in stages['decoder']:
     for layer in stage:
       x = run(layer, x)
@@ -117,17 +149,18 @@ def connect(stages: LayerSpecs, run, concat, mel, face):
 class Generator(nn.Module):
   """Wav2Lip's generator (Prajwal et al. 2020, section 3.2).
 
-  Rows h/2 … h of the first three channels of `face` are zero (the part to
-  fill in); channels 3-5 are a reference frame of the same person.
+  Channels 0-2 of `face` are the target frame with rows h/2 … h set to zero,
+  the part to generate. Channels 3-5 are a reference frame of the same person.
 
   If `freeze_audio_encoder`, the audio encoder gets no gradients and its
   BatchNorm statistics are fixed: early decoder gradients degrade pretrained
   features.
   """
 
-  size: int = 96
-  width: float = 1.0
-  dtype: jnp.dtype = jnp.float32
+  size: int = 96  # pixels of the square crop
+  width: float = 1.0  # multiplier of the channels
+  dtype: jnp.dtype = jnp.float32  # of activations
+  cpu_gradients: bool = True  # see `convolution.conv`
   freeze_audio_encoder: bool = False
 
   @nn.compact
@@ -138,11 +171,14 @@ class Generator(nn.Module):
     *,
     train: bool,
   ) -> Float[Array, 'b h w 3']:
+    """The generated face, in [0, 1]."""
+
     def run(layer, x):
-      frozen = self.freeze_audio_encoder and layer.name.startswith(
-        'audio_encoder'
+      is_audio = layer.name.startswith('audio_encoder')
+      frozen = self.freeze_audio_encoder and is_audio
+      block = layers.ConvBlock(
+        layer, self.dtype, self.cpu_gradients, name=layer.name
       )
-      block = layers.ConvBlock(layer, self.dtype, name=layer.name)
       x = block(x, train=train and not frozen)
       return jax.lax.stop_gradient(x) if frozen else x
 

@@ -1,10 +1,10 @@
-"""Layers as data, and the one convolution block that all networks share.
+"""Layers as data, and the convolution block that all networks share.
 
-A network is a table of `ConvSpec` rows plus a wiring function. The same rows
-build the Linen modules (training), the folded network (inference), the
-OpenVINO graph, the names in published checkpoints and the MAC counts.
+A network is a table of `ConvSpec` rows and a function that connects them. The
+same rows build the Linen modules (training), the folded network (inference),
+the OpenVINO graph, the tensor names in published files and the MAC counts.
 
-Alphabet: b batch, h w height and width, c channels (i in, o out).
+Shapes: b batch, h w height and width, c channels (i input, o output).
 Source: the tables of Wav2Lip (Prajwal et al. 2020, sections 3.1-3.3).
 """
 
@@ -16,61 +16,72 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from lipsync_jax.common.errors import LipSyncError
 from lipsync_jax.models import convolution
 
 SIZES = (96, 192, 256, 384)  # pixels of the square face crop
-EPSILON = 1e-5  # BatchNorm, as in every published file
-MOMENTUM = 0.9  # of the running statistics; PyTorch calls it 0.1
+EPSILON = 1e-5  # of BatchNorm, as in every published file
+MOMENTUM = 0.9  # of the running statistics; 0.1 in PyTorch's definition
 
 ChannelVector = Float[Array, 'c']
 Image = Float[Array, 'b h w c']
 
 
+class ModelError(LipSyncError):
+  """A network, size, dtype or backend that does not exist here."""
+
+
 @dataclasses.dataclass(frozen=True)
 class ConvSpec:
-  """One convolution with what follows it.
+  """One convolution and the operations after it.
 
-  `name` is the published name with dots as underscores, so that
-  `face_encoder_blocks_1_0` is face_encoder_blocks.1.0 of a PyTorch file.
-  Padding is symmetric and explicit: SAME would be shifted at stride 2.
+  Order: convolution and bias, BatchNorm, residual addition, activation.
   """
 
+  # The published name with dots as underscores: `face_encoder_blocks_1_0` is
+  # face_encoder_blocks.1.0 of a PyTorch file.
   name: str
-  cin: int
-  cout: int
+  cin: int  # input channels
+  cout: int  # output channels
   kernel: tuple[int, int] = (3, 3)
   stride: tuple[int, int] = (1, 1)
+  # Symmetric, for rows and columns: SAME would be shifted at stride 2.
   pad: tuple[int, int] = (1, 1)
-  up: bool = False  # transposed; its output is stride times as large
-  residual: bool = False  # add the input after the norm, before the act
+  up: bool = False  # transposed: the output is `stride` times as large
+  residual: bool = False  # add the input before the activation
   norm: bool = True
   act: str = 'relu'  # relu | leaky | sigmoid | none
 
   @property
   def shape(self) -> tuple[int, int, int, int]:
-    """Of the kernel."""
+    """Shape of the kernel: (height, width, input, output channels)."""
     return (*self.kernel, self.cin, self.cout)
 
   @property
   def fan_in(self) -> int:
-    """As PyTorch counts it: a transposed kernel is the other way round."""
+    """Inputs of one output value, as PyTorch counts them.
+
+    PyTorch counts the output channels of a transposed convolution.
+    """
     return math.prod(self.kernel) * (self.cout if self.up else self.cin)
 
   @property
   def bound(self) -> float:
-    """First weights are uniform between minus this and this.
+    """Initial kernels and biases are uniform in [-bound, bound).
 
-    PyTorch's default, by which signals lose five sixths of their power in a
-    layer. Where no norm mends that it is He's (2015), which keeps them.
-    Differs from Wav2Lip, whose discriminator sees nothing of a picture at
-    first and stays at log 2 for thousands of steps.
+    PyTorch's default, under which a signal loses five sixths of its power in
+    a layer. LeakyReLU layers without a norm use the bound of He et al.
+    (2015), which preserves the power.
+    Differs from Wav2Lip: with PyTorch's bound the first logits of its
+    discriminator do not depend on the image, and its loss stays at log 2 for
+    thousands of steps.
     """
     gain = math.sqrt(6) if self.act == 'leaky' and not self.norm else 1
     return gain / math.sqrt(self.fan_in)
 
   @property
   def padding(self) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Padding of the convolution, (before, after) for rows and columns."""
+    """Zeros (before, after) for rows and columns, as XLA expects them."""
     if not self.up:
       return tuple((p, p) for p in self.pad)
     # A transposed convolution is a plain one over its zero-stuffed input.
@@ -81,7 +92,7 @@ class ConvSpec:
     )
 
   def output(self, height: int, width: int) -> tuple[int, int]:
-    """Height and width of the output for an input of that size."""
+    """Height and width of the output, from those of the input."""
     out = []
     for n, k, s, (a, z) in zip(
       (height, width), self.kernel, self.stride, self.padding, strict=True
@@ -93,18 +104,18 @@ class ConvSpec:
     return tuple(out)
 
   def macs(self, height: int, width: int) -> int:
-    """Multiply-adds for one example; zeros of an up layer cost nothing."""
+    """Multiply-adds for one example, without the zeros of an `up` layer."""
     area = math.prod((height, width) if self.up else self.output(height, width))
     return area * math.prod(self.kernel) * self.cin * self.cout
 
 
 def scale_channels(channels: int, width: float) -> int:
-  """Channels of a network `width` times as wide, a multiple of 8."""
+  """`channels` times `width`, rounded to a multiple of 8, at least 8."""
   return max(8, round(channels * width / 8) * 8)
 
 
 def residual_specs(prefix: str, first: int, channels: int, count: int):
-  """`count` 3x3 residual layers named prefix_first, prefix_first+1, …"""
+  """`count` 3x3 residual layers; their names count up from prefix_first."""
   return [
     ConvSpec(f'{prefix}_{first + i}', channels, channels, residual=True)
     for i in range(count)
@@ -112,10 +123,11 @@ def residual_specs(prefix: str, first: int, channels: int, count: int):
 
 
 def audio_encoder_specs(width: float, last: int) -> tuple[ConvSpec, ...]:
-  """Mel window [b, 80, 16, 1] to one vector [b, 1, 1, 512 * width].
+  """Layers from a mel window [b, 80, 16, 1] to a vector [b, 1, 1, 512 * width].
 
-  The generator's tower has one residual layer at 256 channels, SyncNet's
-  two (`last`); they are otherwise the same.
+  Args:
+    width: multiplier of the channels.
+    last: residual layers at 256 channels: 1 in the generator, 2 in SyncNet.
   """
   name = 'audio_encoder'
   rows = []
@@ -137,18 +149,21 @@ def audio_encoder_specs(width: float, last: int) -> tuple[ConvSpec, ...]:
 
 
 def downsampling(size: int) -> tuple[int, int]:
-  """Halvings from `size` pixels to the last map, and that map's side.
+  """Number of halvings of `size` pixels, and the side of the last map.
 
-  96, 192 and 384 end at 3 pixels as published, 256 ends at 4.
+  Sizes 96, 192 and 384 end at 3 pixels as published; 256 ends at 4.
+
+  Raises:
+    ModelError: `size` is not in SIZES.
   """
   if size not in SIZES:
-    raise ValueError(f'expected a size in {SIZES}, found {size}')
+    raise ModelError(f'expected a size in {SIZES}, found {size}')
   side = 4 if size == 256 else 3
   return int(math.log2(size // side)), side
 
 
 def activate(act: str, x: Image) -> Image:
-  """Apply a `Layer.act` by name."""
+  """Apply the activation of that `ConvSpec.act`; sigmoids are float32."""
   if act == 'relu':
     return nn.relu(x)
   if act == 'leaky':
@@ -159,18 +174,30 @@ def activate(act: str, x: Image) -> Image:
   return x
 
 
-def apply_conv(layer: ConvSpec, kernel: Float[Array, 'kh kw i o'], x: Image):
-  """The convolution of `layer` without bias.  -> [b, h', w', o]"""
+def apply_conv(
+  layer: ConvSpec,
+  kernel: Float[Array, 'kh kw i o'],
+  x: Image,
+  cpu_gradients: bool = True,
+) -> Float[Array, 'b h2 w2 o']:
+  """Apply the convolution of `layer` without its bias.
+
+  Args:
+    layer: gives stride, padding and direction.
+    kernel: weights, for `up` those over the zero-stuffed input.
+    x: input.
+    cpu_gradients: see `convolution.conv`.
+  """
   run = convolution.conv_transpose if layer.up else convolution.conv
-  return run(layer.stride, layer.padding, kernel, x)
+  return run(layer.stride, layer.padding, cpu_gradients, kernel, x)
 
 
 class BatchNorm(nn.Module):
   """BatchNorm whose running variance is unbiased, as PyTorch stores it.
 
-  nn.BatchNorm stores the biased one, 1.3 % less at the 1x1 layers of a
-  batch of 80. Statistics and arithmetic are float32. Under `jit` with a
-  sharded batch they are those of the global batch.
+  nn.BatchNorm stores the biased variance, which is 1.3 % less for the 1x1
+  layers at batch 80. Statistics and arithmetic are float32. Under `jit` with
+  a sharded batch the statistics are those of the global batch.
   """
 
   @nn.compact
@@ -191,21 +218,23 @@ class BatchNorm(nn.Module):
         mean.value = keep * mean.value + (1 - keep) * m
         var.value = keep * var.value + (1 - keep) * v * n / max(n - 1, 1)
     gain = scale * jax.lax.rsqrt(v + EPSILON)
-    # Centerd first: bias - m * gain would cancel where the mean is large.
+    # Centered first: bias - m * gain would cancel if the mean is large.
     y = (y - m.reshape(1, 1, 1, c)) * gain.reshape(1, 1, 1, c)
     y = y + bias.reshape(1, 1, 1, c)
     return y.astype(x.dtype)
 
 
 class ConvBlock(nn.Module):
-  """Convolution, BatchNorm, residual, activation: one row of a table.
+  """Convolution, BatchNorm, residual addition, activation: one table row.
 
-  Parameters are float32, the convolution runs in `dtype`. The bias before
-  the norm is redundant; published files have it, so it is kept.
+  Parameters are float32; the convolution runs in `dtype`. The bias before
+  the norm is redundant but present in published files.
+  `cpu_gradients`: see `convolution.conv`.
   """
 
   layer: ConvSpec
   dtype: jnp.dtype = jnp.float32
+  cpu_gradients: bool = True
 
   @nn.compact
   def __call__(self, x: Image, *, train: bool) -> Float[Array, 'b h2 w2 o']:
@@ -214,14 +243,15 @@ class ConvBlock(nn.Module):
     kernel = self.param('kernel', init, layer.shape, jnp.float32)
     bias = self.param('bias', init, (layer.cout,), jnp.float32)
     kernel, bias, x = (a.astype(self.dtype) for a in (kernel, bias, x))
-    y = apply_conv(layer, kernel, x) + bias.reshape(1, 1, 1, -1)
+    y = apply_conv(layer, kernel, x, self.cpu_gradients)
+    y = y + bias.reshape(1, 1, 1, -1)
     if layer.norm:
       y = BatchNorm(name='norm')(y, train=train)
     return activate(layer.act, y + x if layer.residual else y)
 
 
 def uniform_init(bound: float):
-  """Initializer: uniform in [-bound, bound)."""
+  """A Linen initializer that is uniform in [-bound, bound)."""
 
   def init(key, shape, dtype=jnp.float32):
     return jax.random.uniform(key, shape, dtype, -bound, bound)

@@ -1,18 +1,22 @@
-"""The networks; `build_model` is the only dispatch by name.
+"""The networks by name: their modules, layers, inputs and first weights."""
 
-Read blocks (layers as data), then generator, syncnet, discriminator.
-`folded` runs a trained generator, `openvino` the same on Intel's runtime.
-"""
-
+import functools
 import math
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
 from jaxtyping import Array
 
 from lipsync_jax.models import discriminator, generator, syncnet, syncnet_v2
-from lipsync_jax.models.layers import ConvSpec
+from lipsync_jax.models.layers import (
+  BatchNorm,
+  ConvBlock,
+  ConvSpec,
+  ModelError,
+)
 
 NETWORKS = {
   'generator': generator.Generator,
@@ -20,25 +24,48 @@ NETWORKS = {
   'discriminator': discriminator.Discriminator,
   'syncnet_v2': syncnet_v2.SyncNetV2,
 }
+# Initial values of a BatchNorm: (collection, variable, value).
+NORM_VALUES = (
+  ('params', 'scale', 1.0),
+  ('params', 'bias', 0.0),
+  ('batch_stats', 'mean', 0.0),
+  ('batch_stats', 'var', 1.0),
+)
 
 
 def build_model(
-  network: str, size: int = 96, width: float = 1.0, dtype: str = 'float32'
+  network: str,
+  size: int = 96,
+  width: float = 1.0,
+  dtype: str = 'float32',
+  cpu_gradients: bool = True,
 ) -> nn.Module:
-  """A Linen module of NETWORKS, `size` pixels, channels times `width`."""
+  """Build a Linen module of NETWORKS.
+
+  Args:
+    network: name in NETWORKS. SyncNet v2 ignores the other arguments.
+    size: pixels of the square face crop.
+    width: multiplier of the channels.
+    dtype: of activations; parameters are float32.
+    cpu_gradients: see `convolution.conv`; False where a CPU mesh has several
+      devices.
+
+  Raises:
+    ModelError: for an unknown network.
+  """
   if network not in NETWORKS:
-    raise ValueError(
+    raise ModelError(
       f'expected a network of {sorted(NETWORKS)}, found {network!r}'
     )
   if network == 'syncnet_v2':
     return syncnet_v2.SyncNetV2()
-  return NETWORKS[network](size, width, jnp.dtype(dtype))
+  return NETWORKS[network](size, width, jnp.dtype(dtype), cpu_gradients)
 
 
 def all_layers(
   network: str, size: int = 96, width: float = 1.0
 ) -> tuple[ConvSpec, ...]:
-  """All rows of a network's tables, in the order they are applied."""
+  """All layers of a network, in the order they are applied."""
   if network == 'syncnet_v2':
     rows = syncnet_v2.AUDIO + syncnet_v2.LIP
     return tuple(row for row in rows if isinstance(row, ConvSpec))
@@ -52,7 +79,7 @@ def all_layers(
 
 
 def dummy_inputs(network: str, size: int = 96, batch: int = 1) -> tuple:
-  """Zero inputs of the right shapes, to initialize or trace a network."""
+  """Zero inputs of a network, to initialize or trace it."""
   mel, half = (batch, 80, 16, 1), (batch, size // 2, size, 15)
   shapes = {
     'generator': (mel, (batch, size, size, 6)),
@@ -66,30 +93,70 @@ def dummy_inputs(network: str, size: int = 96, batch: int = 1) -> tuple:
 def init_variables(network: str, net: nn.Module, key: Array) -> dict[str, dict]:
   """Variables before the first step.
 
-  What `net.init` makes, from one draw that is cut into pieces: a draw for
-  each array and a forward pass take XLA some ten times as long to compile.
+  One random draw is cut into all kernels and biases: XLA compiles the draw
+  for each array of `net.init` some ten times as long. A module with
+  parameters outside `ConvBlock` gets the variables of `net.init`.
 
   Args:
-    net: one that `build_model` made; any other is asked itself.
+    network: name in NETWORKS whose inputs `net` takes.
+    net: any Linen module.
+    key: of the draw.
 
   Returns:
-    {'params': …, 'batch_stats': …}; kernels and biases uniform up to
-    `Layer.bound`, norms at rest. The latter key only where there are any.
+    {'params': …, 'batch_stats': …}. Kernels and biases are uniform up to
+    `ConvSpec.bound`; norms are the identity. The latter key is absent if there
+    are no norms.
   """
-  if type(net) is not NETWORKS[network]:
-    return net.init(key, *dummy_inputs(network, net.size), train=False)
-  size, width = getattr(net, 'size', 96), getattr(net, 'width', 1.0)
-  rows = all_layers(network, size, width)
-  counts = [math.prod(row.shape) + row.cout for row in rows]
-  drawn = jax.random.uniform(key, (sum(counts),), jnp.float32, -1, 1)
-  params, stats, at = {}, {}, 0
-  for row, count in zip(rows, counts, strict=True):
-    piece = row.bound * drawn[at : at + count]
-    kernel, bias = piece[: -row.cout].reshape(row.shape), piece[-row.cout :]
-    params[row.name] = {'kernel': kernel, 'bias': bias}
-    if row.norm:
-      ones, zeros = jnp.ones(row.cout), jnp.zeros(row.cout)
-      params[row.name]['norm'] = {'scale': ones, 'bias': zeros}
-      stats[row.name] = {'norm': {'mean': zeros, 'var': ones}}
-    at += count
-  return {'params': params} | ({'batch_stats': stats} if stats else {})
+  inputs = dummy_inputs(network, getattr(net, 'size', 96))
+  shapes, blocks = trace_blocks(net, key, inputs)
+  leaves = traverse_util.flatten_dict(shapes)
+  bounds = {
+    ('params', *path, name): block.layer.bound
+    for path, block in blocks.items()
+    if isinstance(block, ConvBlock)
+    for name in ('kernel', 'bias')
+  }
+  constants = {
+    (collection, *path, name): value
+    for path, block in blocks.items()
+    if isinstance(block, BatchNorm)
+    for collection, name, value in NORM_VALUES
+  }
+  if leaves.keys() != bounds.keys() | constants.keys():
+    return net.init(key, *inputs, train=False)
+  ends = np.cumsum([math.prod(leaves[path].shape) for path in bounds])
+  drawn = jax.random.uniform(key, (int(ends[-1]),), jnp.float32, -1, 1)
+  values = {
+    path: (bound * piece).reshape(leaves[path].shape)
+    for (path, bound), piece in zip(
+      bounds.items(), jnp.split(drawn, ends[:-1]), strict=True
+    )
+  }
+  values |= {
+    path: jnp.full(leaves[path].shape, value, jnp.float32)
+    for path, value in constants.items()
+  }
+  return traverse_util.unflatten_dict(values)
+
+
+def trace_blocks(
+  net: nn.Module, key: Array, inputs: tuple
+) -> tuple[dict, dict[tuple[str, ...], nn.Module]]:
+  """Trace the initialization of a module without computing anything.
+
+  Returns:
+    The shapes of its variables, and its `ConvBlock`s and `BatchNorm`s by path,
+    in the order they are applied.
+  """
+  blocks = {}
+
+  def record(method, args, kwargs, context):
+    block = context.module
+    if isinstance(block, ConvBlock | BatchNorm):
+      blocks[block.path] = block
+    return method(*args, **kwargs)
+
+  init = functools.partial(net.init, train=False)
+  with nn.intercept_methods(record):
+    shapes = jax.eval_shape(init, key, *inputs)
+  return shapes, blocks

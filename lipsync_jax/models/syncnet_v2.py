@@ -1,9 +1,11 @@
-"""SyncNet v2 of Chung and Zisserman, by which LSE-D and LSE-C are defined.
+"""SyncNet v2 of Chung and Zisserman, which defines LSE-D and LSE-C.
 
-Used only to score: its weights belong to their authors and are imported
-by the user. Features are MFCC and raw BGR pixels (`audio.mfcc`; 0-255).
-The lip tower's first convolution spans all five frames, so it is written
-as a 2-D one over 15 channels. 13.6 M parameters.
+It is used for scoring only. Its weights belong to their authors; the user
+imports them. Inputs are MFCC (`audio.mfcc`) and BGR pixels in 0-255. The
+first convolution of the lip encoder spans all five frames, so it is a 2-D
+convolution over 15 channels. 13.6 M parameters.
+
+Shapes: b batch, h w height and width, c channels.
 
 Source: "Out of Time: Automated Lip Sync in the Wild", ACCV 2016 workshop.
 """
@@ -21,7 +23,7 @@ from lipsync_jax.models.layers import ConvSpec
 
 @dataclasses.dataclass(frozen=True)
 class PoolSpec:
-  """A max-pool between layers; padding is filled with -inf."""
+  """A max-pool between layers, padded with -inf."""
 
   window: tuple[int, int]
   stride: tuple[int, int]
@@ -29,27 +31,34 @@ class PoolSpec:
 
 
 def conv_spec(name, cin, cout, kernel, stride=(1, 1), pad=(0, 0)) -> ConvSpec:
+  """A `ConvSpec` without padding by default, as in the published table."""
   return ConvSpec(name, cin, cout, kernel, stride, pad)
 
 
-def encoder_specs(tail: str, head: str, rows: tuple) -> tuple:
-  """Convolutions, then two fully connected layers (as 1x1 ones)."""
-  rest = (
-    conv_spec(f'{head}_0', 512, 512, (1, 1)),
+def encoder_specs(conv_prefix: str, fc_prefix: str, rows: tuple) -> tuple:
+  """An encoder: `rows`, then two fully connected layers as 1x1 convolutions.
+
+  Args:
+    conv_prefix: published name of the convolutions' container.
+    fc_prefix: the same of the fully connected layers.
+    rows: `ConvSpec`s, whose names lack the prefix, and `PoolSpec`s.
+  """
+  fully_connected = (
+    conv_spec(f'{fc_prefix}_0', 512, 512, (1, 1)),
     ConvSpec(
-      f'{head}_3', 512, 1024, (1, 1), pad=(0, 0), norm=False, act='none'
+      f'{fc_prefix}_3', 512, 1024, (1, 1), pad=(0, 0), norm=False, act='none'
     ),
   )
-  named = tuple(
-    dataclasses.replace(row, name=f'{tail}_{row.name}')
+  convolutions = tuple(
+    dataclasses.replace(row, name=f'{conv_prefix}_{row.name}')
     if isinstance(row, ConvSpec)
     else row
     for row in rows
   )
-  return named + rest
+  return convolutions + fully_connected
 
 
-# Names count the published modules, pools and activations included.
+# Published names count all modules, also pools and activations.
 AUDIO = encoder_specs(
   'netcnnaud',
   'netfcaud',
@@ -84,14 +93,14 @@ LIP = encoder_specs(
 def apply_pool(
   row: PoolSpec, x: Float[Array, 'b h w c']
 ) -> Float[Array, 'b h2 w2 c']:
-  """Max-pool with -inf outside the picture."""
+  """Max-pool with -inf outside the image."""
   pads = ((0, 0), *((p, p) for p in row.pad), (0, 0))
   window, stride = (1, *row.window, 1), (1, *row.stride, 1)
   return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, stride, pads)
 
 
 class SyncNetV2(nn.Module):
-  """Distances between its vectors are Euclidean; they are not normalized."""
+  """SyncNet v2; its vectors are not normalized, distances are Euclidean."""
 
   @nn.compact
   def __call__(
@@ -101,7 +110,13 @@ class SyncNetV2(nn.Module):
     *,
     train: bool = False,
   ) -> tuple[Float[Array, 'b 1024'], Float[Array, 'b 1024']]:
-    """(audio, lip) vectors; frames are frame-major B G R in 0-255."""
+    """The (audio, lip) vectors.
+
+    Args:
+      mfcc: 13 coefficients of 20 steps, see `audio.mfcc`.
+      frames: five frames in 0-255, channels frame by frame: b0 g0 r0 b1 …
+      train: whether norms use and update batch statistics.
+    """
     vectors = []
     for rows, x in ((AUDIO, mfcc), (LIP, frames)):
       for row in rows:

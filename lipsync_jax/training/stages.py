@@ -140,7 +140,11 @@ def build_network(model, network: str):
     network: of `models.NETWORKS`.
   """
   return models.build_model(
-    network, model.image_size, model.width_multiplier, model.dtype
+    network,
+    model.image_size,
+    model.width_multiplier,
+    model.dtype,
+    cpu_gradients=jax.device_count() == 1,
   )
 
 
@@ -274,7 +278,13 @@ def load_expert_syncnet(config):
       f'{path}: expected an expert of {model.image_size} pixels, found '
       f'{given.size}; set --config.model.image_size or choose another'
     )
-  net = models.build_model('syncnet', given.size, given.width, model.dtype)
+  net = models.build_model(
+    'syncnet',
+    given.size,
+    given.width,
+    model.dtype,
+    cpu_gradients=jax.device_count() == 1,
+  )
   return net, given.variables
 
 
