@@ -1,239 +1,114 @@
 """Lip-sync a video or a photo to speech: `sync()` and its command line.
 
-    python -m lipsync_jax.sync --face me.mp4 --audio speech.wav
-
-Two streamed passes: find the faces, then speak and paste. The command line
-takes `sync`'s argument names, and every flag of Wav2Lip (spec 7.1), with
-hyphens or underscores.
+python -m lipsync_jax.sync --face me.mp4 --audio speech.wav
 """
 
-import argparse
-import contextlib
 import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-from lipsync_jax.inference.options import SyncError, SyncOptions, validate
+from lipsync_jax.common.cli import run_command
+from lipsync_jax.inference import cli
+from lipsync_jax.inference.options import RENAMED, SyncError, SyncOptions
 
 PathLike = str | os.PathLike
+_DEFAULTS = SyncOptions('')
 
 
 def sync(
-  face: PathLike, audio: PathLike = '', outfile: PathLike = '', **options
+  face: PathLike,
+  audio: PathLike = '',
+  outfile: PathLike = _DEFAULTS.outfile,
+  *,
+  checkpoint_path: PathLike | None = None,
+  person: str = _DEFAULTS.person,
+  audio_for: Sequence[tuple[str, PathLike]] = (),
+  since: float = _DEFAULTS.since,
+  until: float | None = None,
+  no_noise_gate: bool = False,
+  no_detail_transfer: bool = False,
+  static: bool = False,
+  fps: float = _DEFAULTS.fps,
+  pads: Sequence[float] | None = None,
+  resize_factor: int = _DEFAULTS.resize_factor,
+  crop: Sequence[int] = _DEFAULTS.crop,
+  box: Sequence[int] | None = None,
+  rotate: bool = False,
+  nosmooth: bool = False,
+  when_audio_longer: str | None = None,
+  when_video_longer: str = _DEFAULTS.when_video_longer,
+  final_audio: PathLike | None = None,
+  preview: float | None = None,
+  crf: int = _DEFAULTS.crf,
+  dtype: str = _DEFAULTS.dtype,
+  batch: int | None = None,
+  compat: bool = False,
+  resume: bool = False,
+  report: PathLike | None = None,
+  quiet: bool = False,
+  **renamed,
 ) -> dict:
-  """Write `outfile`: the face of `face` speaking the words of `audio`.
+  """Write `outfile`: `face` with lips that speak the words of `audio`.
 
-  Args:
-    face: video or photo.
-    audio: any file with sound; it drives the lips and is the output's sound.
-      Not needed where `audio_for` says what everybody speaks.
-    outfile: .mp4, .mov, .mkv, .avi or .webm; appears only when whole.
-    **options: see `options.SyncOptions`; the command line's help explains each.
+  `inference.options.SyncOptions` explains every argument.
 
   Returns:
     The report: frames, rate, person, skipped ranges (seconds), seconds spent
     in each stage, peak memory. Written to `report` as JSON if that is given.
 
   Raises:
-    ValueError: one line on what was expected, what was found, what to do.
+    LipSyncError: one line on what was expected, what was found, what to do.
+    OSError: a file cannot be read or written.
   """
+  fields = {name: value for name, value in locals().items() if name in _FIELDS}
+  if renamed:
+    _refuse_unknown(renamed)
+  return run_job(SyncOptions(**{k: _plain(v) for k, v in fields.items()}))
+
+
+def run_job(options: SyncOptions) -> dict:
+  """`sync` with its options in one object."""
   from lipsync_jax.inference import pipeline
 
-  if outfile:
-    options['outfile'] = os.fspath(outfile)
-  wanted = SyncOptions(os.fspath(face), os.fspath(audio), **options)
-  validate(wanted)
+  options.validate()
   began = time.perf_counter()
-  report = pipeline.run(wanted)
+  report = pipeline.run(options)
   report['seconds']['total'] = round(time.perf_counter() - began, 3)
-  if wanted.report:
-    with open(wanted.report, 'w', encoding='utf-8') as file:
+  if options.report:
+    with open(options.report, 'w', encoding='utf-8') as file:
       json.dump(report, file, indent=2, ensure_ascii=False)
       file.write('\n')
   return report
 
 
-def truth(text: str) -> bool:
-  """A real boolean. Differs from Wav2Lip, where `--static False` is true."""
-  words = {'true': True, 'yes': True, '1': True}
-  words |= {'false': False, 'no': False, '0': False}
-  if text.lower() not in words:
-    raise argparse.ArgumentTypeError(f'expected true or false, found {text!r}')
-  return words[text.lower()]
+_FIELDS = frozenset(SyncOptions.__dataclass_fields__)
 
 
-def pair(text: str) -> tuple[str, str]:
-  """Person and file of `WHO=FILE`."""
-  who, equals, path = text.partition('=')
-  if not (who and equals and path):
-    raise argparse.ArgumentTypeError(f'expected WHO=FILE, found {text!r}')
-  return who, path
+def _plain(value):
+  """Paths as strings, sequences as tuples."""
+  if isinstance(value, os.PathLike):
+    return os.fspath(value)
+  if isinstance(value, list | tuple):
+    return tuple(_plain(one) for one in value)
+  return value
 
 
-class Parser(argparse.ArgumentParser):
-  """Errors in one line, and no usage in front of it."""
-
-  def error(self, message):
-    self.exit(2, f'error: {message} (see --help)\n')
-
-
-def parser() -> argparse.ArgumentParser:
-  """The command line; names are those of `Request`."""
-  p = Parser('lipsync', description=__doc__.partition('\n')[0])
-  add = p.add_argument
-  add('--face', required=True, help='video or photo of the person')
-  add('--audio', help='speech: any file with sound')
-  add('--outfile', help='default results/result_voice.mp4')
-  add(
-    '--checkpoint-path',
-    help='weights: .safetensors, or a .pth or .pdparams of Wav2Lip; '
-    'without it those that come with lipsync_jax',
+def _refuse_unknown(arguments: dict) -> None:
+  """Raise SyncError for arguments that do not exist, or no longer do."""
+  name = min(arguments)
+  if name in RENAMED:
+    raise SyncError(f'{name} is now {RENAMED[name]}: use the new name')
+  raise SyncError(
+    f'expected an option of SyncOptions, found {name!r}: see help(sync)'
   )
-  _add_who(p.add_argument_group('who and where').add_argument)
-  _add_time(p.add_argument_group('time').add_argument)
-  _add_picture(p.add_argument_group('picture').add_argument)
-  _add_running(p.add_argument_group('running').add_argument)
-  return p
-
-
-def _add_who(add) -> None:
-  add(
-    '--person',
-    help='largest (default), left, right, N (0 is the largest) or x,y',
-  )
-  add(
-    '--audio-for',
-    action='append',
-    type=pair,
-    metavar='WHO=FILE',
-    help='a voice for one more person, named as for --person; repeatable',
-  )
-  add('--pads', nargs=4, type=float, metavar=tuple('TBLR'))
-  add('--box', nargs=4, type=int, metavar=tuple('TBLR'), help='fixed face box')
-  add('--nosmooth', action='store_true', help='do not smooth the face box')
-  add(
-    '--static', nargs='?', const=True, type=truth, help='use first frame only'
-  )
-
-
-def _add_time(add) -> None:
-  add('--fps', type=float, help='rate of a photo (default 25)')
-  add(
-    '--when-audio-longer',
-    choices=('bounce', 'loop', 'hold', 'cut'),
-    help='play the video to and fro (default), again, hold its end, or cut',
-  )
-  add(
-    '--when-video-longer',
-    choices=('cut', 'keep'),
-    help='cut with the sound (default) or keep the rest as it is',
-  )
-  add(
-    '--from',
-    dest='since',
-    type=float,
-    metavar='SECONDS',
-    help='leave the picture as it is before',
-  )
-  add(
-    '--to',
-    dest='until',
-    type=float,
-    metavar='SECONDS',
-    help='leave the picture as it is from there on',
-  )
-  add(
-    '--no-gate',
-    action='store_true',
-    help='let faint noise in pauses move the lips',
-  )
-  add('--preview', type=float, metavar='SECONDS', help='only the beginning')
-  add('--final-audio', metavar='FILE', help='mux this instead of --audio')
-
-
-def _add_picture(add) -> None:
-  add('--resize-factor', type=int, help='divide width and height')
-  add('--rotate', action='store_true', help='turn 90 degrees clockwise')
-  add(
-    '--crop', nargs=4, type=int, metavar=tuple('TBLR'), help='-1: to the edge'
-  )
-  add(
-    '--no-detail',
-    action='store_true',
-    help='leave the mouth as soft as the network draws it',
-  )
-  add('--crf', type=int, help='0 lossless … 51; default 16, visually lossless')
-
-
-def _add_running(add) -> None:
-  add('--batch', '--wav2lip-batch-size', type=int, help='faces at a time')
-  add('--dtype', choices=('auto', 'float32', 'bfloat16'))
-  add('--cpu', action='store_true', help='do not use a GPU')
-  add('--compat', action='store_true', help='boxes, timing, paste of Wav2Lip')
-  add(
-    '--resume',
-    action='store_true',
-    help='go on where a job of this command was killed; begins one otherwise',
-  )
-  add('--report', metavar='FILE', help='write what was done, as JSON')
-  add('--quiet', action='store_true', help='no progress bars')
-  add('--face-det-batch-size', type=int, help=argparse.SUPPRESS)
-  add('--face-detector', help=argparse.SUPPRESS)
-  add('--face-enhancement', action='store_true', help=argparse.SUPPRESS)
-
-
-def hyphened(argv: Sequence[str]) -> Iterator[str]:
-  """Flags with hyphens, whichever way they were typed."""
-  for word in argv:
-    name, equals, value = word.partition('=')
-    if name.startswith('--'):
-      name = name.replace('_', '-')
-    yield name + equals + value
-
-
-def options_of(argv: Sequence[str]) -> dict:
-  """Arguments for `sync` from a command line, notices for what is past."""
-  args = vars(parser().parse_args(list(hyphened(argv))))
-  if args.pop('face_enhancement'):
-    raise SyncError(
-      '--face_enhancement does not exist yet: leave it out, or run a face '
-      'restorer over the output'
-    )
-  if args.pop('face_detector'):
-    print('note: faces are found by YuNet and MediaPipe here', file=sys.stderr)
-  args.pop('face_det_batch_size')  # frames are searched one by one
-  if args.pop('cpu'):
-    os.environ['JAX_PLATFORMS'] = 'cpu'
-  if args['box'] and args['box'][0] == -1:
-    args['box'] = None  # Wav2Lip's way of saying none
-  return {
-    name: tuple(value) if isinstance(value, list) else value
-    for name, value in args.items()
-    if value is not None
-  }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """The command: 0 done, 1 refused, 2 misused, 130 interrupted."""
-  # TensorFlow Lite and glog write through C++: nothing of theirs is an error.
-  for name, level in (('GLOG_minloglevel', '3'), ('TF_CPP_MIN_LOG_LEVEL', '3')):
-    os.environ.setdefault(name, level)
-  try:
-    report = sync(**options_of(sys.argv[1:] if argv is None else argv))
-  except KeyboardInterrupt:
-    print('interrupted', file=sys.stderr)
-    return 130
-  except (ValueError, OSError) as error:
-    if os.environ.get('LIPSYNC_JAX_DEBUG'):
-      raise
-    line = ' '.join(str(error).split())
-    print(f'error: {line}', file=sys.stderr)
-    return 1
-  with contextlib.suppress(BrokenPipeError):
-    print(report['outfile'])
-  return 0
+  """Run the command; returns its exit code (see `common.cli`)."""
+  words = sys.argv[1:] if argv is None else argv
+  return run_command(lambda: sync(**cli.parse_options(words))['outfile'])
 
 
 if __name__ == '__main__':

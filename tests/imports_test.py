@@ -24,7 +24,7 @@ PACKAGES = {
   'benchmark': 'audio common data inference models training weights sync',
 }
 SHELLS = {
-  '__init__': 'common',
+  '__init__': 'common faces inference models sync weights',  # for types
   'sync': 'common inference',
   'main': 'training',
   'evaluate': 'evaluation',
@@ -130,7 +130,7 @@ def test_inference_is_light(path):
   'code',
   [
     'import lipsync_jax',
-    'import lipsync_jax.sync as s; s.parser().format_help()',
+    'import lipsync_jax.sync as s; s.cli.build_parser().format_help()',
     'import lipsync_jax.weights, lipsync_jax.inference, lipsync_jax.media',
   ],
 )

@@ -1,4 +1,8 @@
-"""TODO."""
+"""Large arrays on disk instead of in memory.
+
+The pages of a memory-mapped file count as memory of the process, so rows are
+read with plain file reads.
+"""
 
 import contextlib
 import math
@@ -8,14 +12,14 @@ import weakref
 import numpy as np
 from jaxtyping import Shaped
 
-BLOCK_ROWS = 4096  # rows laid aside at once
+BLOCK_ROWS = 4096  # rows written at once
 
 
 class DiskArray:
-  """Rows of numbers laid aside on disk, read a few at a time.
+  """Rows of an array in a temporary file, read a few at a time.
 
-  Nobody sees the file, which ends with this object or the program. Where
-  there is no room for it the rows stay in memory. One thread reads.
+  The file has no name and is deleted with this object or the process. The rows
+  stay in memory if the disk is full. Only one thread may read.
   """
 
   def __init__(self, rows: Shaped[np.ndarray, 'n ...']):
@@ -29,7 +33,7 @@ class DiskArray:
     return self.shape[0]
 
   def read(self, first: int, end: int) -> Shaped[np.ndarray, 'n ...']:
-    """The rows from `first` to before `end`, both within the shelf."""
+    """Rows `first` to `end`, exclusive."""
     assert 0 <= first <= end <= len(self), (first, end, len(self))
     if self.rows is not None:
       return self.rows[first:end]
@@ -41,7 +45,7 @@ class DiskArray:
 
 
 def _write_temporary(rows: Shaped[np.ndarray, 'n ...']):
-  """An open file without a name that holds the rows; None without room."""
+  """An open temporary file with the rows; None if the disk is full."""
   with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
     file = stack.enter_context(tempfile.TemporaryFile())
     for at in range(0, len(rows), BLOCK_ROWS):

@@ -16,23 +16,26 @@ def lazy_exports(
 
   Args:
     package: `__name__` of the package.
-    modules: exported names by the submodule that defines them. A name that
-      equals its submodule exports the submodule itself.
+    modules: exported names by the submodule that defines them. 'a=b' exports
+      `b` as `a`. A name that equals its submodule exports the submodule.
 
   Returns:
     `__all__`, `__getattr__` and `__dir__`.
   """
-  module_of = {
-    name: module for module, names in modules.items() for name in names
-  }
+  sources = {}  # exported name -> (submodule, name there)
+  for module, entries in modules.items():
+    for entry in entries:
+      name, _, original = entry.partition('=')
+      sources[name] = module, original or name
 
   def get(name: str) -> object:
-    if name not in module_of:
+    if name not in sources:
       raise AttributeError(f'module {package!r} has no attribute {name!r}')
-    module = importlib.import_module(f'{package}.{module_of[name]}')
-    value = module if name == module_of[name] else getattr(module, name)
+    submodule, original = sources[name]
+    module = importlib.import_module(f'{package}.{submodule}')
+    value = module if name == submodule else getattr(module, original)
     setattr(sys.modules[package], name, value)
     return value
 
-  names = sorted(module_of)
+  names = sorted(sources)
   return names, get, lambda: names

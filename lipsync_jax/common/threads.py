@@ -1,7 +1,7 @@
-"""Pipe: stages of work side by side, each in a thread of its own, and clocked.
+"""Pipeline stages in threads, and their timer.
 
-The heavy parts of every stage (codecs, networks, OpenCV) release Python's
-lock, so threads suffice.
+Codecs, networks and OpenCV release the interpreter lock, so that threads run in
+parallel.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 
 
 class StageTimer:
-  """Busy seconds of each stage; stages run side by side and overlap."""
+  """Busy seconds of each stage; stages run in parallel and overlap."""
 
   def __init__(self):
     self.seconds: dict[str, float] = {}
@@ -28,9 +28,9 @@ class StageTimer:
 
 
 def prefetch(source: Iterable, depth: int) -> Iterator:
-  """Run an iterator in a thread of its own, at most `depth` items ahead.
+  """Run an iterator in a thread, at most `depth` items ahead.
 
-  Its exceptions surface here; closing this generator stops it.
+  Its exceptions are raised here. Closing this generator stops the thread.
   """
   waiting: queue.Queue = queue.Queue(maxsize=depth)
   stopped = threading.Event()
@@ -50,7 +50,7 @@ def prefetch(source: Iterable, depth: int) -> Iterator:
           break
       else:
         put((done, None))
-    except BaseException as error:  # it must reach the reader, whatever it is
+    except BaseException as error:  # raised again in the reading thread
       put((done, error))
     finally:
       if hasattr(source, 'close'):

@@ -1,12 +1,13 @@
-"""Compose: lay a generated mouth into a frame so that nobody sees where.
+"""Compositing of a generated face into a frame without a visible seam.
 
-Alphabet: `s` side of the square a network works on, `h w` the part of the
-frame that changes, `n` the landmarks of `landmarks.LANDMARK_IDS`. Colors are RGB in
-0..255. Only the lower face inside the face oval changes; the edge is soft,
-lies inside that region, and carries the source's colors.
+Only the lower face inside the face oval changes. Its edge is soft, lies inside
+that region, and has the source's colors. Colors are RGB in 0..255.
+
+Shapes: s side of the network's square, h w the part of the frame that changes,
+n the landmarks of `landmarks.LANDMARK_IDS`.
 
 Differs from Wav2Lip, which pastes the whole rectangle (spec 7.2, step 8);
-`whole_box_patch` does as it did.
+`whole_box_patch` does that.
 """
 
 import numpy as np
@@ -28,8 +29,8 @@ from lipsync_jax.faces.landmarks import (
 )
 from lipsync_jax.inference import detail_transfer
 
-# The mask is drawn on a grid of the crop, whatever the size of the face, so
-# that its edge moves by parts of a pixel.
+# The mask has the same grid for every face size, so that its edge moves by
+# fractions of a pixel.
 MASK_GRID = (256, 192)  # rows, columns; a face's own proportions
 FEATHER = 0.06  # width of the soft edge, of the face's width
 COLOR_GRID = 48  # side of the grid on which colors are compared
@@ -58,7 +59,9 @@ def _distance_to_outside(
 ) -> Float32[np.ndarray, 'h w']:
   """Distance of each cell to the outside, in widths of the grid.
 
-  `beyond` tells whether the world around the grid counts as inside.
+  Args:
+    inside: cells of the region.
+    beyond: count the cells around the grid as inside.
   """
   import cv2
 
@@ -70,13 +73,13 @@ def _distance_to_outside(
 def face_mask(
   points: Float[np.ndarray, 'n 2'], crop: Crop
 ) -> Float32[np.ndarray, '256 192']:
-  """The share of the generated face over the crop, 0 to 1, on a fine grid.
+  """Opacity of the generated face over the crop, 0 to 1, on a fine grid.
 
   The region lies below a line from the oval's sides over the cheeks and the
   wings of the nose to its base, and above the jaw. It is 0 on its edge and
   outside, 1 some 6 % of the face's width further in, and 1 on the lips even
-  where they come nearer to the nose. Without landmarks (NaN) it is the lower
-  part of an ellipse in the crop.
+  close to the nose. Without landmarks (NaN) the region is the lower part of
+  an ellipse in the crop.
   """
   scale = np.array([MASK_GRID[1], MASK_GRID[0]])
   if not np.isfinite(points).all():
@@ -95,7 +98,7 @@ def face_mask(
     ]
   )
   face = _distance_to_outside(_fill_polygon(oval))
-  # fillPoly draws a cell too wide, and interpolation reaches one further.
+  # fillPoly draws one cell too wide; interpolation adds one more.
   edge = 2.5 / MASK_GRID[1]
   body = _distance_to_outside(_fill_polygon(region) & (face > 0))
   lips = _fill_polygon(where[OUTER_LIPS])
@@ -107,7 +110,7 @@ def face_mask(
 
 
 def _box_mask() -> Float32[np.ndarray, '256 192']:
-  """Where the mouth of a face is when only its box is known."""
+  """`face_mask` of a face with a known box only."""
   y, x = np.mgrid[0 : MASK_GRID[0], 0 : MASK_GRID[1]] + 0.5
   x, y = x / MASK_GRID[1], y / MASK_GRID[0]
   inside = np.hypot((x - 0.5) / 0.49, (y - 0.48) / 0.49) < 1
@@ -124,8 +127,8 @@ def resample_mask(
 
   h, w = box[3] - box[1], box[2] - box[0]
   to_grid = crop_matrix(crop, 1) * np.array([[MASK_GRID[1]], [MASK_GRID[0]]])
-  # A face much smaller than the grid: average before picking samples, but
-  # no further out than the mask reaches.
+  # For a face much smaller than the grid: average before sampling, within the
+  # mask.
   shrink = int(MASK_GRID[1] / max(crop.w, 1))
   if shrink >= 2:
     mean = cv2.blur(mask, (shrink, shrink), borderType=cv2.BORDER_CONSTANT)
@@ -140,7 +143,7 @@ def resample_mask(
 
 
 def lower_half_mask(size: int) -> Float32[np.ndarray, 's s']:
-  """1 on the rows that are hidden from the generator, 0 above (spec 2)."""
+  """1 on the rows that the generator fills in, 0 above (spec 2)."""
   mask = np.zeros((size, size), np.float32)
   mask[size // 2 :] = 1
   return mask
@@ -151,12 +154,12 @@ def match_color(
   source: Float32[np.ndarray, 's s 3'],
   alpha: Float32[np.ndarray, 's s'],
 ) -> Float32[np.ndarray, 's s 3']:
-  """Give the generated face the source's colors at the mask's edge.
+  """Shift the generated face to the source's colors at the mask's edge.
 
-  The difference of the two is measured in the soft edge, where both show the
-  same skin, and spread inwards by normalized convolution: it is smooth, so
-  the mouth keeps its own contrast. Pixels that differ by more than color (a
-  chin that moved) hardly count.
+  The color difference is measured in the soft edge, where both show the same
+  skin, and extended inwards by normalized convolution. It is smooth, so that
+  the mouth keeps its contrast. Pixels that differ by more than color, such as
+  a moved chin, get little weight.
   """
   import cv2
 
@@ -174,7 +177,7 @@ def match_color(
   both = cv2.GaussianBlur(
     both, (0, 0), small / 8, borderType=cv2.BORDER_CONSTANT
   )
-  # Where nothing of the edge is near, the common difference is the guess.
+  # Far from the edge, the median difference applies.
   faint = 1e-4
   total = both[..., 3:] + faint
   field = (both[..., :3] + faint * common.astype(np.float32)) / total
@@ -191,21 +194,22 @@ def paste_patch(
   picture: UInt8[np.ndarray, 'y x 3'] | None = None,
   at: tuple[int, int] = (0, 0),
 ) -> Patch:
-  """The part of a frame that changes, and by how much.
+  """The part of a frame that changes, with its opacity.
 
   Args:
     generated: the network's face, 0..255, uint8 or float.
     source: the crop it was made from (`crop.extract_crop`), 0..255.
-    crop: where both lie in the frame.
+    crop: place of both in the frame.
     points: landmarks for the mask, pixels of the frame; NaN if unknown.
     frame: height and width of the frame.
-    picture: the frame itself, or all of it that the crop covers, with its
-      first pixel at `at`, to carry detail over from; None leaves it.
+    picture: the part of the frame that the crop covers, as the source of
+      detail; None transfers none.
+    at: (x, y) of the first pixel of `picture` in the frame.
 
   Returns:
-    RGB patch [h, w, 3] in 0..255, its share alpha [h, w] in 0..1, and the
-    frame's (x, y) of its first pixel. Outside, and where alpha is 0, the
-    frame keeps its pixels.
+    RGB patch [h, w, 3] in 0..255, its opacity alpha [h, w] in 0..1, and (x, y)
+    of its first pixel in the frame. The frame keeps its pixels where alpha is
+    0.
   """
   import cv2
 
@@ -236,9 +240,9 @@ def paste_patch(
     borderMode=cv2.BORDER_REPLICATE,
   )
   if picture is not None:
-    led = detail_transfer.flow_and_confidence(face, source.astype(np.float32))
+    flow = detail_transfer.flow_and_confidence(face, source.astype(np.float32))
     patch = detail_transfer.transfer_detail(
-      patch, corner, led, crop, picture, at
+      patch, corner, flow, crop, picture, at
     )
   return np.clip(patch, 0, 255), alpha, corner
 
@@ -246,10 +250,10 @@ def paste_patch(
 def whole_box_patch(
   generated: Shaped[np.ndarray, 's s 3'], crop: Crop, frame: tuple[int, int]
 ) -> Patch:
-  """The original's paste, exactly: the whole box, hard edges (spec 7.2).
+  """Wav2Lip's compositing: the whole box, hard edges (spec 7.2).
 
-  Values are cut, not rounded, to whole numbers before the bilinear resize.
-  The crop must be upright; its sides are taken as whole pixels.
+  Values are truncated to whole numbers before the bilinear resize. The crop
+  must have no roll; its sides are rounded to whole pixels.
   """
   import cv2
 

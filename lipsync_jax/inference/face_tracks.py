@@ -1,6 +1,6 @@
-"""The first pass: where is the person's face in every frame?
+"""The first pass: every speaker's face in every frame.
 
-Frames that the sound does not reach are not looked at.
+Frames after the end of the sound are not searched.
 """
 
 import contextlib
@@ -25,49 +25,56 @@ from lipsync_jax.inference.options import SyncOptions
 from lipsync_jax.media import decoder, yuv
 from lipsync_jax.media.types import Frame, Video
 
-DETECTION_SIDE = (
-  640  # pixels, longest side of the frame that is searched for faces
-)
+DETECTION_SIDE = 640  # pixels, longest side of the frame for detection
 WAV2LIP_PADS = (0, 10, 0, 0)  # top bottom left right pixels (spec 7.1)
 
 
 def locate_speakers(
-  wanted: SyncOptions,
+  options: SyncOptions,
   video: Video,
   who: list[str],
   duration: Fraction,
-  bar: Callable,
+  progress: Callable,
 ):
-  """(times of the frames, a path for each of `who`, who is there).
+  """Find the faces of the speakers.
 
   Args:
-    who: people as `identity.choose_person` takes them.
+    options: of the job.
+    video: opened.
+    who: speakers as `identity.choose_person` takes them.
     duration: seconds of sound.
-    bar: progress bars, see `pipeline.progress_bar`.
+    progress: (label, total) -> progress bar, see `pipeline.progress_bar`.
+
+  Returns:
+    Times of the source frames, a `FaceTrajectory` for each speaker, and the
+    report's facts on people.
+
+  Raises:
+    FaceError: no face, or one person is named twice.
   """
-  keep = wanted.when_video_longer == 'keep' and wanted.preview is None
+  keep = options.when_video_longer == 'keep' and options.preview is None
   until = None if keep else duration
-  if wanted.box:
-    return box_trajectory(wanted, video, until, bar)
-  analysis, times = analyze_video(video, until, bar)
-  found = identity.group_people(analysis)
-  chosen = [identity.choose_person(found, spec) for spec in who]
-  numbers = [next(i for i, p in enumerate(found) if p is c) for c in chosen]
+  if options.box:
+    return box_trajectory(options, video, until, progress)
+  analysis, times = analyze_video(video, until, progress)
+  people = identity.group_people(analysis)
+  chosen = [identity.choose_person(people, spec) for spec in who]
+  numbers = [next(i for i, p in enumerate(people) if p is c) for c in chosen]
   if len(set(numbers)) < len(numbers):
     raise landmarks.FaceError(
       f'expected a voice each for different people, found {", ".join(who)} to '
-      f'be person {numbers}; in this video: {identity.describe_people(found)}'
+      f'be person {numbers}; in this video: {identity.describe_people(people)}'
     )
-  cast = {
-    'people': identity.describe_people(found),
+  facts = {
+    'people': identity.describe_people(people),
     'speakers': [
       {'person': number, 'tracks': track_times(analysis, person)}
       for number, person in zip(numbers, chosen, strict=True)
     ],
     'cuts': [float(analysis.times[c]) for c in analysis.cuts],
   }
-  follow = wav2lip_trajectory if wanted.compat else speaker_trajectory
-  return times, [follow(analysis, person, wanted) for person in chosen], cast
+  build = wav2lip_trajectory if options.compat else speaker_trajectory
+  return times, [build(analysis, person, options) for person in chosen], facts
 
 
 def track_times(
@@ -81,16 +88,16 @@ def track_times(
 
 
 def speaker_trajectory(
-  analysis: tracks.Analysis, person: identity.Person, wanted: SyncOptions
+  analysis: tracks.Analysis, person: identity.Person, options: SyncOptions
 ) -> trajectory.FaceTrajectory:
-  """The steady path of one person."""
+  """The trajectory of one person."""
   return trajectory.build_trajectory(
-    analysis, person, wanted.pads, not wanted.nosmooth
+    analysis, person, options.pads, not options.nosmooth
   )
 
 
 def frames_until(video: Video, until: Fraction | None) -> Iterator[Frame]:
-  """The frames that sound of `until` seconds reaches; all if None."""
+  """The frames up to `until` seconds; all if None."""
   with contextlib.closing(decoder.read_frames(video)) as frames:
     for frame in frames:
       if frame.index and until is not None and frame.time > until:
@@ -101,15 +108,18 @@ def frames_until(video: Video, until: Fraction | None) -> Iterator[Frame]:
 
 
 def detection_size(video: Video) -> tuple[int, int]:
-  """(w, h) of the frame scaled to at most SMALL pixels a side."""
+  """(width, height) of the frame scaled to at most DETECTION_SIDE."""
   scale = min(1.0, DETECTION_SIDE / max(video.width, video.height))
   return round(video.width * scale), round(video.height * scale)
 
 
 def analyze_video(
-  video: Video, until: Fraction | None, bar: Callable
+  video: Video, until: Fraction | None, progress: Callable
 ) -> tuple[tracks.Analysis, list[Fraction]]:
-  """Every face of every frame, from the cache if this video is known."""
+  """Every face of every frame, and the frames' times.
+
+  The analysis comes from the cache if the video was analyzed before.
+  """
   shape, size = (video.height, video.width), detection_size(video)
 
   def stream(tick):
@@ -125,7 +135,7 @@ def analyze_video(
   def compute() -> tracks.Analysis:
     total = expected_frames(video, until)
     with (
-      bar('finding faces', total) as tick,
+      progress('finding faces', total) as tick,
       detector.FaceDetector() as finder,
       contextlib.closing(prefetch(stream(tick), 4)) as frames,
     ):
@@ -140,7 +150,7 @@ def analyze_video(
 
 
 def expected_frames(video: Video, until: Fraction | None) -> int | None:
-  """How many frames the pass will see, by the header; None if unknown."""
+  """Frames up to `until` by the file's header; None if unknown."""
   if video.still:
     return 1
   lengths = [t for t in (video.duration, until) if t]
@@ -150,33 +160,36 @@ def expected_frames(video: Video, until: Fraction | None) -> int | None:
 def snap_to_ticks(
   times: Float[np.ndarray, 'f'], tick: Fraction
 ) -> list[Fraction]:
-  """Time stamps as the file has them: whole ticks."""
+  """The file's exact time stamps: multiples of its tick."""
   return [round(time / float(tick)) * tick for time in times.tolist()]
 
 
 def box_trajectory(
-  wanted: SyncOptions, video: Video, until: Fraction | None, bar: Callable
+  options: SyncOptions,
+  video: Video,
+  until: Fraction | None,
+  progress: Callable,
 ):
-  """The path of a face box given by hand, in every frame."""
-  top, bottom, left, right = wanted.box
+  """`locate_speakers` for a fixed face box; every frame is read."""
+  top, bottom, left, right = options.box
   crop = crop_from_box((left, top, right, bottom))
-  crop_bounds(crop, (video.height, video.width))  # is it in the picture?
+  crop_bounds(crop, (video.height, video.width))  # raises if outside
   times = []
-  with bar('reading', expected_frames(video, until)) as tick:
+  with progress('reading', expected_frames(video, until)) as tick:
     for frame in frames_until(video, until):
       times.append(frame.time)
       tick()
   count = len(times)
   row = np.array([crop.cx, crop.cy, crop.w, crop.h, crop.roll])
-  path = constant_trajectory(np.tile(row, (count, 1)), np.ones(count, bool))
-  cast = {'people': 'a box given by hand', 'speakers': [{'person': 0}]}
-  return times, [path], cast
+  fixed = constant_trajectory(np.tile(row, (count, 1)), np.ones(count, bool))
+  facts = {'people': 'a box given by hand', 'speakers': [{'person': 0}]}
+  return times, [fixed], facts
 
 
 def constant_trajectory(
   crops: Float[np.ndarray, 'f 5'], present: np.ndarray
 ) -> trajectory.FaceTrajectory:
-  """A path without landmarks: its box is pasted whole."""
+  """A trajectory without landmarks."""
   count = len(crops)
   return trajectory.FaceTrajectory(
     present=present,
@@ -188,12 +201,12 @@ def constant_trajectory(
 
 
 def wav2lip_trajectory(
-  analysis: tracks.Analysis, person: identity.Person, wanted: SyncOptions
+  analysis: tracks.Analysis, person: identity.Person, options: SyncOptions
 ) -> trajectory.FaceTrajectory:
   """Wav2Lip's boxes: padded, cut at the frame, smoothed forwards (spec 7.3).
 
-  Differs from Wav2Lip: a frame without the face passes through instead of
-  ending the job, and the box stays with one person.
+  Differs from Wav2Lip: a frame without the face is written as it is instead
+  of ending the job, and the boxes are those of one person.
   """
   height, width = analysis.frame
   boxes = np.zeros((len(analysis.times), 4))
@@ -201,11 +214,11 @@ def wav2lip_trajectory(
   for track in person.tracks:
     boxes[track.frames] = np.trunc(track.boxes)
     present[track.frames] = True
-  top, bottom, left, right = wanted.pads or WAV2LIP_PADS
+  top, bottom, left, right = options.pads or WAV2LIP_PADS
   boxes += np.array([-left, -top, right, bottom])
   limits = np.array([width, height, width, height])
   boxes = np.clip(boxes, 0, limits).astype(np.int64)
-  if not wanted.nosmooth:
+  if not options.nosmooth:
     boxes[present] = trajectory.smooth_like_wav2lip(boxes[present])
   x0, y0, x1, y1 = boxes.T.astype(np.float64)
   crops = np.stack([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0, 0 * x0], -1)

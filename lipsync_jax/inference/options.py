@@ -1,46 +1,52 @@
-"""What is asked of `sync`, and what can be refused without opening a file."""
+"""Options of a lip-sync job, and the checks that open no file."""
 
 import dataclasses
 import os
 
 from lipsync_jax.common.errors import LipSyncError
 
+# Renamed options of earlier versions: old name -> new name.
+RENAMED = {
+  'no_gate': 'no_noise_gate',
+  'no_detail': 'no_detail_transfer',
+}
+
 
 class SyncError(LipSyncError):
-  """The request cannot be met; one line says why and what to do."""
+  """A job that cannot be done; the message says why and what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
 class SyncOptions:
-  """Everything `sync` can be told; the flags have the same names.
+  """All options of `sync`; the command line's flags have the same names.
 
   Attributes:
     face: video or photo.
-    audio: any file with sound, which drives the lips; '' with `audio_for`.
+    audio: any file with sound; it drives the lips. '' with `audio_for`.
     outfile: .mp4, .mov, .mkv, .avi or .webm.
-    checkpoint_path: weights, ours or published; None: those that come along.
-    person: largest, left, right, N or x,y; who speaks `audio`.
-    audio_for: (person, file) of everybody else who speaks.
-    since, until: seconds between which lips move; None is the end.
-    no_gate: let faint noise in pauses move the lips too.
-    no_detail: leave the generated mouth as soft as the network draws it.
+    checkpoint_path: weights, ours or published; None: the bundled weights.
+    person: largest, left, right, N or x,y: the speaker of `audio`.
+    audio_for: (person, file) of every further speaker.
+    since, until: output seconds between which lips move; None is the end.
+    no_noise_gate: do not replace faint noise in pauses by silence.
+    no_detail_transfer: do not add the source's detail to the generated mouth.
     static: use the first frame only.
     fps: frames/s of a photo, 1 to 240.
     pads: pixels added to the crop: top, bottom, left, right.
     resize_factor: divides width and height.
     crop: top, bottom, left, right of the frame in pixels; -1 is its edge.
-    box: top, bottom, left, right of a face box given by hand.
+    box: top, bottom, left, right of a fixed face box; no detection.
     rotate: 90 degrees clockwise.
-    nosmooth: leave the face's path as measured.
-    when_audio_longer: of timeline.AUDIO_LONGER; None is bounce.
-    when_video_longer: of timeline.VIDEO_LONGER.
-    final_audio: muxed instead of `audio`.
+    nosmooth: do not smooth the face's trajectory.
+    when_audio_longer: of `timeline.AUDIO_LONGER`; None is bounce.
+    when_video_longer: of `timeline.VIDEO_LONGER`.
+    final_audio: sound of the output, instead of `audio`.
     preview: seconds to render at most.
     crf: 0 (lossless) to 51.
     dtype: auto, float32 or bfloat16.
     batch: faces at a time; None chooses by the machine.
-    compat: boxes, timing and paste of Wav2Lip.
-    resume: encode in pieces that the same request finds again.
+    compat: boxes, timing and compositing of Wav2Lip.
+    resume: encode in segments that the same job reuses after an interruption.
     report: JSON file to write.
     quiet: no progress bars.
   """
@@ -53,8 +59,8 @@ class SyncOptions:
   audio_for: tuple[tuple[str, str], ...] = ()
   since: float = 0.0
   until: float | None = None
-  no_gate: bool = False
-  no_detail: bool = False
+  no_noise_gate: bool = False
+  no_detail_transfer: bool = False
   static: bool = False
   fps: float = 25.0
   pads: tuple[float, float, float, float] | None = None
@@ -75,40 +81,51 @@ class SyncOptions:
   report: str | None = None
   quiet: bool = False
 
+  def validate(self) -> None:
+    """Check everything that needs no decoding.
 
-def validate(wanted: SyncOptions) -> None:
-  """Refuse what no file can put right, before anything is loaded."""
-  if not wanted.audio and not wanted.audio_for:
+    Raises:
+      SyncError: an input is missing, would be overwritten, or a number is
+        out of range.
+    """
+    _check_files(self)
+    for name, valid, expected in _ranges(self):
+      if not valid:
+        flag = {'since': 'from', 'until': 'to'}.get(name, name)
+        raise SyncError(
+          f'--{flag}: expected {expected}, found {getattr(self, name)}'
+        )
+
+
+def _check_files(options: SyncOptions) -> None:
+  if not options.audio and not options.audio_for:
     raise SyncError('expected --audio FILE or --audio-for N=FILE, found none')
-  files = [('face', wanted.face)]
-  files += [('audio', wanted.audio)] if wanted.audio else []
-  files += [('audio-for', path) for _, path in wanted.audio_for]
+  files = [('face', options.face)]
+  files += [('audio', options.audio)] if options.audio else []
+  files += [('audio-for', path) for _, path in options.audio_for]
   for name, path in files:
     if not os.path.isfile(path):
       raise SyncError(f'--{name}: expected a file, found none at {path!r}')
-  if wanted.audio_for and (wanted.box or wanted.compat):
+  if options.audio_for and (options.box or options.compat):
     raise SyncError(
       '--audio-for needs people that are found: no --box, --compat'
     )
-  same = os.path.abspath(wanted.outfile)
-  sources = [path for _, path in files] + [wanted.final_audio]
-  if any(path and os.path.abspath(path) == same for path in sources):
+  output = os.path.abspath(options.outfile)
+  inputs = [path for _, path in files] + [options.final_audio]
+  if any(path and os.path.abspath(path) == output for path in inputs):
     raise SyncError('--outfile would overwrite an input: name another file')
-  bounds = [
-    ('fps', 1 <= wanted.fps <= 240, 'a rate from 1 to 240 frames/s'),
-    ('crf', 0 <= wanted.crf <= 51, '0 (lossless) to 51 (worst)'),
-    ('resize_factor', wanted.resize_factor >= 1, 'a whole number from 1'),
-    ('batch', wanted.batch is None or wanted.batch >= 1, 'at least 1'),
-    ('since', wanted.since >= 0, 'seconds from 0'),
-    (
-      'until',
-      wanted.until is None or wanted.until > wanted.since,
-      'more than --from',
-    ),
-    ('preview', wanted.preview is None or wanted.preview > 0, 'seconds > 0'),
+
+
+def _ranges(options: SyncOptions) -> list[tuple[str, bool, str]]:
+  """(field, is it valid, what is expected) of every bounded number."""
+  since, until, batch = options.since, options.until, options.batch
+  preview = options.preview
+  return [
+    ('fps', 1 <= options.fps <= 240, 'a rate from 1 to 240 frames/s'),
+    ('crf', 0 <= options.crf <= 51, '0 (lossless) to 51 (worst)'),
+    ('resize_factor', options.resize_factor >= 1, 'a whole number from 1'),
+    ('batch', batch is None or batch >= 1, 'at least 1'),
+    ('since', since >= 0, 'seconds from 0'),
+    ('until', until is None or until > since, 'more than --from'),
+    ('preview', preview is None or preview > 0, 'seconds > 0'),
   ]
-  for name, fine, expected in bounds:
-    if not fine:
-      found = getattr(wanted, name)
-      flag = {'since': 'from', 'until': 'to'}.get(name, name)
-      raise SyncError(f'--{flag}: expected {expected}, found {found}')

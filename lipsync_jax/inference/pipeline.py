@@ -1,12 +1,12 @@
-"""Produce: everything between a request and the finished file, in order.
+"""From the options of a job to the finished file.
 
-Weights first (they are the likeliest mistake), then sound, faces, speech.
-Alphabet: f source frames; a show is one frame of the output (`timeline`).
+Order: weights (the likeliest mistake), sound, faces, schedule, rendering.
+
+Shapes: f source frames, p output frames, t mel columns.
 """
 
 import contextlib
 import dataclasses
-import functools
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +20,7 @@ from lipsync_jax.common import cache, disk_array, memory, threads
 from lipsync_jax.common.errors import printable
 from lipsync_jax.inference import (
   face_tracks,
+  network_renderer,
   renderer,
   segments,
   speech,
@@ -36,154 +37,267 @@ from lipsync_jax.weights import convert
 DEFAULT_BATCH = {'cpu': 16, 'gpu': 128, 'tpu': 128}  # faces at a time
 
 
-def run(wanted: SyncOptions) -> dict:
-  """Do what a `Request` asks for and return the report."""
-  clock = threads.StageTimer()
-  bar = functools.partial(progress_bar, wanted.quiet)
+class NetworkCache:
+  """Weights and compiled networks, reused by all jobs that share the cache."""
+
+  def __init__(self):
+    self._weights: dict[str, convert.Weights] = {}
+    self._predictors: dict[tuple, tuple[Callable, str]] = {}
+
+  def weights(self, path: str | os.PathLike) -> convert.Weights:
+    """The generator in a file; read once, also if the file changes."""
+    key = os.path.abspath(path)
+    if key not in self._weights:
+      self._weights[key] = convert.load_any(path, 'generator')
+    return self._weights[key]
+
+  def predictor(
+    self, weights: convert.Weights, dtype: str, batch: int
+  ) -> tuple[Callable, str]:
+    """`runtime.build_predictor` for weights of this cache."""
+    key = (weights.sha256, weights.size, weights.width, dtype, batch)
+    if key not in self._predictors:
+      self._predictors[key] = runtime.build_predictor(
+        weights.variables,
+        weights.size,
+        weights.width,
+        dtype=dtype,
+        batch=batch,
+      )
+    return self._predictors[key]
+
+
+def run(options: SyncOptions, networks: NetworkCache | None = None) -> dict:
+  """Do a job and return its report.
+
+  Args:
+    options: validated.
+    networks: of a caller that runs several jobs.
+  """
+  networks = networks or NetworkCache()
+  timer = threads.StageTimer()
   memory.map_large_blocks()
   decoder.DEFAULT_POOL.start_idle_worker()
   with contextlib.ExitStack() as stack:
-    with clock('load'):
-      net = load_generator(wanted)
-      video = open_video(wanted)
-      cast = speech.probe_speech(wanted, video)
-      final, origin = stack.enter_context(
-        speech.output_audio(wanted, video, cast)
-      )
-    # The output is claimed before the long work, dropped if that fails.
-    out = None
-    if wanted.resume:
-      segments.prepare_folder(wanted.outfile)
+    with timer('load'):
+      weights = load_generator(options, networks)
+      video = open_video(options)
+      tracks = speech.probe_speech(options, video)
+      sound = stack.enter_context(speech.output_audio(options, video, tracks))
+    # The output is opened before the long work, and dropped if that fails.
+    writer = None
+    if options.resume:
+      segments.prepare_folder(options.outfile)
     else:
-      out = video_writer.VideoWriter(
-        wanted.outfile, video, audio=final, origin=origin, crf=wanted.crf
+      writer = stack.enter_context(
+        video_writer.VideoWriter(
+          options.outfile,
+          video,
+          audio=sound[0],
+          origin=sound[1],
+          crf=options.crf,
+        )
       )
-      stack.enter_context(out)
-    report, finish = prepare(wanted, net, video, cast, clock, bar)
-    finish(out, final, origin)
+    job = SyncJob(options, weights, video, tuple(tracks), networks, timer)
+    plan, facts, end = job.build_plan()
+    mouths, engine = job.build_renderer(plan)
+    job.write(plan, mouths, end, writer, sound)
   return {
-    'outfile': os.path.abspath(wanted.outfile),
-    'face': os.path.abspath(wanted.face),
+    'outfile': os.path.abspath(options.outfile),
+    'face': os.path.abspath(options.face),
     'width': video.width,
     'height': video.height,
     'rate': str(video.rate),
-    **report,
-    'weights': {'source': net.source, 'sha256': net.sha256},
-    'seconds': {k: round(v, 3) for k, v in clock.seconds.items()},
+    **facts,
+    'engine': engine,
+    'batch': mouths.batch,
+    'weights': {'source': weights.source, 'sha256': weights.sha256},
+    'seconds': {k: round(v, 3) for k, v in timer.seconds.items()},
     'peak_memory_mb': memory.peak_rss() // 2**20,
     'decoder_memory_mb': decoder.DEFAULT_POOL.peak_bytes // 2**20,
   }
 
 
-def prepare(wanted, net, video, cast, clock, bar) -> tuple[dict, Callable]:
-  """All but the output's frames: the report, and what writes them."""
-  with clock('listen'):
-    mels, duration = speech_mels(wanted, cast)
-  with clock('find faces'):
-    who = [voice.who for voice in cast]
-    times, paths, found = face_tracks.locate_speakers(
-      wanted, video, who, duration, bar
-    )
-    times = timeline.pack_times(times)
-  shows, starts = schedule(wanted, net, video, times, mels, duration)
-  covers = [
-    visibility.mouth_opacity(path, times, shows, wanted.since, wanted.until)
-    for path in paths
-  ]
-  rows = zip(paths, mels, starts, (share for share, _ in covers), strict=True)
-  speakers = tuple(renderer.make_speaker(*row) for row in rows)
-  del paths, rows  # their landmarks are on disk by now
-  memory.release_free_memory()
-  with clock('compile'):
-    scene, predict, name = build_plan(
-      wanted, net, video, times, shows, speakers
-    )
-  end = output_end(shows, duration, video.rate)
+@dataclasses.dataclass(frozen=True)
+class SyncJob:
+  """A job whose inputs are open: what is fixed while it runs."""
 
-  def finish(out: video_writer.VideoWriter | None, final, origin) -> None:
-    with clock('speak'), bar('speaking', len(shows)) as tick:
-      if out:
-        out.duration = end
-        renderer.render_frames(scene, predict, out.write, clock, tick)
-        return
-      found = segments.render_segments(
-        wanted, scene, predict, net.sha256, clock, tick
+  options: SyncOptions
+  weights: convert.Weights
+  video: Video
+  tracks: tuple[speech.SpeechTrack, ...]  # one for each speaker
+  networks: NetworkCache
+  timer: threads.StageTimer
+
+  def progress(self, label: str, total: int | None):
+    """A progress bar; see `progress_bar`."""
+    return progress_bar(self.options.quiet, label, total)
+
+  def build_plan(self) -> tuple[renderer.RenderPlan, dict, Fraction]:
+    """Find the faces and schedule the output.
+
+    Returns:
+      The plan, the report's facts on it, and the end of the output's sound.
+    """
+    options, video = self.options, self.video
+    with self.timer('listen'):
+      mels, duration = self.speech_mels()
+    with self.timer('find faces'):
+      times, trajectories, facts = face_tracks.locate_speakers(
+        options,
+        video,
+        [track.who for track in self.tracks],
+        duration,
+        self.progress,
       )
-    segments.concatenate(wanted, video, found, final, origin, end)
+      times = timeline.pack_times(times)
+    frames, starts = self.schedule(times, mels, duration)
+    opacities = [
+      visibility.mouth_opacity(
+        trajectory, times, frames, options.since, options.until
+      )
+      for trajectory in trajectories
+    ]
+    speakers = tuple(
+      renderer.make_speaker(trajectory, mel, start, opacity)
+      for trajectory, mel, start, (opacity, _) in zip(
+        trajectories, mels, starts, opacities, strict=True
+      )
+    )
+    del trajectories  # their landmarks are on disk now
+    memory.release_free_memory()
+    for speaker, track, (opacity, reasons) in zip(
+      facts['speakers'], self.tracks, opacities, strict=True
+    ):
+      speaker['audio'] = os.path.abspath(track.sound.path)
+      speaker['frames_spoken'] = int((opacity > 0).sum())
+      speaker['skipped'] = visibility.skipped_ranges(frames, reasons)
+    seconds = round(float(duration), 4)
+    facts = {'seconds_of_sound': seconds, 'frames': len(frames)} | facts
+    plan = renderer.RenderPlan(video, times, frames, speakers)
+    return plan, facts, output_end(frames, duration, video.rate)
 
-  for speaker, voice, cover in zip(
-    found['speakers'], cast, covers, strict=True
-  ):
-    share, why = cover
-    speaker['audio'] = os.path.abspath(voice.sound.path)
-    speaker['frames_spoken'] = int((share > 0).sum())
-    speaker['skipped'] = visibility.skipped_ranges(shows, why)
-  facts = {'seconds_of_sound': round(float(duration), 4), 'frames': len(shows)}
-  return facts | found | {'engine': name, 'batch': scene.batch}, finish
+  def speech_mels(self) -> tuple[list[disk_array.DiskArray], Fraction]:
+    """The mel of each speech track, on disk, and the longest's seconds."""
+    options = self.options
+    gated = not (options.no_noise_gate or options.compat)
+    mels, lengths = [], []
+    for track in self.tracks:
+      mel, length = speech.speech_mel(track, options.preview, gated)
+      mels.append(disk_array.DiskArray(mel.T))
+      lengths.append(length)
+    return mels, max(lengths)
+
+  def schedule(
+    self,
+    times: Sequence[Fraction],
+    mels: list[disk_array.DiskArray],
+    duration: Fraction,
+  ) -> tuple[Sequence[timeline.OutputFrame], list[Int[np.ndarray, 'p']]]:
+    """The output's frames, and each speaker's first mel columns."""
+    options, video = self.options, self.video
+    if options.compat:
+      frames, starts = wav2lip_schedule(video, times, len(mels[0]))
+      return frames, [starts]
+    mode = options.when_audio_longer or 'bounce'
+    if video.still and mode == 'cut':
+      raise MediaError(
+        f'{printable(video.path)}: a photo has no end at which to cut; leave '
+        '--when-audio-longer out'
+      )
+    frames = timeline.pack_schedule(
+      timeline.schedule_frames(
+        times, video.rate, duration, mode, options.when_video_longer
+      ),
+      times,
+      video.rate,
+    )
+    starts = audio.window_starts(
+      (frame.time for frame in frames), self.weights.mel_lead
+    )
+    return frames, [starts] * len(mels)
+
+  def build_renderer(
+    self, plan: renderer.RenderPlan
+  ) -> tuple[renderer.MouthRenderer, str]:
+    """The renderer, compiled, and the name of its engine."""
+    import jax
+
+    options = self.options
+    with self.timer('compile'):
+      if jax.config.jax_compilation_cache_dir is None:
+        # From the second run on, nothing is compiled again.
+        compiled = str(cache.cache_dir('compiled'))
+        jax.config.update('jax_compilation_cache_dir', compiled)
+      batch = options.batch or DEFAULT_BATCH.get(jax.default_backend(), 16)
+      batch = renderer.fitting_batch(self.video, min(batch, len(plan.frames)))
+      predict, engine = self.networks.predictor(
+        self.weights, options.dtype, batch
+      )
+    mouths = network_renderer.NetworkRenderer(
+      predict,
+      self.weights.size,
+      batch,
+      whole_box=options.compat,
+      detail=not options.no_detail_transfer,
+    )
+    return mouths, engine
+
+  def write(
+    self,
+    plan: renderer.RenderPlan,
+    mouths: renderer.MouthRenderer,
+    end: Fraction,
+    writer: video_writer.VideoWriter | None,
+    sound,
+  ) -> None:
+    """Render into the writer, or into segments without one.
+
+    Args:
+      end: seconds at which the sound ends.
+      sound: the output's sound and its origin.
+    """
+    with (
+      self.timer('speak'),
+      self.progress('rendering', len(plan.frames)) as tick,
+    ):
+      if writer:
+        writer.duration = end
+        renderer.render_frames(plan, mouths, writer.write, self.timer, tick)
+        return
+      parts = segments.render_segments(
+        self.options, plan, mouths, self.weights.sha256, self.timer, tick
+      )
+    segments.concatenate(self.options, self.video, parts, *sound, end)
 
 
-def speech_mels(
-  wanted: SyncOptions, cast: list[speech.SpeechTrack]
-) -> tuple[list[disk_array.DiskArray], Fraction]:
-  """The mels of all voices, laid aside, and the longest's seconds."""
-  gated = not (wanted.no_gate or wanted.compat)
-  mels, lengths = [], []
-  for voice in cast:
-    mel, length = speech.speech_mel(voice, wanted.preview, gated)
-    mels.append(disk_array.DiskArray(mel.T))
-    lengths.append(length)
-  return mels, max(lengths)
-
-
-def load_generator(wanted: SyncOptions) -> convert.Weights:
-  """The weights asked for, or else, said in one line, those of the package."""
-  if wanted.checkpoint_path is not None:
-    return convert.load_any(wanted.checkpoint_path, 'generator')
+def load_generator(
+  options: SyncOptions, networks: NetworkCache
+) -> convert.Weights:
+  """The weights of the options; the bundled ones, with a note, by default."""
+  if options.checkpoint_path is not None:
+    return networks.weights(options.checkpoint_path)
   if not convert.DEFAULT_GENERATOR.is_file():
     raise convert.WeightsError(
       '--checkpoint_path is needed: no weights come with this copy; give '
       'wav2lip.pth, wav2lip_hq.pdparams or a .safetensors file of your own'
     )
-  net = convert.load_any(convert.DEFAULT_GENERATOR, 'generator')
-  if not wanted.quiet:
-    print(f'note: no --checkpoint_path, using {net.source}', file=sys.stderr)
-  return net
-
-
-def open_video(wanted: SyncOptions) -> Video:
-  """The face's video; a photo, or `static`, is one frame at `fps`."""
-  view = View(wanted.resize_factor, wanted.rotate, wanted.crop)
-  video = decoder.probe_video(wanted.face, view)
-  if video.still:
-    rate = Fraction(wanted.fps).limit_denominator(1001)
-    return dataclasses.replace(video, rate=rate)
-  return dataclasses.replace(video, still=wanted.static)
-
-
-def schedule(
-  wanted: SyncOptions,
-  net: convert.Weights,
-  video: Video,
-  times: Sequence[Fraction],
-  mels: list[disk_array.DiskArray],
-  duration: Fraction,
-) -> tuple[Sequence[timeline.OutputFrame], list[Int[np.ndarray, 'p']]]:
-  """What is shown when, and each voice's first mel column of every show."""
-  if wanted.compat:
-    shows, starts = wav2lip_schedule(video, times, len(mels[0]))
-    return shows, [starts]
-  mode = wanted.when_audio_longer or 'bounce'
-  if video.still and mode == 'cut':
-    raise MediaError(
-      f'{printable(video.path)}: a photo has no end at which to cut; leave '
-      '--when-audio-longer out'
+  weights = networks.weights(convert.DEFAULT_GENERATOR)
+  if not options.quiet:
+    print(
+      f'note: no --checkpoint_path, using {weights.source}', file=sys.stderr
     )
-  found = timeline.schedule_frames(
-    times, video.rate, duration, mode, wanted.when_video_longer
-  )
-  shows = timeline.pack_schedule(found, times, video.rate)
-  starts = audio.window_starts((s.time for s in shows), net.mel_lead)
-  return shows, [starts] * len(mels)
+  return weights
+
+
+def open_video(options: SyncOptions) -> Video:
+  """The face's video; a photo, or `static`, is one frame at `fps`."""
+  view = View(options.resize_factor, options.rotate, options.crop)
+  video = decoder.probe_video(options.face, view)
+  if video.still:
+    rate = Fraction(options.fps).limit_denominator(1001)
+    return dataclasses.replace(video, rate=rate)
+  return dataclasses.replace(video, still=options.static)
 
 
 def wav2lip_schedule(
@@ -191,58 +305,29 @@ def wav2lip_schedule(
 ) -> tuple[Sequence[timeline.OutputFrame], Int[np.ndarray, 'f']]:
   """Wav2Lip's time line: constant rate, hard loop, no lead (spec 1.6, 7.2)."""
   starts = audio.wav2lip_starts(columns, float(video.rate))
-  shows = (
+  frames = (
     timeline.OutputFrame(i / video.rate, 1 / video.rate, i % len(times))
     for i in range(len(starts))
   )
-  return timeline.pack_schedule(shows, (), video.rate), starts
+  return timeline.pack_schedule(frames, (), video.rate), starts
 
 
 def output_end(
-  shows: Sequence[timeline.OutputFrame], duration: Fraction, rate: Fraction
+  frames: Sequence[timeline.OutputFrame], duration: Fraction, rate: Fraction
 ) -> Fraction:
-  """When the output's sound stops: with the sound, or with the last frame."""
-  end = shows[-1].time + shows[-1].length
+  """When the output's sound ends: with the sound, or with the last frame."""
+  end = frames[-1].time + frames[-1].length
   return duration if abs(end - duration) <= 1 / rate else end
-
-
-def build_plan(
-  wanted: SyncOptions, net: convert.Weights, video, times, shows, speakers
-):
-  """The scene, the network compiled for it, and the engine's name."""
-  import jax
-
-  if jax.config.jax_compilation_cache_dir is None:
-    # From the second run on, nothing is compiled again.
-    compiled = str(cache.cache_dir('compiled'))
-    jax.config.update('jax_compilation_cache_dir', compiled)
-  platform = jax.default_backend()
-  wish = wanted.batch or DEFAULT_BATCH.get(platform, 16)
-  batch = renderer.fitting_batch(video, min(wish, len(shows)))
-  scene = renderer.RenderPlan(
-    video=video,
-    times=times,
-    shows=shows,
-    speakers=speakers,
-    size=net.size,
-    batch=batch,
-    whole_box=wanted.compat,
-    detail=not wanted.no_detail,
-  )
-  predict, name = runtime.build_predictor(
-    net.variables, net.size, net.width, dtype=wanted.dtype, batch=batch
-  )
-  return scene, predict, name
 
 
 @contextlib.contextmanager
 def progress_bar(
-  quiet: bool, what: str, total: int | None
+  quiet: bool, label: str, total: int | None
 ) -> Iterator[Callable[[], object]]:
   """A progress bar with an estimate, on standard error."""
   import tqdm
 
   with tqdm.tqdm(
-    total=total, desc=what, unit=' frames', disable=quiet, file=sys.stderr
+    total=total, desc=label, unit=' frames', disable=quiet, file=sys.stderr
   ) as bar:
     yield bar.update

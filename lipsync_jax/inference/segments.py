@@ -1,9 +1,9 @@
-"""Reels: a long job in finished pieces, so that a killed one can go on.
+"""Segments of a long job, so that an interrupted one can continue.
 
-With `--resume` the output is encoded in reels of some twenty seconds, each
-a whole file in a folder beside the output. The same command again keeps
-the reels that are there; the last step copies their pictures into the
-output, without a second encode, and removes the folder.
+With `--resume` the output is encoded in segments of some twenty seconds, each
+a whole file in a folder beside the output. The same command reuses finished
+segments. The last step copies their encoded frames into the output and removes
+the folder.
 """
 
 import dataclasses
@@ -22,128 +22,139 @@ from lipsync_jax.media import video_writer
 from lipsync_jax.media.container import as_media_error
 from lipsync_jax.media.types import Video
 
-VERSION = 2  # raise it when the same request gives other pictures
-SEGMENT_FRAMES = 500  # frames of a reel
-# What a request may change without changing a single picture.
+VERSION = 2  # to be raised when the same options give other frames
+SEGMENT_FRAMES = 500  # frames of a segment
+# Options that do not change any frame.
 IGNORED_OPTIONS = ('outfile', 'report', 'quiet', 'resume', 'final_audio')
 
 
 def segments_dir(outfile: str | os.PathLike) -> pathlib.Path:
-  """Where the reels of an output lie: beside it."""
+  """The folder of an output's segments."""
   path = pathlib.Path(outfile)
   return path.with_name(f'{path.name}.reels')
 
 
 def prepare_folder(outfile: str | os.PathLike) -> None:
-  """Make the folder, so that what cannot be written fails before the work."""
+  """Create the folder; fails before the long work if it cannot be written."""
   video_writer.format_of(pathlib.Path(outfile))
   with as_media_error(outfile, 'the output cannot be written'):
     segments_dir(outfile).mkdir(parents=True, exist_ok=True)
 
 
-def fingerprint(wanted: SyncOptions, weights: str) -> str:
-  """SHA-256 of all that decides what the reels show.
+def fingerprint(options: SyncOptions, weights: str) -> str:
+  """SHA-256 of everything that determines the frames.
 
   Args:
     weights: SHA-256 of the network's tensors.
   """
-  values = dataclasses.asdict(wanted)
+  values = dataclasses.asdict(options)
   for name in IGNORED_OPTIONS:
     values.pop(name)
-  paths = [wanted.face, wanted.audio, *(path for _, path in wanted.audio_for)]
+  paths = [options.face, options.audio]
+  paths += [path for _, path in options.audio_for]
   digests = []
   for path in filter(None, paths):
     with open(path, 'rb') as file:
       digests.append(hashlib.file_digest(file, 'sha256').hexdigest())
-  suffix = pathlib.Path(wanted.outfile).suffix.lower()
+  suffix = pathlib.Path(options.outfile).suffix.lower()
   facts = [VERSION, values, digests, suffix, weights]
   return hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()
 
 
 def segment_bounds(count: int) -> list[tuple[int, int]]:
-  """(first, end) of every reel of `count` frames."""
+  """(first, end) of every segment of `count` frames."""
   return [
     (i, min(i + SEGMENT_FRAMES, count)) for i in range(0, count, SEGMENT_FRAMES)
   ]
 
 
 def render_segments(
-  wanted: SyncOptions,
-  scene: renderer.RenderPlan,
-  predict: Callable,
+  options: SyncOptions,
+  plan: renderer.RenderPlan,
+  mouths: renderer.MouthRenderer,
   weights: str,
-  clock: StageTimer,
+  timer: StageTimer,
   tick: Callable[[int], object],
 ) -> list[tuple[pathlib.Path, Fraction]]:
-  """Render the reels that are not there yet.
+  """Render the segments that do not exist yet.
+
+  Args:
+    weights: SHA-256 of the network's tensors.
 
   Returns:
-    Every reel's file, and the time of its first frame.
+    Every segment's file, and the time of its first frame.
   """
-  folder, mark = segments_dir(wanted.outfile), fingerprint(wanted, weights)
-  suffix = pathlib.Path(wanted.outfile).suffix.lower()
+  folder, mark = segments_dir(options.outfile), fingerprint(options, weights)
+  suffix = pathlib.Path(options.outfile).suffix.lower()
   # Matroska rounds to milliseconds; MP4 keeps the time stamps.
   suffix = '.mp4' if suffix == '.mkv' else suffix
-  found = []
-  for first, end in segment_bounds(len(scene.shows)):
-    # The name says what it shows: reels of another request are not taken.
+  files = []
+  for first, end in segment_bounds(len(plan.frames)):
+    # The fingerprint in the name excludes segments of other options.
     path = folder / f'{mark[:16]}-{first:08d}{suffix}'
-    start = scene.shows[first].time
-    found.append((path, start))
+    start = plan.frames[first].time
+    files.append((path, start))
     if path.exists():
       tick(end - first)
       continue
-    with video_writer.VideoWriter(path, scene.video, crf=wanted.crf) as out:
-      part = subplan(scene, first, end)
-      renderer.render_frames(part, predict, out.write, clock, lambda: tick(1))
-      out.duration = end_time(scene, end) - start
-  return found
+    with video_writer.VideoWriter(path, plan.video, crf=options.crf) as out:
+      part = subplan(plan, first, end)
+      renderer.render_frames(part, mouths, out.write, timer, lambda: tick(1))
+      out.duration = end_time(plan, end) - start
+  return files
 
 
 def subplan(
-  scene: renderer.RenderPlan, first: int, end: int
+  plan: renderer.RenderPlan, first: int, end: int
 ) -> renderer.RenderPlan:
-  """The scene of some shows, which begins at time 0."""
-  zero = scene.shows[first].time
-  shows = [
-    dataclasses.replace(show, time=show.time - zero)
-    for show in scene.shows[first:end]
+  """The plan of some output frames, which begins at time 0."""
+  zero = plan.frames[first].time
+  frames = [
+    dataclasses.replace(frame, time=frame.time - zero)
+    for frame in plan.frames[first:end]
   ]
   speakers = tuple(
     dataclasses.replace(
       speaker,
       starts=speaker.starts[first:end],
-      share=speaker.share[first:end],
+      opacity=speaker.opacity[first:end],
     )
-    for speaker in scene.speakers
+    for speaker in plan.speakers
   )
-  return dataclasses.replace(scene, shows=shows, speakers=speakers)
+  return dataclasses.replace(plan, frames=frames, speakers=speakers)
 
 
-def end_time(scene: renderer.RenderPlan, end: int) -> Fraction:
-  """When the frames before show `end` are over."""
-  last = scene.shows[end - 1]
+def end_time(plan: renderer.RenderPlan, end: int) -> Fraction:
+  """End of the output frame before `end`, in seconds."""
+  last = plan.frames[end - 1]
   return last.time + last.length
 
 
 def concatenate(
-  wanted: SyncOptions,
+  options: SyncOptions,
   video: Video,
-  reels: Sequence[tuple[pathlib.Path, Fraction]],
+  files: Sequence[tuple[pathlib.Path, Fraction]],
   sound,
   origin: Fraction | None,
   duration: Fraction,
 ) -> None:
-  """Write the output from its reels, and remove them."""
+  """Write the output from its segments, and remove them.
+
+  Args:
+    files: of `render_segments`.
+    sound: the output's sound.
+    origin: file time of the sound at which the video begins.
+    duration: seconds of the output.
+  """
   with video_writer.VideoWriter(
-    wanted.outfile,
+    options.outfile,
     video,
     audio=sound,
     origin=origin,
-    crf=wanted.crf,
+    crf=options.crf,
     duration=duration,
-    like=reels[0][0],
+    like=files[0][0],
   ) as out:
-    for path, start in reels:
+    for path, start in files:
       out.append(path, start)
-  shutil.rmtree(segments_dir(wanted.outfile), ignore_errors=True)
+  shutil.rmtree(segments_dir(options.outfile), ignore_errors=True)

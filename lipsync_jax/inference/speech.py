@@ -1,7 +1,9 @@
-"""Voices: who speaks what, from the request to log-mels, and their mix.
+"""Speech tracks: who speaks which file, their log-mels, and their mix.
 
-`--audio` is the voice of `--person`; every `--audio-for WHO=FILE` is one
-more. Alphabet: `t` mel columns, `c` channels, `n` samples.
+`--audio` is the speech of `--person`; every `--audio-for WHO=FILE` adds a
+speaker.
+
+Shapes: t mel columns, c channels, n samples.
 """
 
 import contextlib
@@ -27,58 +29,55 @@ BLOCK = 48_000  # samples mixed at once
 
 @dataclasses.dataclass(frozen=True)
 class SpeechTrack:
-  """What one person says.
-
-  `origin` is the file time of the sound at which the video begins; None is
-  the sound's own start.
-  """
+  """The speech of one person."""
 
   who: str  # as for --person
   sound: audio_reader.AudioStream
-  origin: Fraction | None
+  origin: Fraction | None  # file time at which the video begins; None: start
 
 
-def probe_speech(wanted: SyncOptions, video: Video) -> list[SpeechTrack]:
-  """The voices of a request, their files looked at."""
-  pairs = [(wanted.person, wanted.audio)] if wanted.audio else []
-  found = []
-  for who, path in (*pairs, *wanted.audio_for):
-    driver = decoder.probe_audio(path)
-    found.append(SpeechTrack(who, driver, clock_origin(driver, video)))
-  return found
+def probe_speech(options: SyncOptions, video: Video) -> list[SpeechTrack]:
+  """The speech tracks of a job; opens every file."""
+  pairs = [(options.person, options.audio)] if options.audio else []
+  tracks = []
+  for who, path in (*pairs, *options.audio_for):
+    sound = decoder.probe_audio(path)
+    tracks.append(SpeechTrack(who, sound, clock_origin(sound, video)))
+  return tracks
 
 
 def clock_origin(
-  driver: audio_reader.AudioStream, video: Video
+  sound: audio_reader.AudioStream, video: Video
 ) -> Fraction | None:
   """File time of the sound at which the video begins; None: its own start.
 
-  Only sound out of the face's own file shares the video's clock.
+  Only a sound in the video's file shares the video's clock.
   """
-  same = os.path.samefile(driver.path, video.path)
+  same = os.path.samefile(sound.path, video.path)
   return video.start if same else None
 
 
 def speech_mel(
-  voice: SpeechTrack, preview: float | None, gated: bool = True
+  track: SpeechTrack, preview: float | None, gated: bool = True
 ) -> tuple[Float[np.ndarray, '80 t'], Fraction]:
-  """The mel of a voice and its length in seconds.
+  """The log-mel of a track and its length in seconds.
 
   Args:
-    preview: seconds after which to stop.
-    gated: take pauses down to silence (`noise_gate.apply_noise_gate`).
+    track: opened speech.
+    preview: seconds after which to stop; None reads everything.
+    gated: replace pauses by silence (`noise_gate.apply_noise_gate`).
   """
-  most = None if preview is None else round(preview * SAMPLE_RATE)
+  limit = None if preview is None else round(preview * SAMPLE_RATE)
   count = 0
 
   def wave():
     nonlocal count
-    blocks = decoder.read_audio(voice.sound, voice.origin)
-    for block in audio.resample_blocks(voice.sound.rate, blocks):
-      block = block if most is None else block[: most - count]
+    blocks = decoder.read_audio(track.sound, track.origin)
+    for block in audio.resample_blocks(track.sound.rate, blocks):
+      block = block if limit is None else block[: limit - count]
       count += block.size
       yield block
-      if most is not None and count >= most:
+      if limit is not None and count >= limit:
         return
 
   mel = stream_log_mel(wave())
@@ -89,34 +88,32 @@ def speech_mel(
 
 @contextlib.contextmanager
 def output_audio(
-  wanted: SyncOptions, video: Video, voices: list[SpeechTrack]
+  options: SyncOptions, video: Video, tracks: list[SpeechTrack]
 ) -> Iterator[tuple[audio_reader.AudioStream, Fraction | None]]:
-  """The output's sound and its origin; a mix lasts as long as the block."""
-  if wanted.final_audio or len(voices) == 1:
-    final = voices[0].sound
-    if wanted.final_audio:
-      final = decoder.probe_audio(wanted.final_audio)
+  """The output's sound and its origin; a mix is deleted after the block."""
+  if options.final_audio or len(tracks) == 1:
+    final = tracks[0].sound
+    if options.final_audio:
+      final = decoder.probe_audio(options.final_audio)
     yield final, clock_origin(final, video)
     return
-  claim = atomic_file.AtomicFile(
-    os.path.join(tempfile.gettempdir(), 'mix.flac')
-  )
+  file = atomic_file.AtomicFile(os.path.join(tempfile.gettempdir(), 'mix.flac'))
   try:
-    os.chmod(claim.part, 0o600)  # others may look into that folder
-    write_mix(str(claim.part), voices)
-    yield decoder.probe_audio(claim.part), None
+    os.chmod(file.part, 0o600)  # the folder is readable by everybody
+    write_mix(str(file.part), tracks)
+    yield decoder.probe_audio(file.part), None
   finally:
-    claim.drop()
+    file.drop()
 
 
-def write_mix(path: str, voices: list[SpeechTrack]) -> None:
-  """Write the sum of all voices, 48 kHz stereo, cut at full scale."""
+def write_mix(path: str, tracks: list[SpeechTrack]) -> None:
+  """Write the sum of all tracks, 48 kHz stereo, clipped at full scale."""
   import av
 
   with av.open(path, 'w', format='flac') as file:
     stream = file.add_stream('flac', rate=MIX_RATE, layout='stereo')
     count = 0
-    for block in mix_blocks(voices):
+    for block in mix_blocks(tracks):
       samples = audio.float_to_int16(np.clip(block, -1, 1))
       packed = np.ascontiguousarray(samples.T).reshape(1, -1)
       frame = av.AudioFrame.from_ndarray(packed, 's16', 'stereo')
@@ -127,36 +124,38 @@ def write_mix(path: str, voices: list[SpeechTrack]) -> None:
 
 
 def mix_blocks(
-  voices: list[SpeechTrack],
+  tracks: list[SpeechTrack],
 ) -> Iterator[Float32[np.ndarray, '2 n']]:
-  """Blocks of the sum of all voices, as long as the longest."""
-  open_ = [rechunk(stereo_blocks(voice)) for voice in voices]
-  while open_:
-    blocks, going = [], []
-    for source in open_:
+  """Blocks of the sum of all tracks, as long as the longest."""
+  sources = [rechunk(stereo_blocks(track)) for track in tracks]
+  while sources:
+    blocks, unfinished = [], []
+    for source in sources:
       block = next(source, None)
       if block is not None:
         blocks.append(block)
-        going.append(source)
+        unfinished.append(source)
     if blocks:
       total = np.zeros((2, max(b.shape[1] for b in blocks)), np.float32)
       for block in blocks:
         total[:, : block.shape[1]] += block
       yield total
-    open_ = going
+    sources = unfinished
 
 
-def stereo_blocks(voice: SpeechTrack) -> Iterator[Float32[np.ndarray, '2 n']]:
-  """A voice's samples at 48 kHz, two channels."""
+def stereo_blocks(track: SpeechTrack) -> Iterator[Float32[np.ndarray, '2 n']]:
+  """A track's samples at 48 kHz, two channels."""
   import soxr
 
-  change = soxr.ResampleStream(voice.sound.rate, MIX_RATE, 2, dtype='float32')
-  for block in decoder.read_audio(voice.sound, voice.origin):
-    # More than two channels have no order that every codec shares.
+  resampler = soxr.ResampleStream(
+    track.sound.rate, MIX_RATE, 2, dtype='float32'
+  )
+  for block in decoder.read_audio(track.sound, track.origin):
+    # Codecs order more than two channels differently: take their mean.
     pair = block if len(block) == 2 else block.mean(0, keepdims=True)
     pair = np.broadcast_to(pair, (2, pair.shape[1]))
-    yield change.resample_chunk(np.ascontiguousarray(pair.T)).T
-  yield change.resample_chunk(np.zeros((0, 2), np.float32), last=True).T
+    yield resampler.resample_chunk(np.ascontiguousarray(pair.T)).T
+  yield resampler.resample_chunk(np.zeros((0, 2), np.float32), last=True).T
 
 
 def rechunk(

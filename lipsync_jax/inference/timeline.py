@@ -1,8 +1,8 @@
-"""Which source frame is shown when: the time line of the output.
+"""The output's schedule: which source frame is shown when.
 
-Pure. Times are exact seconds (`Fraction`) from the first frame. The
-output keeps the source's own time stamps, variable rate included, and is
-as long as the sound to within half a frame.
+Pure. Times are exact seconds (`Fraction`) from the first frame. The output
+keeps the source's time stamps, also at a variable rate. Its length is that of
+the sound to within half a frame.
 """
 
 import dataclasses
@@ -16,34 +16,31 @@ from jaxtyping import Bool, Int, Int64
 
 from lipsync_jax.common.errors import LipSyncError
 
-# What to do when the sound outlasts the video, and the other way round.
+# Modes for a sound longer than the video, and for a longer video.
 AUDIO_LONGER = ('bounce', 'loop', 'hold', 'cut')
 VIDEO_LONGER = ('cut', 'keep')
 MAX_TIME_BASE = 2**40  # units a second; 64 bits then count for three months
 
 
 class TimelineError(LipSyncError):
-  """Nothing to show; the message says why."""
+  """A schedule without frames."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class OutputFrame:
-  """Source frame `index` is shown from `time` for `length` seconds.
+  """One frame of the output."""
 
-  `spoken` is false where the sound has ended and the source goes on.
-  """
-
-  time: Fraction
-  length: Fraction
-  index: int
-  spoken: bool = True
+  time: Fraction  # seconds
+  length: Fraction  # seconds
+  index: int  # of the source frame
+  spoken: bool = True  # False after the end of the sound
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PackedTimes(Sequence):
-  """Exact seconds in 8 bytes each; reads like a list of `Fraction`.
+  """Exact seconds in 8 bytes each; a sequence of `Fraction`.
 
-  As objects the times of an hour of video are some 10 MB.
+  As objects, the times of an hour of video take some 10 MB.
   """
 
   counts: Int64[np.ndarray, 'n']
@@ -60,7 +57,7 @@ class PackedTimes(Sequence):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PackedSchedule(Sequence):
-  """A time line in 25 bytes a frame; reads like a list of `OutputFrame`."""
+  """A schedule in 25 bytes a frame; a sequence of `OutputFrame`."""
 
   times: PackedTimes
   lengths: PackedTimes
@@ -72,15 +69,15 @@ class PackedSchedule(Sequence):
 
   def __getitem__(self, at):
     columns = (self.times, self.lengths, self.indices, self.spoken)
-    found = (column[at] for column in columns)
+    values = (column[at] for column in columns)
     if isinstance(at, slice):
-      return PackedSchedule(*found)
-    time, length, index, spoken = found
+      return PackedSchedule(*values)
+    time, length, index, spoken = values
     return OutputFrame(time, length, int(index), bool(spoken))
 
 
 def pack_times(times: Sequence[Fraction]) -> Sequence[Fraction]:
-  """The same times as `PackedTimes`, or as they are where no unit fits."""
+  """The same times as `PackedTimes`; unchanged without a common unit."""
   unit = _common_unit(times)
   if unit is None:
     return times
@@ -89,22 +86,24 @@ def pack_times(times: Sequence[Fraction]) -> Sequence[Fraction]:
 
 
 def pack_schedule(
-  shows: Iterable[OutputFrame], times: Sequence[Fraction], rate: Fraction
+  frames: Iterable[OutputFrame], times: Sequence[Fraction], rate: Fraction
 ) -> Sequence[OutputFrame]:
-  """The time line as `PackedSchedule`, or as a list where no unit of time fits.
+  """The schedule as `PackedSchedule`; a list without a common unit of time.
 
   Args:
-    shows: made of frames at `times` and at `rate`.
+    frames: of the output.
+    times: of the source frames; with `rate`, they give the unit.
+    rate: frames/s.
   """
   unit = _common_unit(itertools.chain(times, [1 / rate]))
   if unit is None:
-    return list(shows)
+    return list(frames)
   kinds = [('time', 'i8'), ('length', 'i8'), ('index', 'i8'), ('spoken', '?')]
-  # Row by row, so that the objects never exist all at once.
+  # Row by row, so that few objects exist at a time.
   rows = np.fromiter(
     (
-      (int(s.time / unit), int(s.length / unit), s.index, s.spoken)
-      for s in shows
+      (int(f.time / unit), int(f.length / unit), f.index, f.spoken)
+      for f in frames
     ),
     kinds,
   )
@@ -115,7 +114,7 @@ def pack_schedule(
 
 
 def _common_unit(times: Iterable[Fraction]) -> Fraction | None:
-  """The longest that all times are whole numbers of; None if too short."""
+  """The longest unit that divides all times; None if it is too short."""
   parts = math.lcm(*{time.denominator for time in times})
   return Fraction(1, parts) if parts <= MAX_TIME_BASE else None
 
@@ -123,16 +122,19 @@ def _common_unit(times: Iterable[Fraction]) -> Fraction | None:
 def frame_durations(
   times: Sequence[Fraction], rate: Fraction
 ) -> list[Fraction]:
-  """How long each frame is shown; the last one as long as `rate` says."""
+  """Seconds of each frame; 1 / `rate` for the last one."""
   gaps = [b - a for a, b in itertools.pairwise(times)]
   return [*gaps, 1 / rate]
 
 
 def play_order(count: int, mode: str) -> Iterator[int]:
-  """Frame indices in the order played once the sound is that long.
+  """Source frame indices in the order of a sound without end.
 
-  `bounce` walks back and forth without doubling the end frames, so that
-  nothing jumps; `loop` jumps back to the start, as Wav2Lip does.
+  Args:
+    count: of source frames.
+    mode: of AUDIO_LONGER. `bounce` plays backwards and forwards without
+      doubling the end frames, so that the picture never jumps. `loop` jumps
+      to the start, as Wav2Lip does.
   """
   yield from range(count)
   if mode == 'cut':
@@ -152,18 +154,18 @@ def schedule_frames(
 ) -> Iterator[OutputFrame]:
   """The output's frames for `duration` seconds of sound.
 
-  Ends at the frame boundary nearest to the end of the sound: at a constant
-  rate that is round(duration * rate) frames.
+  The last frame ends at the frame boundary nearest to the end of the sound: a
+  constant rate gives round(duration * rate) frames.
   """
   assert audio_longer in AUDIO_LONGER, audio_longer
   assert video_longer in VIDEO_LONGER, video_longer
   if not times:
     raise TimelineError('expected video frames, found none: check the file')
-  lasting, time = frame_durations(times, rate), Fraction(0)
+  lengths, time = frame_durations(times, rate), Fraction(0)
   for position, index in enumerate(play_order(len(times), audio_longer)):
-    length = lasting[index]
+    length = lengths[index]
     spoken = time + length / 2 <= duration
-    # A sound shorter than half a frame still gets its one frame.
+    # A sound shorter than half a frame gets one frame.
     over = video_longer == 'cut' or position >= len(times)
     if over and not spoken and position:
       return
@@ -174,10 +176,11 @@ def schedule_frames(
 def playback_runs(
   indices: Sequence[int] | Int[np.ndarray, 'f'],
 ) -> Iterator[tuple[int, int, int]]:
-  """Split play order into (first position, length, step) of steady runs.
+  """Split the play order into runs that a reader can stream.
 
-  `step` is 1 (forwards), -1 (backwards) or 0 (one frame held), so that the
-  reader can stream each run.
+  Yields:
+    (first position, length, step). `step` is 1 (forwards), -1 (backwards) or
+    0 (one frame repeated).
   """
   start = 0
   while start < len(indices):

@@ -1,12 +1,13 @@
-"""Coverage: how much of the generated mouth each output frame shows, and why.
+"""Opacity of the new mouth in each output frame, with the reasons.
 
-Pure. The mouth fades to the source's own where the head turns further than
-the networks have seen, and where it could not be measured: covered by a
-hand, perhaps. Every range that is not wholly spoken is reported.
+Pure. The new mouth fades to that of the source where the head turns further
+than in the training data, and where no landmarks were measured, such as
+behind a hand. Every range below full opacity is reported.
 
-Alphabet: `f` source frames, `p` output frames (`timeline.OutputFrame`).
+Shapes: f source frames, p output frames (`timeline.OutputFrame`).
 """
 
+import enum
 import itertools
 from collections.abc import Sequence
 from fractions import Fraction
@@ -18,23 +19,38 @@ from lipsync_jax.faces import landmarks
 from lipsync_jax.faces.trajectory import FaceTrajectory
 from lipsync_jax.inference.timeline import OutputFrame
 
-# Place of the nose's tip between the sides of the face, 0 in the middle and
-# 1 at the edge. 30 talking clips stay below 0.55; 0.75 is a turn of some 45
-# degrees, 0.95 of some 60, where half of the mouth is gone.
+# Offset of the nose tip between the sides of the face, 0 in the middle and 1 at
+# the edge. 30 clips of speakers stay below 0.55. 0.75 is a yaw of some 45
+# degrees; 0.95 is some 60, where half of the mouth is invisible.
 TURN_LIMITS = (0.75, 0.95)
-HIDDEN_SECONDS = (0.06, 0.16)  # seconds without landmarks: fades, is gone
-SKIP_REASONS = (
-  'spoken',
-  'no sound',
-  'outside --from and --to',
-  'no face',
-  'head turned away',
-  'mouth not seen',
-)
+HIDDEN_SECONDS = (0.06, 0.16)  # without landmarks: the fade begins, ends
+
+
+class SkipReason(enum.IntEnum):
+  """Why a frame does not show the new mouth at full opacity."""
+
+  NONE = 0
+  NO_SOUND = 1
+  OUTSIDE_RANGE = 2
+  NO_FACE = 3
+  HEAD_TURNED = 4
+  MOUTH_HIDDEN = 5
+
+
+REPORT_TEXT = {  # in the report
+  SkipReason.NO_SOUND: 'no sound',
+  SkipReason.OUTSIDE_RANGE: 'outside --from and --to',
+  SkipReason.NO_FACE: 'no face',
+  SkipReason.HEAD_TURNED: 'head turned away',
+  SkipReason.MOUTH_HIDDEN: 'mouth not seen',
+}
 
 
 def nose_offset(points: Float[np.ndarray, 'f n 2']) -> Float[np.ndarray, 'f']:
-  """Place of the nose between the sides of the face, -1 to 1 and beyond."""
+  """Offset of the nose tip between the sides of the face.
+
+  -1 and 1 are the sides; a profile may lie beyond them.
+  """
   left, right = (
     points[:, side].astype(np.float64) for side in landmarks.OVAL_SIDES
   )
@@ -47,21 +63,21 @@ def nose_offset(points: Float[np.ndarray, 'f n 2']) -> Float[np.ndarray, 'f']:
 def smooth_falloff(
   x: Float[np.ndarray, 'f'], span: tuple[float, float]
 ) -> Float[np.ndarray, 'f']:
-  """1 below the span, 0 above, smooth between; NaN, the unknown, is 1."""
+  """1 below the span, 0 above, smooth between; NaN (unknown) gives 1."""
   low, high = span
   x = np.clip((np.nan_to_num(x, nan=low) - low) / (high - low), 0, 1)
   return 1 - x * x * (3 - 2 * x)
 
 
 def seconds_undetected(
-  path: FaceTrajectory, times: Float[np.ndarray, 'f']
+  trajectory: FaceTrajectory, times: Float[np.ndarray, 'f']
 ) -> Float[np.ndarray, 'f']:
-  """Seconds to the nearest measured frame, 0 where it was measured."""
+  """Seconds to the nearest measured frame, 0 at measured frames."""
   away = np.zeros(len(times))
-  known = np.flatnonzero(path.present & ~path.filled)
-  gap = np.flatnonzero(path.filled)
+  known = np.flatnonzero(trajectory.present & ~trajectory.filled)
+  gap = np.flatnonzero(trajectory.filled)
   if gap.size:
-    # What is filled lies between two measured frames.
+    # Every interpolated frame lies between two measured frames.
     after = np.searchsorted(known, gap)
     before, after = times[known[after - 1]], times[known[after]]
     away[gap] = np.minimum(times[gap] - before, after - times[gap])
@@ -69,51 +85,57 @@ def seconds_undetected(
 
 
 def mouth_opacity(
-  path: FaceTrajectory,
+  trajectory: FaceTrajectory,
   times: Sequence[Fraction],
-  shows: Sequence[OutputFrame],
+  frames: Sequence[OutputFrame],
   since: float = 0.0,
   until: float | None = None,
 ) -> tuple[Float[np.ndarray, 'p'], Int[np.ndarray, 'p']]:
-  """Share of the generated mouth in every output frame, and the reason.
+  """Opacity of the new mouth in every output frame, and the reason.
 
   Args:
-    path: of the person who speaks.
+    trajectory: of the speaker.
     times: of the source frames, seconds.
-    since, until: output seconds between which the person speaks.
+    frames: of the output.
+    since, until: output seconds between which lips move.
 
   Returns:
-    Shares in [0, 1]; numbers in WHY, of what takes the most away.
+    Opacities in [0, 1], and the `SkipReason` that lowers each most.
   """
   seconds = np.fromiter((float(time) for time in times), np.float64)
-  turned = smooth_falloff(np.abs(nose_offset(path.points)), TURN_LIMITS)
-  hidden = smooth_falloff(seconds_undetected(path, seconds), HIDDEN_SECONDS)
-  source = np.fromiter((show.index for show in shows), np.int64)
-  clock = np.fromiter((float(show.time) for show in shows), np.float64)
+  turned = smooth_falloff(np.abs(nose_offset(trajectory.points)), TURN_LIMITS)
+  hidden = smooth_falloff(
+    seconds_undetected(trajectory, seconds), HIDDEN_SECONDS
+  )
+  source = np.fromiter((frame.index for frame in frames), np.int64)
+  start = np.fromiter((float(frame.time) for frame in frames), np.float64)
   end = np.inf if until is None else until
-  share = (turned * hidden)[source]
-  why = np.where(turned < hidden, 4, 5)[source]
-  why[share == 1] = 0
-  for number, gone in (
-    (3, ~path.present[source]),
-    (2, (clock < since) | (clock >= end)),
-    (1, np.fromiter((not show.spoken for show in shows), bool)),
+  opacity = (turned * hidden)[source]
+  reasons = np.where(
+    turned < hidden, SkipReason.HEAD_TURNED, SkipReason.MOUTH_HIDDEN
+  )[source]
+  reasons[opacity == 1] = SkipReason.NONE
+  silent = np.fromiter((not frame.spoken for frame in frames), bool)
+  for reason, skipped in (
+    (SkipReason.NO_FACE, ~trajectory.present[source]),
+    (SkipReason.OUTSIDE_RANGE, (start < since) | (start >= end)),
+    (SkipReason.NO_SOUND, silent),
   ):
-    share[gone], why[gone] = 0, number
-  return share, why
+    opacity[skipped], reasons[skipped] = 0, reason
+  return opacity, reasons
 
 
 def skipped_ranges(
-  shows: Sequence[OutputFrame], why: Int[np.ndarray, 'p']
+  frames: Sequence[OutputFrame], reasons: Int[np.ndarray, 'p']
 ) -> list[dict[str, float | str]]:
-  """Seconds from and to which frames are not wholly spoken, and why."""
-  found, end = [], 0
-  for number, run in itertools.groupby(why.tolist()):
+  """Ranges in seconds of frames below full opacity, for the report."""
+  ranges, end = [], 0
+  for reason, run in itertools.groupby(reasons.tolist()):
     first, end = end, end + len(list(run))
-    if number:
-      since, last = shows[first].time, shows[end - 1]
+    if reason != SkipReason.NONE:
+      since, last = frames[first].time, frames[end - 1]
       until = float(last.time + last.length)
-      found.append(
-        {'from': float(since), 'to': until, 'why': SKIP_REASONS[number]}
+      ranges.append(
+        {'from': float(since), 'to': until, 'why': REPORT_TEXT[reason]}
       )
-  return found
+  return ranges

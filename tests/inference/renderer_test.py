@@ -1,4 +1,4 @@
-"""What the second pass keeps, and what it lays aside and finds again."""
+"""Memory of the second pass: what stays in memory and what is on disk."""
 
 import errno
 import gc
@@ -12,10 +12,10 @@ import pytest
 from lipsync_jax import audio
 from lipsync_jax.common import disk_array, threads
 from lipsync_jax.faces.trajectory import FaceTrajectory
-from lipsync_jax.inference import pipeline, renderer, speech
+from lipsync_jax.inference import network_renderer, pipeline, renderer, speech
 from lipsync_jax.inference.options import SyncOptions
 from lipsync_jax.media import audio_reader
-from lipsync_jax.media.types import Color, Frame, Video
+from lipsync_jax.media.types import Color, Video
 from lipsync_jax.weights import convert
 from tests.helpers import synthetic_face
 
@@ -39,7 +39,7 @@ class Full:
 
 
 @pytest.mark.parametrize('disk', [None, refuse, Full])
-def test_a_shelf_gives_back_what_was_laid_there(disk, monkeypatch):
+def test_disk_array_returns_its_rows(disk, monkeypatch):
   if disk:
     monkeypatch.setattr(tempfile, 'TemporaryFile', disk)
   monkeypatch.setattr(disk_array, 'BLOCK_ROWS', 16)
@@ -54,15 +54,13 @@ def test_a_shelf_gives_back_what_was_laid_there(disk, monkeypatch):
     shelf.read(90, 101)
 
 
-def test_a_speaker_hears_the_windows_of_the_whole_mel():
+def test_mel_windows_are_those_of_the_whole_mel():
   mel = np.random.default_rng(0).normal(size=(80, 50)).astype(np.float32)
   starts = np.array([-99, -16, -15, -1, 0, 7, 34, 35, 49, 50, 99])
   one = speaker(path_of(len(starts)), mel, starts)
-  scene = scene_of(one)
   for position in range(len(starts)):
-    item = renderer.FrameJob(position, blank(position))
     np.testing.assert_array_equal(
-      renderer.job_mel_window(scene, item, 0),
+      network_renderer.mel_window(one, position),
       audio.mel_windows(mel, starts[[position]]),
     )
 
@@ -75,8 +73,9 @@ def path_of(count: int) -> FaceTrajectory:
 
 
 def speaker(path, mel, starts) -> renderer.SpeakerTrack:
-  share = np.ones(len(starts))
-  return renderer.make_speaker(path, disk_array.DiskArray(mel.T), starts, share)
+  opacity = np.ones(len(starts))
+  mel = disk_array.DiskArray(mel.T)
+  return renderer.make_speaker(path, mel, starts, opacity)
 
 
 VIDEO = Video(
@@ -88,18 +87,9 @@ SOUND = audio_reader.AudioStream(
 )
 
 
-def scene_of(*speakers) -> renderer.RenderPlan:
-  return renderer.RenderPlan(VIDEO, [], [], speakers, 96, 4)
-
-
-def blank(index: int) -> Frame:
-  parts = [np.zeros((64 // s, 64 // s), np.uint8) for s in (1, 2, 2)]
-  return Frame(index, Fraction(index, RATE), tuple(parts))
-
-
 @pytest.fixture
 def kept(monkeypatch):
-  """Bytes that stay from `prepare` until the last frame, by seconds."""
+  """Bytes in memory from the plan until the last frame, by seconds."""
   net = convert.Weights(
     'generator',
     96,
@@ -109,34 +99,36 @@ def kept(monkeypatch):
     sha256='0',
     mel_lead=audio.CENTERED_LEAD,
   )
-  monkeypatch.setattr(
-    pipeline.runtime, 'build_predictor', lambda *_, **__: (None, '')
-  )
 
   def measure(seconds: int) -> int:
     count = RATE * seconds
 
-    def listen(voice, preview, gated):
+    def speech_mel(track, preview, gated):
       return np.zeros((80, 80 * seconds), np.float32), Fraction(seconds)
 
     def find(*_):
       times = [Fraction(i, RATE) for i in range(count)]
       return times, [path_of(count)], {'speakers': [{}]}
 
-    monkeypatch.setattr(speech, 'speech_mel', listen)
+    monkeypatch.setattr(speech, 'speech_mel', speech_mel)
     monkeypatch.setattr(pipeline.face_tracks, 'locate_speakers', find)
-    cast = [speech.SpeechTrack('largest', SOUND, None)]
+    job = pipeline.SyncJob(
+      SyncOptions('face.mp4'),
+      net,
+      VIDEO,
+      (speech.SpeechTrack('largest', SOUND, None),),
+      pipeline.NetworkCache(),
+      threads.StageTimer(),
+    )
     tracemalloc.start()
     try:
       before = tracemalloc.get_traced_memory()[0]
-      made = pipeline.prepare(
-        SyncOptions('face.mp4'), net, VIDEO, cast, threads.StageTimer(), None
-      )
+      made = job.build_plan()
       gc.collect()
       after = tracemalloc.get_traced_memory()[0]
     finally:
       tracemalloc.stop()
-    assert made[0]['frames'] == count
+    assert made[1]['frames'] == count
     return after - before
 
   return measure

@@ -17,7 +17,13 @@ import pytest
 
 from lipsync_jax import audio, sync
 from lipsync_jax.audio import log_mel
-from lipsync_jax.inference import compositing, options, pipeline
+from lipsync_jax.inference import (
+  cli,
+  compositing,
+  network_renderer,
+  options,
+  pipeline,
+)
 from lipsync_jax.weights import convert
 from tests.helpers import test_clips
 
@@ -56,7 +62,7 @@ def stand_in(monkeypatch):
   monkeypatch.setattr(pipeline.runtime, 'build_predictor', predictor)
   # The paint must arrive as it is, without mask and color matching.
   monkeypatch.setattr(
-    pipeline.renderer.compositing,
+    network_renderer.compositing,
     'paste_patch',
     lambda spoken, face, crop, points, frame, *_: compositing.whole_box_patch(
       spoken, crop, frame
@@ -295,14 +301,12 @@ def test_an_old_command_line_is_understood(style):
   words = [
     w.replace('_', style) if w.startswith('--') else w for w in line.split()
   ]
-  got = sync.options_of(words)
+  got = cli.parse_options(words)
   assert got == {
     'checkpoint_path': 'w.pth', 'face': 'f.mp4', 'audio': 'a.wav',
     'outfile': 'o.mp4', 'static': False, 'fps': 30.0,
     'pads': (0, 20, 0, 0), 'batch': 64, 'resize_factor': 2,
     'crop': (0, -1, 0, -1), 'rotate': True, 'nosmooth': True,
-    'compat': False, 'quiet': False, 'no_gate': False, 'no_detail': False,
-    'resume': False,
   }  # fmt: skip
   options.SyncOptions(**got)
 
@@ -534,7 +538,7 @@ def test_a_killed_job_goes_on_and_ends_as_the_unbroken_one(
   render, rendered = pipeline.renderer.render_frames, []
 
   def breaks(scene, *rest):
-    rendered.append(len(scene.shows))
+    rendered.append(len(scene.frames))
     if len(rendered) == 3:
       raise MemoryError('killed')
     render(scene, *rest)

@@ -1,0 +1,200 @@
+"""Command line of `python -m lipsync_jax.sync`.
+
+Flags have the names of `SyncOptions`, with hyphens or underscores. Every flag
+of Wav2Lip is understood (spec 7.1).
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator, Sequence
+
+from lipsync_jax.inference.options import RENAMED, SyncError
+
+FACE_ENHANCEMENT = (
+  '--face_enhancement does not exist yet: leave it out, or run a face '
+  'restorer over the output'
+)
+
+
+def parse_boolean(text: str) -> bool:
+  """Parse true or false.
+
+  Differs from Wav2Lip, where `--static False` is true.
+  """
+  words = {'true': True, 'yes': True, '1': True}
+  words |= {'false': False, 'no': False, '0': False}
+  if text.lower() not in words:
+    raise argparse.ArgumentTypeError(f'expected true or false, found {text!r}')
+  return words[text.lower()]
+
+
+def parse_speaker(text: str) -> tuple[str, str]:
+  """Person and file of `WHO=FILE`."""
+  who, equals, path = text.partition('=')
+  if not (who and equals and path):
+    raise argparse.ArgumentTypeError(f'expected WHO=FILE, found {text!r}')
+  return who, path
+
+
+class OneLineParser(argparse.ArgumentParser):
+  """An argument parser whose errors are one line without the usage."""
+
+  def error(self, message):
+    self.exit(2, f'error: {message} (see --help)\n')
+
+
+def build_parser() -> argparse.ArgumentParser:
+  """The parser; destinations are fields of `SyncOptions`.
+
+  An option that is not given is None, so that `SyncOptions` holds the only
+  defaults.
+  """
+  parser = OneLineParser(
+    'lipsync', description='Lip-sync a video or a photo to speech.'
+  )
+  add = parser.add_argument
+  add('--face', required=True, help='video or photo of the person')
+  add('--audio', help='speech: any file with sound')
+  add('--outfile', help='default results/result_voice.mp4')
+  add(
+    '--checkpoint-path',
+    help='weights: .safetensors, or a .pth or .pdparams of Wav2Lip; '
+    'default: the bundled weights',
+  )
+  _add_speakers(parser.add_argument_group('speakers and regions').add_argument)
+  _add_time(parser.add_argument_group('time').add_argument)
+  _add_picture(parser.add_argument_group('picture').add_argument)
+  _add_execution(parser.add_argument_group('execution').add_argument)
+  for old in RENAMED:
+    add(f'--{old.replace("_", "-")}', action='store_true', help=_HIDDEN)
+  return parser
+
+
+_HIDDEN = argparse.SUPPRESS
+
+
+def _add_speakers(add) -> None:
+  add(
+    '--person',
+    help='largest (default), left, right, N (0 is the largest) or x,y',
+  )
+  add(
+    '--audio-for',
+    action='append',
+    type=parse_speaker,
+    metavar='WHO=FILE',
+    help='speech of one more person, named as for --person; repeatable',
+  )
+  add('--pads', nargs=4, type=float, metavar=tuple('TBLR'))
+  add('--box', nargs=4, type=int, metavar=tuple('TBLR'), help='fixed face box')
+  add('--nosmooth', action='store_true', help='do not smooth the face box')
+  add(
+    '--static',
+    nargs='?',
+    const=True,
+    type=parse_boolean,
+    help='use the first frame only',
+  )
+
+
+def _add_time(add) -> None:
+  add('--fps', type=float, help='frame rate of a photo (default 25)')
+  add(
+    '--when-audio-longer',
+    choices=('bounce', 'loop', 'hold', 'cut'),
+    help='play the video to and fro (default), loop it, hold its last frame, '
+    'or cut the sound',
+  )
+  add(
+    '--when-video-longer',
+    choices=('cut', 'keep'),
+    help='end with the sound (default), or keep the remaining frames',
+  )
+  seconds = {'type': float, 'metavar': 'SECONDS'}
+  add('--from', dest='since', help='first second with new lips', **seconds)
+  add('--to', dest='until', help='end of the new lips', **seconds)
+  add(
+    '--no-noise-gate',
+    action='store_true',
+    help='do not replace faint noise in pauses by silence',
+  )
+  add('--preview', help='render only the first seconds', **seconds)
+  add('--final-audio', metavar='FILE', help='sound of the output')
+
+
+def _add_picture(add) -> None:
+  add('--resize-factor', type=int, help='divide width and height')
+  add('--rotate', action='store_true', help='rotate 90 degrees clockwise')
+  add(
+    '--crop', nargs=4, type=int, metavar=tuple('TBLR'), help='-1: to the edge'
+  )
+  add(
+    '--no-detail-transfer',
+    action='store_true',
+    help="do not add the source's fine detail to the generated mouth",
+  )
+  add('--crf', type=int, help='0 lossless … 51; default 16, visually lossless')
+
+
+def _add_execution(add) -> None:
+  add('--batch', '--wav2lip-batch-size', type=int, help='faces at a time')
+  add('--dtype', choices=('auto', 'float32', 'bfloat16'))
+  add('--cpu', action='store_true', help='do not use a GPU')
+  add(
+    '--compat',
+    action='store_true',
+    help='boxes, timing and compositing of Wav2Lip',
+  )
+  add(
+    '--resume',
+    action='store_true',
+    help='render in segments and reuse those of an interrupted run',
+  )
+  add('--report', metavar='FILE', help='write a JSON report')
+  add('--quiet', action='store_true', help='no progress bars')
+  add('--face-det-batch-size', type=int, help=_HIDDEN)
+  add('--face-detector', help=_HIDDEN)
+  add('--face-enhancement', action='store_true', help=_HIDDEN)
+
+
+def with_hyphens(argv: Sequence[str]) -> Iterator[str]:
+  """The words of a command line with hyphens in the names of flags."""
+  for word in argv:
+    name, equals, value = word.partition('=')
+    if name.startswith('--'):
+      name = name.replace('_', '-')
+    yield name + equals + value
+
+
+def parse_options(argv: Sequence[str]) -> dict:
+  """Fields of `SyncOptions` from a command line.
+
+  Prints one line for a flag without effect and for a renamed flag. `--cpu`
+  sets JAX_PLATFORMS.
+
+  Raises:
+    SyncError: a flag of Wav2Lip that is not supported.
+  """
+  parser = build_parser()
+  defaults = vars(parser.parse_args(['--face=']))
+  args = vars(parser.parse_args(list(with_hyphens(argv))))
+  args = {k: v for k, v in args.items() if k == 'face' or v != defaults[k]}
+  if args.pop('face_enhancement', False):
+    raise SyncError(FACE_ENHANCEMENT)
+  if args.pop('face_detector', None):
+    print('note: faces are found by YuNet and MediaPipe here', file=sys.stderr)
+  args.pop('face_det_batch_size', None)  # frames are searched one by one
+  if args.pop('cpu', False):
+    os.environ['JAX_PLATFORMS'] = 'cpu'
+  if args.get('box', [0])[0] == -1:
+    del args['box']  # Wav2Lip's value for no box
+  for old in RENAMED.keys() & args.keys():
+    new = RENAMED[old]
+    flags = f'--{old} is now --{new}'.replace('_', '-')
+    print(f'note: {flags}', file=sys.stderr)
+    args[new] = args.pop(old)
+  return {
+    name: tuple(value) if isinstance(value, list) else value
+    for name, value in args.items()
+  }

@@ -1,0 +1,92 @@
+"""Mouths painted by a generator network, composited into the frame.
+
+Shapes: b batch, s side of the network's square crop in pixels.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from lipsync_jax import audio
+from lipsync_jax.faces.crop import crop_bounds, crop_from_row, extract_crop
+from lipsync_jax.inference import compositing
+from lipsync_jax.inference.renderer import FrameJob, RenderPlan, SpeakerTrack
+from lipsync_jax.media import yuv
+from lipsync_jax.media.types import Frame
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkRenderer:
+  """The generator as a `MouthRenderer`.
+
+  Attributes:
+    predict: (mel windows [b, 80, 16], faces [b, s, s, 3]) -> faces, compiled
+      for `batch` faces (`models.runtime.build_predictor`).
+    size: side of the network's crop in pixels.
+    batch: faces at a time.
+    whole_box: composite the whole rectangle as Wav2Lip does.
+    detail: add the source's detail (`detail_transfer.py`).
+  """
+
+  predict: Callable[[np.ndarray, np.ndarray], np.ndarray]
+  size: int
+  batch: int
+  whole_box: bool = False
+  detail: bool = True
+
+  def extract(
+    self, plan: RenderPlan, job: FrameJob, number: int
+  ) -> UInt8[np.ndarray, 's s 3']:
+    """The speaker's face crop."""
+    row = plan.speakers[number].crops[plan.frames[job.position].index]
+    crop, shape = crop_from_row(row), (plan.video.height, plan.video.width)
+    box = tuple(int(v) for v in crop_bounds(crop, shape))
+    rgb = yuv.to_rgb(plan.video, job.frame, box)
+    return extract_crop(rgb, crop, self.size, box[:2])
+
+  def render(
+    self, plan: RenderPlan, mouths: Sequence[tuple[FrameJob, int]]
+  ) -> list[UInt8[np.ndarray, 's s 3']]:
+    """Generated faces. A short batch is filled up with its first face."""
+    rows = np.zeros(self.batch, np.int64)
+    rows[: len(mouths)] = np.arange(len(mouths))
+    windows = [
+      mel_window(plan.speakers[number], job.position) for job, number in mouths
+    ]
+    faces = np.stack([job.inputs[number] for job, number in mouths])
+    generated = self.predict(np.concatenate(windows)[rows], faces[rows])
+    return list(np.asarray(generated)[: len(mouths)])
+
+  def composite(
+    self, plan: RenderPlan, job: FrameJob, number: int, frame: Frame
+  ) -> Frame:
+    """The frame with the generated mouth."""
+    video, speaker = plan.video, plan.speakers[number]
+    shape, generated = (video.height, video.width), job.outputs[number]
+    index = plan.frames[job.position].index
+    crop = crop_from_row(speaker.crops[index])
+    if self.whole_box:
+      patch, alpha, corner = compositing.whole_box_patch(generated, crop, shape)
+    else:
+      (points,) = speaker.points.read(index, index + 1)
+      box = tuple(int(v) for v in crop_bounds(crop, shape))
+      source = yuv.to_rgb(video, job.frame, box) if self.detail else None
+      patch, alpha, corner = compositing.paste_patch(
+        generated, job.inputs[number], crop, points, shape, source, box[:2]
+      )
+    opacity = np.float32(speaker.opacity[job.position])
+    return yuv.blend_patch(video, frame, patch, alpha * opacity, corner)
+
+
+def mel_window(
+  speaker: SpeakerTrack, position: int
+) -> Float[np.ndarray, '1 80 16']:
+  """The mel window of an output frame; silence outside the sound."""
+  start, count = int(speaker.starts[position]), len(speaker.mel)
+  # At least one column is read.
+  first = min(max(start, 0), count - 1)
+  end = min(max(start + audio.WINDOW_COLUMNS, first + 1), count)
+  mel = speaker.mel.read(first, end).T
+  return audio.mel_windows(mel, np.array([start - first]))
