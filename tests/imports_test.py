@@ -27,7 +27,7 @@ SHELLS = {
   '__init__': 'common faces inference models sync weights',  # for types
   'sync': 'common inference',
   'main': 'training',
-  'evaluate': 'evaluation',
+  'evaluate': 'common evaluation',
 }
 LIGHT = set(PACKAGES) - {'data', 'training', 'benchmark'} | {'sync', 'evaluate'}
 HEAVY = {'optax', 'orbax', 'grain', 'tensorflow', 'apache_beam', 'torch'}

@@ -1,8 +1,9 @@
-"""Report: results of all cases as means with intervals, JSON and CSV.
+"""Means of all results with confidence intervals, as JSON and CSV.
 
-A result is one row of one case: a dict with 'protocol', 'case', 'speaker',
-'row', 'kind', 'frames', 'values', 'curves', and 'error' where there is none.
-Intervals are of the mean (or median) over clips, by bootstrap.
+A result belongs to one system and one case. It is a dict with 'protocol',
+'case', 'speaker', 'row' (the system), 'kind', 'frames', 'values', 'curves', and
+'error' if it failed. Intervals are those of the mean (or median) over clips, by
+bootstrap.
 """
 
 import csv
@@ -20,13 +21,13 @@ from lipsync_jax.evaluation.metrics import METRICS, Metric
 BOOTSTRAP_DRAWS = 2000  # of the bootstrap
 SEED = 0
 CONFIDENCE_LEVEL = 0.95
-MAX_SHIFT = 15  # frames, the farthest shift that scorers try
+MAX_SHIFT = 15  # frames, the farthest shift of the scorers
 MEDIANS = ('judge_offset', 'lse_offset', 'ridge_offset')
 
 
 @dataclasses.dataclass(frozen=True)
 class MetricSummary:
-  """A measure over the clips of a row."""
+  """A metric over the clips of a system."""
 
   value: float
   low: float  # of the interval
@@ -37,7 +38,7 @@ class MetricSummary:
 def bootstrap_interval(
   values: Float[np.ndarray, 'n'], median: bool = False
 ) -> MetricSummary:
-  """Mean (or median) over clips with its bootstrap interval."""
+  """Mean (or median) over clips, with its bootstrap interval."""
   middle = np.median if median else np.mean
   if not values.size:
     return MetricSummary(np.nan, np.nan, np.nan, 0)
@@ -51,20 +52,20 @@ def bootstrap_interval(
 
 
 def system_names(results: Sequence[dict], protocol: str) -> list[str]:
-  """Names of a protocol's rows, in the order they came."""
+  """Systems of a protocol, in the order of the results."""
   here = (r['row'] for r in results if r['protocol'] == protocol)
   return list(dict.fromkeys(here))
 
 
 def protocol_names(results: Sequence[dict]) -> list[str]:
-  """Protocols in the order they came."""
+  """Protocols in the order of the results."""
   return list(dict.fromkeys(r['protocol'] for r in results))
 
 
 def system_results(
   results: Sequence[dict], protocol: str, row: str
 ) -> list[dict]:
-  """The results of a row that did not fail."""
+  """The successful results of a system."""
   return [
     r
     for r in results
@@ -73,15 +74,15 @@ def system_results(
 
 
 def metric_values(results: Sequence[dict], key: str) -> Float[np.ndarray, 'n']:
-  """A measure over results, without those that lack it."""
-  found = [r['values'].get(key) for r in results]
-  return np.array([v for v in found if v is not None], np.float64)
+  """A metric of all results that have it."""
+  values = [r['values'].get(key) for r in results]
+  return np.array([v for v in values if v is not None], np.float64)
 
 
 def protocol_table(
   results: Sequence[dict], protocol: str
 ) -> dict[str, dict[str, MetricSummary]]:
-  """Cells by row and measure; measures that no row has are left out."""
+  """Summaries by system and metric, without metrics that are absent."""
   out = {}
   for row in system_names(results, protocol):
     here = system_results(results, protocol, row)
@@ -94,16 +95,16 @@ def protocol_table(
 
 
 def used_metrics(cells: dict[str, dict[str, MetricSummary]]) -> list[Metric]:
-  """The measures that some row has."""
+  """The metrics that some system has."""
   return [m for m in METRICS if any(m.key in row for row in cells.values())]
 
 
 def mean_curve(results: Sequence[dict], name: str) -> Float[np.ndarray, 's']:
-  """Mean curve over clips, NaN where none knows it; empty without clips."""
-  found = [r['curves'][name] for r in results if r['curves'].get(name)]
-  if not found:
+  """Mean curve over clips; NaN where unknown, empty without clips."""
+  curves = [r['curves'][name] for r in results if r['curves'].get(name)]
+  if not curves:
     return np.zeros(0)
-  rows = np.array([[np.nan if v is None else v for v in c] for c in found])
+  rows = np.array([[np.nan if v is None else v for v in c] for c in curves])
   known = np.isfinite(rows).sum(0)
   total = np.nansum(rows, axis=0)
   return np.where(known > 0, total / np.maximum(known, 1), np.nan)
@@ -112,12 +113,12 @@ def mean_curve(results: Sequence[dict], name: str) -> Float[np.ndarray, 's']:
 def offset_accuracy(
   results: Sequence[dict], key: str
 ) -> tuple[MetricSummary, MetricSummary]:
-  """How often an offset is right on what is known, as shares of clips.
+  """Accuracy of a scorer's offsets on known cases, as shares of clips.
 
-  The ground truth within a frame of 0; its sound moved by n frames, found,
-  to the nearest frame, n away from where that clip's was before. Moves that
-  end at the edge of the search are left out: there is nothing behind to
-  compare with.
+  Returns:
+    The share of ground truth clips with an offset within a frame of 0, and the
+    share of shifted clips whose offset moved by the shift, to the nearest
+    frame. Shifts to the edge of the search range are left out.
   """
   own, moved = {}, {}
   for r in results:
@@ -140,7 +141,7 @@ def offset_accuracy(
 
 
 def failed_results(results: Sequence[dict]) -> list[tuple[str, str, str, int]]:
-  """(protocol, row, reason, count) of what could not be scored."""
+  """(protocol, system, reason, count) of failed results."""
   counts: dict[tuple, int] = {}
   for r in results:
     if r.get('error'):
@@ -163,7 +164,7 @@ def report_summary(results: Sequence[dict]) -> dict:
 def write_json(
   path: str | os.PathLike, results: Sequence[dict], facts: dict
 ) -> None:
-  """Facts of the run, tables, and every result (strips left out)."""
+  """Write the facts of the run, the tables, and every result."""
   plain = [{k: v for k, v in r.items() if k != 'strips'} for r in results]
   whole = {'facts': facts, 'summary': report_summary(results), 'results': plain}
   text = json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False)
@@ -171,7 +172,7 @@ def write_json(
 
 
 def write_csv(path: str | os.PathLike, results: Sequence[dict]) -> None:
-  """One line a result."""
+  """Write one line for each result."""
   keys = [m.key for m in METRICS]
   with (
     atomic_file.atomic_write(path) as part,
@@ -188,7 +189,7 @@ def write_csv(path: str | os.PathLike, results: Sequence[dict]) -> None:
 
 
 def table_lines(results: Sequence[dict], protocol: str) -> list[str]:
-  """The table of a protocol for a terminal."""
+  """The table of a protocol, for a terminal."""
   cells = protocol_table(results, protocol)
   found = used_metrics(cells)
   width = max(len(row) for row in cells)

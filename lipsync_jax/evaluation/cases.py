@@ -1,7 +1,7 @@
-"""Casting: who is evaluated on whose words, from shards, files and lists.
+"""Evaluation cases from shards, video files and lists.
 
-A subject is a face with its own sound; a case is a subject under one
-protocol, with a partner whose sound is foreign to it.
+A subject is a face with its own sound. A case is a subject under one protocol,
+with a partner who gives a foreign sound.
 """
 
 import dataclasses
@@ -22,23 +22,21 @@ from lipsync_jax.evaluation.clip import (
   join_clips,
 )
 
-PROTOCOLS = ('reconstruction', 'cross', 'silence')
-
 
 class CaseError(LipSyncError):
-  """Nobody to evaluate; one line says what to change."""
+  """No case to evaluate."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-  """A face with its own sound; loaded when it is its turn."""
+  """A face with its own sound, loaded on demand."""
 
   name: str
   speaker: str
   load: Callable[[], EvalClip]
-  hear: Callable[[], np.ndarray]  # its sound alone, int16 [s]
-  path: str = ''  # of the video file, if it is one
-  place: Callable[[], video_clip.FaceLocation] | None = None
+  load_audio: Callable[[], np.ndarray]  # int16 [s]
+  path: str = ''  # of the video; '' for shards
+  locate: Callable[[], video_clip.FaceLocation] | None = None  # in a video
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,51 +46,51 @@ class EvalCase:
   protocol: str
   name: str
   subject: Subject
-  partner: Subject | None  # whose sound is foreign
+  partner: Subject | None  # gives the foreign sound
   line: int | None = None  # of a list, from 0
 
 
 def subjects_from_shards(
-  source: ClipDataset, least: float, limit: int | None
+  dataset: ClipDataset, min_seconds: float, limit: int | None
 ) -> list[Subject]:
-  """Takes of at least `least` seconds, spread evenly over the split."""
-  found = clip_groups(source, least)
-  if limit is not None and limit < len(found):
-    chosen = np.linspace(0, len(found) - 1, limit).round().astype(int)
-    found = [found[i] for i in chosen]
-  return [shard_subject(source, group) for group in found]
+  """Subjects of at least `min_seconds`, spread evenly over the split."""
+  groups = clip_groups(dataset, min_seconds)
+  if limit is not None and limit < len(groups):
+    chosen = np.linspace(0, len(groups) - 1, limit).round().astype(int)
+    groups = [groups[i] for i in chosen]
+  return [shard_subject(dataset, group) for group in groups]
 
 
-def shard_subject(source: ClipDataset, group: Sequence[int]) -> Subject:
-  """Some clips of a shard set as one subject."""
+def shard_subject(dataset: ClipDataset, group: Sequence[int]) -> Subject:
+  """Clips of a shard set as one subject."""
 
   def load() -> EvalClip:
-    return join_clips([source[i] for i in group])
+    return join_clips([dataset[i] for i in group])
 
-  def hear() -> np.ndarray:
+  def load_audio() -> np.ndarray:
     waves = []
-    for clip in (source[i] for i in group):
+    for clip in (dataset[i] for i in group):
       count = min(len(clip.frames), len(clip.wave) // SAMPLES_PER_FRAME)
       waves.append(clip.wave[: count * SAMPLES_PER_FRAME])
     return np.concatenate(waves)
 
-  keys = [source.keys[i] for i in group]
+  keys = [dataset.keys[i] for i in group]
   name = '+'.join([keys[0], *(k.split('/')[1] for k in keys[1:])])
-  return Subject(name, source.speakers[group[0]], load, hear)
+  return Subject(name, dataset.speakers[group[0]], load, load_audio)
 
 
-def video_subject(path: str, seconds: float, bar: Callable) -> Subject:
-  """A video as a subject; `bar` shows the search for its face."""
-  place = functools.cache(
-    functools.partial(video_clip.locate_face, path, seconds, bar)
+def video_subject(path: str, max_seconds: float, progress: Callable) -> Subject:
+  """A video as a subject; `progress` shows the face detection."""
+  locate = functools.cache(
+    functools.partial(video_clip.locate_face, path, max_seconds, progress)
   )
 
   def load() -> EvalClip:
-    return video_clip.load_video_clip(path, place())
+    return video_clip.load_video_clip(path, locate())
 
   name = pathlib.Path(path).stem
-  hear = functools.partial(video_clip.video_audio, path)
-  return Subject(name, name, load, hear, path, place)
+  load_audio = functools.partial(video_clip.video_audio, path)
+  return Subject(name, name, load, load_audio, path, locate)
 
 
 def build_cases(
@@ -100,56 +98,59 @@ def build_cases(
   subjects: Sequence[Subject],
   listed: Sequence[tuple[Subject, Subject]] = (),
 ) -> list[EvalCase]:
-  """All cases; without a list, partners are drawn (`pair_lists.draw_partners`)."""
+  """All cases of the protocols.
+
+  Without `listed` pairs, `pair_lists.draw_partners` gives the partners.
+  """
   names = [s.name for s in subjects]
   drawn = pair_lists.draw_partners(names, [s.speaker for s in subjects])
   by_name = {s.name: s for s in subjects}
   partner = {video: by_name[sound] for video, sound in drawn}
-  found = []
+  cases = []
   for protocol in protocols:
     if protocol == 'cross' and listed:
       for i, (video, sound) in enumerate(listed):
         name = f'{video.name} < {sound.name}'
-        found.append(EvalCase(protocol, name, video, sound, i))
+        cases.append(EvalCase(protocol, name, video, sound, i))
       continue
     for subject in subjects:
       other = partner.get(subject.name)
       if protocol != 'cross':
-        found.append(EvalCase(protocol, subject.name, subject, other))
+        cases.append(EvalCase(protocol, subject.name, subject, other))
       elif other is not None:
         name = f'{subject.name} < {other.name}'
-        found.append(EvalCase(protocol, name, subject, other))
-  if not found:
+        cases.append(EvalCase(protocol, name, subject, other))
+  if not cases:
     raise CaseError(
       f'expected cases for {", ".join(protocols)}, found none; cross needs '
       'two clips or videos with sound, or --pairs'
     )
-  return found
+  return cases
 
 
 def subjects_from_list(
   path: str | os.PathLike,
   root: str,
-  source: ClipDataset | None,
-  seconds: float,
-  bar: Callable,
+  dataset: ClipDataset | None,
+  max_seconds: float,
+  progress: Callable,
 ) -> list[tuple[Subject, Subject]]:
-  """The (video, audio) subjects that a list names.
+  """The (video, audio) subjects of a list.
 
-  Names are files below `root`, with or without their ending, or keys of
-  the shard set.
+  Names are files below `root`, with or without suffix, or keys of the shard
+  set.
   """
-  keys = {key: i for i, key in enumerate(source.keys)} if source else {}
+  keys = {key: i for i, key in enumerate(dataset.keys)} if dataset else {}
 
   @functools.cache
   def subject(name: str) -> Subject:
     if name in keys:
-      return shard_subject(source, (keys[name],))
+      return shard_subject(dataset, (keys[name],))
     stem = pathlib.Path(root) / name
-    for ending in ('', *video_clip.VIDEO_SUFFIXES, '.wav'):
-      found = stem.with_name(stem.name + ending)
-      if found.is_file():
-        return video_subject(str(found), seconds, bar)
+    for suffix in ('', *video_clip.VIDEO_SUFFIXES, '.wav'):
+      file = stem.with_name(stem.name + suffix)
+      if file.is_file():
+        return video_subject(str(file), max_seconds, progress)
     raise CaseError(
       f'{path}: expected {name!r} below {root or "--root"} or in the shards, '
       'found neither'
@@ -159,10 +160,10 @@ def subjects_from_list(
 
 
 def baseline_output(folder: str, case: EvalCase) -> str | None:
-  """Another system's file for a case, if it has one.
+  """A baseline's file for a case; None without one.
 
-  `folder` may be the one file itself. Names tried: the line of the list (as
-  Wav2Lip's evaluation writes), the case's, the video's.
+  `folder` may be a single file. Names tried: the line of the list (as Wav2Lip's
+  evaluation writes), the case, the video.
   """
   base = pathlib.Path(folder)
   if base.is_file():
@@ -173,7 +174,7 @@ def baseline_output(folder: str, case: EvalCase) -> str | None:
     stems += [f'{case.subject.name}_{other}'.replace('/', '_')]
   stems += [case.subject.name.replace('/', '_'), case.subject.name]
   for stem in stems:
-    for ending in video_clip.VIDEO_SUFFIXES:
-      if (base / f'{stem}{ending}').is_file():
-        return str(base / f'{stem}{ending}')
+    for suffix in video_clip.VIDEO_SUFFIXES:
+      if (base / f'{stem}{suffix}').is_file():
+        return str(base / f'{stem}{suffix}')
   return None

@@ -1,10 +1,9 @@
-"""Takes: stretches of one speaking face, as evaluation looks at them.
+"""Eval clips: pictures of one speaking face with their sound.
 
-A take is at 25 frames/s with sound that begins with its first picture.
-Clips of a shard set that are shorter than wanted are joined, those of one
-speaker one after another.
+An eval clip has 25 frames/s, and its sound begins with its first picture. Short
+clips of a shard set are joined, speaker by speaker.
 
-Alphabet: `n` frames, `s` sound samples at 16 kHz, `p` landmarks.
+Shapes: n frames, s sound samples at 16 kHz, p landmarks.
 """
 
 import dataclasses
@@ -24,12 +23,12 @@ Picture = UInt8[np.ndarray, '_ _ 3']
 
 
 class EvalClipError(LipSyncError):
-  """Nothing to evaluate; one line says why."""
+  """A clip that cannot be evaluated."""
 
 
 @dataclasses.dataclass(frozen=True)
 class EvalClip:
-  """Pictures of a face with a margin, where it is in them, and its sound."""
+  """Pictures of a face with a margin, its crops, and its sound."""
 
   name: str
   speaker: str
@@ -43,57 +42,57 @@ class EvalClip:
     return len(self.pictures)
 
 
-def with_audio(take: EvalClip, wave: Int16[np.ndarray, 'w']) -> EvalClip:
-  """The same pictures with other sound, both as long as the shorter."""
-  count = min(len(take), len(wave) // SAMPLES_PER_FRAME)
+def with_audio(clip: EvalClip, wave: Int16[np.ndarray, 'w']) -> EvalClip:
+  """The clip with another sound, cut to the shorter of both."""
+  count = min(len(clip), len(wave) // SAMPLES_PER_FRAME)
   return dataclasses.replace(
-    take,
-    pictures=take.pictures[:count],
-    crops=take.crops[:count],
+    clip,
+    pictures=clip.pictures[:count],
+    crops=clip.crops[:count],
     wave=wave[: count * SAMPLES_PER_FRAME],
-    joints=tuple(j for j in take.joints if j < count),
+    joints=tuple(j for j in clip.joints if j < count),
   )
 
 
-def with_delay(take: EvalClip, frames: int) -> EvalClip:
-  """The take with its sound late by so many frames (early if negative).
+def with_delay(clip: EvalClip, frames: int) -> EvalClip:
+  """The clip with its sound `frames` later (earlier if negative).
 
-  No silence comes in: both ends lose what has no partner any more.
+  Both ends are cut, so that no silence is inserted.
   """
   late, early = max(frames, 0), max(-frames, 0)
-  count = len(take) - late - early
+  count = len(clip) - late - early
   if count < 1:
     raise EvalClipError(
-      f'{take.name}: expected more than {abs(frames)} frames to shift its '
-      f'sound by as many, found {len(take)}; join more clips'
+      f'{clip.name}: expected more than {abs(frames)} frames to shift its '
+      f'sound by as many, found {len(clip)}; join more clips'
     )
-  joints = tuple(j - late for j in take.joints if late < j < late + count)
+  joints = tuple(j - late for j in clip.joints if late < j < late + count)
   return dataclasses.replace(
-    take,
-    pictures=take.pictures[late : late + count],
-    crops=take.crops[late : late + count],
-    wave=take.wave[early * SAMPLES_PER_FRAME :][: count * SAMPLES_PER_FRAME],
+    clip,
+    pictures=clip.pictures[late : late + count],
+    crops=clip.crops[late : late + count],
+    wave=clip.wave[early * SAMPLES_PER_FRAME :][: count * SAMPLES_PER_FRAME],
     joints=joints,
   )
 
 
-def with_silence(take: EvalClip) -> EvalClip:
-  """The take with digital silence for sound."""
-  return dataclasses.replace(take, wave=np.zeros_like(take.wave))
+def with_silence(clip: EvalClip) -> EvalClip:
+  """The clip with digital silence as its sound."""
+  return dataclasses.replace(clip, wave=np.zeros_like(clip.wave))
 
 
-def content_hash(take: EvalClip) -> str:
-  """SHA-256 of all that is seen and heard."""
+def content_hash(clip: EvalClip) -> str:
+  """SHA-256 of pictures, crops and sound."""
   total = hashlib.sha256()
-  for array in (*take.pictures, take.crops, take.wave):
+  for array in (*clip.pictures, clip.crops, clip.wave):
     total.update(str(array.shape).encode())
     total.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
-  total.update(str(take.joints).encode())
+  total.update(str(clip.joints).encode())
   return total.hexdigest()
 
 
 def join_clips(clips: list[Clip]) -> EvalClip:
-  """Clips of one speaker as one take, each cut to its whole frames."""
+  """Clips of one speaker joined, each cut to whole frames."""
   import cv2
 
   pictures, crops, waves, joints = [], [], [], []
@@ -115,59 +114,67 @@ def join_clips(clips: list[Clip]) -> EvalClip:
   )
 
 
-def clip_groups(source: ClipDataset, least: float) -> list[tuple[int, ...]]:
-  """Numbers of the clips to join so that takes last `least` seconds.
+def clip_groups(
+  dataset: ClipDataset, min_seconds: float
+) -> list[tuple[int, ...]]:
+  """Indices of the clips to join for `min_seconds` each.
 
-  A remainder that stays too short joins the take before it, or is left out
-  where its speaker has no other.
+  A short remainder joins the speaker's last group. It is left out if there is
+  none.
   """
   rows: dict[str, list[int]] = {}
-  for i, name in enumerate(source.speakers):
+  for i, name in enumerate(dataset.speakers):
     rows.setdefault(name, []).append(i)
-  found: list[tuple[int, ...]] = []
+  groups: list[tuple[int, ...]] = []
   whole = np.minimum(
-    source.frames, (source.columns - 1) * HOP // SAMPLES_PER_FRAME
+    dataset.frames, (dataset.columns - 1) * HOP // SAMPLES_PER_FRAME
   )
   for members in rows.values():
     own: list[tuple[int, ...]] = []
-    held: list[int] = []
-    for i in sorted(members, key=lambda i: source.keys[i]):
-      held.append(i)
-      if whole[held].sum() >= least * FPS:
-        own.append(tuple(held))
-        held = []
-    if held and own:
-      own[-1] = (*own[-1], *held)
-    found += own
-  if not found:
+    pending: list[int] = []
+    for i in sorted(members, key=lambda i: dataset.keys[i]):
+      pending.append(i)
+      if whole[pending].sum() >= min_seconds * FPS:
+        own.append(tuple(pending))
+        pending = []
+    if pending and own:
+      own[-1] = (*own[-1], *pending)
+    groups += own
+  if not groups:
     raise EvalClipError(
-      f'{source.folder}: expected a speaker with {least:g} s of clips in '
-      f'split {source.split}, found none; lower --least'
+      f'{dataset.folder}: expected a speaker with {min_seconds:g} s of clips '
+      f'in split {dataset.split}, found none; lower --min-seconds'
     )
-  return found
+  return groups
 
 
-def valid_windows(take: EvalClip, frames: int = 5) -> np.ndarray:
-  """True for the windows of `frames` frames that no joint runs through."""
-  count = max(len(take) - frames + 1, 0)
+def valid_windows(clip: EvalClip, frames: int = 5) -> np.ndarray:
+  """Mask of the windows of `frames` frames within one piece, [v]."""
+  count = max(len(clip) - frames + 1, 0)
   good = np.ones(count, bool)
-  for joint in take.joints:
+  for joint in clip.joints:
     good[max(joint - frames + 1, 0) : joint] = False
   return good
 
 
-def piece_ranges(take: EvalClip) -> Iterator[slice]:
-  """The frames of every piece."""
-  edges = [0, *take.joints, len(take)]
+def piece_ranges(clip: EvalClip) -> Iterator[slice]:
+  """The frame ranges of all pieces."""
+  edges = [0, *clip.joints, len(clip)]
   for first, end in itertools.pairwise(edges):
     yield slice(first, end)
 
 
-def face_crops(take: EvalClip, size: int, grown: float = 1.0) -> np.ndarray:
-  """Faces as the networks see them.  uint8 [n size size 3]"""
-  out = np.empty((len(take), size, size, 3), np.uint8)
-  for i, picture in enumerate(take.pictures):
-    crop = crop_from_row(take.crops[i])
-    crop = dataclasses.replace(crop, w=crop.w * grown, h=crop.h * grown)
+def face_crops(clip: EvalClip, size: int, scale: float = 1.0) -> np.ndarray:
+  """Face crops, uint8 [n size size 3].
+
+  Args:
+    clip: pictures and crops.
+    size: pixels of the output's side.
+    scale: of the crop's width and height.
+  """
+  out = np.empty((len(clip), size, size, 3), np.uint8)
+  for i, picture in enumerate(clip.pictures):
+    crop = crop_from_row(clip.crops[i])
+    crop = dataclasses.replace(crop, w=crop.w * scale, h=crop.h * scale)
     out[i] = extract_crop(picture, crop, size)
   return out

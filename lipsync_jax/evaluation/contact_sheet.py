@@ -1,48 +1,123 @@
-"""Draw moments of videos: a row a video, a column a moment.
+"""Contact sheets: frames of several videos side by side.
 
-python scripts/strips.py OUT.jpg VIDEO [VIDEO …] --at 0.5 1.2 [--box X Y W H]
+    python -m lipsync_jax.evaluation.contact_sheet sheet.jpg source.mp4 a.mp4 \\
+        generated.mp4 --at 0.5 1.2 2.0 --box 300 400 200 160
+
+Every row is a video, every column a time. People judge mouths on such sheets.
 """
 
 import argparse
 import sys
+from collections.abc import Sequence
 
-import av
-import cv2
 import numpy as np
+from jaxtyping import UInt8
 
-SIDE = 160  # pixels, height of a picture
+from lipsync_jax.common import cli
+from lipsync_jax.evaluation.clip import EvalClipError
+from lipsync_jax.media import decoder, yuv
 
-
-def moments(path: str, times: list[float], box: list[int] | None):
-  """The frames of a video that are shown at these seconds, cut and scaled."""
-  found, wanted = {}, sorted(times)
-  with av.open(path) as file:
-    for frame in file.decode(video=0):
-      while wanted and frame.time >= wanted[0] - 1e-3:
-        picture = frame.to_ndarray(format='bgr24')
-        if box:
-          x, y, w, h = box
-          picture = picture[y : y + h, x : x + w]
-        width = round(SIDE * picture.shape[1] / picture.shape[0])
-        found[wanted.pop(0)] = cv2.resize(
-          picture, (width, SIDE), interpolation=cv2.INTER_AREA
-        )
-      if not wanted:
-        return [found[time] for time in times]
-  raise ValueError(f'{path}: expected a frame at {wanted[0]} s, found its end')
+DEFAULT_COLUMNS = 8
 
 
-def main(argv: list[str]) -> int:
-  """Write the picture."""
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('out')
-  parser.add_argument('videos', nargs='+', metavar='VIDEO')
-  parser.add_argument('--at', nargs='+', type=float, required=True)
-  parser.add_argument('--box', nargs=4, type=int, metavar=('X', 'Y', 'W', 'H'))
+def frames_at(
+  path: str, times: Sequence[float], box: Sequence[int] | None = None
+) -> list[UInt8[np.ndarray, 'h w 3']]:
+  """The RGB frames of a video shown at `times`.
+
+  Args:
+    path: video or photo.
+    times: seconds, ascending.
+    box: x, y, width, height of the part to take, in pixels.
+
+  Raises:
+    EvalClipError: the video ends before a time.
+  """
+  video = decoder.probe_video(path)
+  area = (0, 0, video.width, video.height)
+  if box:
+    area = (box[0], box[1], box[0] + box[2], box[1] + box[3])
+  pictures: list = []
+  for frame in decoder.read_frames(video):
+    end = frame.time + 1 / video.rate
+    while len(pictures) < len(times) and (
+      video.still or times[len(pictures)] + 1e-6 < end
+    ):
+      pictures.append(yuv.to_rgb(video, frame, area))
+    if len(pictures) == len(times):
+      return pictures
+  raise EvalClipError(
+    f'{path}: expected a frame at {times[len(pictures)]:g} s, found the end; '
+    'choose earlier times'
+  )
+
+
+def contact_sheet(
+  paths: Sequence[str],
+  times: Sequence[float],
+  box: Sequence[int] | None = None,
+  height: int = 160,
+) -> UInt8[np.ndarray, 'h w 3']:
+  """A sheet with a row for each video and a column for each time.
+
+  Args:
+    paths: videos, the source first.
+    times: seconds, ascending.
+    box: as for `frames_at`, in pixels of the first video; scaled for others.
+    height: pixels of a row.
+  """
+  import cv2
+
+  first = decoder.probe_video(paths[0])
+  rows = []
+  for path in paths:
+    video = decoder.probe_video(path)
+    scale = np.array([video.width / first.width, video.height / first.height])
+    area = None
+    if box:
+      area = np.rint(np.array(box) * [*scale, *scale]).astype(int).tolist()
+    pictures = [
+      cv2.resize(
+        picture,
+        (round(height * picture.shape[1] / picture.shape[0]), height),
+        interpolation=cv2.INTER_AREA
+        if picture.shape[0] > height
+        else cv2.INTER_CUBIC,
+      )
+      for picture in frames_at(path, times, area)
+    ]
+    rows.append(np.hstack(pictures))
+  width = min(row.shape[1] for row in rows)
+  return np.vstack([row[:, :width] for row in rows])
+
+
+def write_sheet(args: argparse.Namespace) -> str:
+  """Write the sheet of a command line; returns its path."""
+  import cv2
+
+  times = args.at
+  if not times:
+    length = float(decoder.probe_video(args.videos[0]).duration or 1)
+    times = ((np.arange(args.columns) + 0.5) * length / args.columns).tolist()
+  sheet = contact_sheet(args.videos, sorted(times), args.box, args.height)
+  if not cv2.imwrite(args.out, sheet[..., ::-1]):
+    raise OSError(f'{args.out}: cannot be written; choose another path')
+  return args.out
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Run the command; returns its exit code."""
+  parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
+  add = parser.add_argument
+  add('out', help='.jpg or .png to write')
+  add('videos', nargs='+', metavar='VIDEO')
+  add('--at', nargs='+', type=float, metavar='SECONDS')
+  add('--columns', type=int, default=DEFAULT_COLUMNS, help='without --at (8)')
+  add('--box', nargs=4, type=int, metavar=('X', 'Y', 'W', 'H'))
+  add('--height', type=int, default=160, help='pixels of a row (160)')
   args = parser.parse_args(argv)
-  rows = [np.hstack(moments(v, args.at, args.box)) for v in args.videos]
-  return 0 if cv2.imwrite(args.out, np.vstack(rows)) else 1
+  return cli.run_command(lambda: write_sheet(args))
 
 
 if __name__ == '__main__':
-  sys.exit(main(sys.argv[1:]))
+  sys.exit(main())

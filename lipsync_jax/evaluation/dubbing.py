@@ -1,8 +1,7 @@
-"""Dub: a take spoken anew by a generator, as `sync` would show it.
+"""Eval clips with a generator's mouths, without a video file in between.
 
-The network sees what it sees in use (each crop with its lower half hidden,
-and whole as its reference) and its mouth is laid into the picture by the
-same functions; only the video file in between is spared.
+Inputs and compositing are those of `sync`: each crop with its lower half
+masked, and the same crop as reference.
 """
 
 import dataclasses
@@ -25,14 +24,14 @@ BATCH = 16
 
 @dataclasses.dataclass(frozen=True)
 class Dubber:
-  """A generator, compiled."""
+  """A compiled generator."""
 
   predict: Callable
   size: int  # pixels of its square crop
   lead: Fraction  # seconds, see `audio.CENTERED_LEAD`
   path: str
   sha256: str  # of its tensors
-  source: str  # for people
+  source: str  # for the report
   engine: str
 
 
@@ -56,34 +55,35 @@ def load_dubber(path: str | os.PathLike, dtype: str = 'auto') -> Dubber:
 
 
 def dub_clip(
-  take: EvalClip, dubber: Dubber, points: Float[np.ndarray, 'n 89 2']
+  clip: EvalClip, dubber: Dubber, points: Float[np.ndarray, 'n 89 2']
 ) -> EvalClip:
-  """The take with the mouth that its sound asks for.
+  """The clip with mouths generated from its sound.
 
   Args:
-    points: landmarks of the take's pictures, for the mask; NaN: none.
+    clip: pictures and the driving sound.
+    dubber: the generator.
+    points: landmarks of the pictures, for the mask; NaN: unknown.
   """
-  count = len(take)
-  source = face_crops(take, dubber.size)
-  mel = noise_gate.apply_noise_gate(log_mel(audio.int16_to_float(take.wave)))
+  count = len(clip)
+  source = face_crops(clip, dubber.size)
+  mel = noise_gate.apply_noise_gate(log_mel(audio.int16_to_float(clip.wave)))
   times = [Fraction(f, FPS) for f in range(count)]
   mels = audio.mel_windows(mel, audio.window_starts(times, dubber.lead))
-  made = []
+  batches = []
   for low in range(0, count, BATCH):
     rows = np.minimum(np.arange(low, low + BATCH), count - 1)
-    made.append(np.asarray(dubber.predict(mels[rows], source[rows])))
-  spoken = np.concatenate(made)[:count]
+    batches.append(np.asarray(dubber.predict(mels[rows], source[rows])))
+  generated = np.concatenate(batches)[:count]
   pictures = []
-  for i, picture in enumerate(take.pictures):
-    crop = crop_from_row(take.crops[i])
+  for i, picture in enumerate(clip.pictures):
+    crop = crop_from_row(clip.crops[i])
     patch, alpha, (x, y) = compositing.paste_patch(
-      spoken[i], source[i], crop, points[i], picture.shape[:2], picture
+      generated[i], source[i], crop, points[i], picture.shape[:2], picture
     )
     out = picture.copy()
     h, w = alpha.shape
     part = out[y : y + h, x : x + w].astype(np.float32)
-    share = alpha[..., None]
-    mixed = np.rint(part + share * (patch - part))
-    out[y : y + h, x : x + w] = mixed.astype(np.uint8)
+    blended = np.rint(part + alpha[..., None] * (patch - part))
+    out[y : y + h, x : x + w] = blended.astype(np.uint8)
     pictures.append(out)
-  return dataclasses.replace(take, pictures=tuple(pictures))
+  return dataclasses.replace(clip, pictures=tuple(pictures))

@@ -1,7 +1,7 @@
-"""Page: a report as one HTML file that needs nothing else.
+"""The report as one self-contained HTML file.
 
-Words first, then a table for each protocol, curves, scatters and strips.
-Everything that came from file names is escaped.
+An introduction, then tables, curves, scatter charts and strips of frames for
+each protocol. Every text from a file name is escaped.
 """
 
 import html
@@ -12,35 +12,35 @@ from lipsync_jax.common import atomic_file
 from lipsync_jax.evaluation import aggregate, svg_charts
 from lipsync_jax.evaluation.metrics import METRICS, Metric
 
-CLIPS_SHOWN = 3  # best and worst cases as strips
+CLIPS_SHOWN = 3  # best and worst cases with strips
 CURVES = {
-  'judge': ('Judge', 'mean distance'),
+  'judge': ('Held-out SyncNet', 'mean distance'),
   'lse': ('SyncNet v2', 'mean distance'),
   'ridge': ('Ridge', 'mean correlation'),
 }
 PROTOCOLS = {
-  'reconstruction': 'Every face speaks its own words again, so the truth is '
-  'known frame by frame. As in use, the network also sees the frame it is to '
-  'make, as its reference: one that copied it would look perfect here. Read '
-  'this table together with the other two.',
-  'cross': 'Every face speaks the words of another clip. No truth exists for '
-  'the lips; a row should be as near to its sound as the ground truth is to '
-  'its own, and much nearer than the unmodified video under the foreign '
+  'reconstruction': 'Every face speaks its own words, so that the ground truth '
+  'is known for every frame. As in use, the reference frame is the target '
+  'frame: a network that copies it gets a perfect score here. Read this table '
+  'together with the other two.',
+  'cross': 'Every face speaks the words of another clip. The lips have no '
+  'ground truth. A system should be as close to its sound as the ground truth '
+  'is to its own, and much closer than the unmodified video with the foreign '
   'sound.',
-  'silence': 'The sound is digital silence, so a mouth has no reason to move. '
-  'Mouth motion that is left is leakage out of the source; the ground truth '
-  'row tells how much the source moves.',
+  'silence': 'The sound is digital silence, so that lips should not move. '
+  'Remaining mouth motion is leakage from the source; the ground truth row '
+  'is the motion of the source.',
 }
 BETTER = {
   'low': 'lower is better',
   'high': 'higher is better',
-  'zero': 'nearer to 0 is better',
-  'one': 'nearer to 1 is better',
-  'truth': 'nearer to the ground truth is better',
+  'zero': 'closer to 0 is better',
+  'one': 'closer to 1 is better',
+  'truth': 'closer to the ground truth is better',
 }
 UNEVEN = (
-  '<b>Mind the number of clips:</b> rows that rest on fewer of them do not '
-  'compare with the others; evaluate those clips alone.'
+  '<b>The numbers of clips differ:</b> rows with fewer clips do not compare '
+  'with the others; evaluate their clips alone.'
 )
 STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;color:#1a1a1a;background:#fff;
@@ -61,7 +61,7 @@ dt{font-weight:bold}dd{margin:0 0 .4em 1.2em}
 def render_page(results: Sequence[dict], facts: dict) -> str:
   """The whole document."""
   body = [
-    '<h1>Lip-sync, measured</h1>',
+    '<h1>Lip-sync evaluation</h1>',
     f'<p>{_escape(facts["what"])}</p>',
     reading_guide(),
     scorer_check(results),
@@ -72,7 +72,7 @@ def render_page(results: Sequence[dict], facts: dict) -> str:
   return (
     '<!doctype html><html lang="en"><head><meta charset="utf-8">'
     '<meta name="viewport" content="width=device-width,initial-scale=1">'
-    f'<title>Lip-sync, measured</title><style>{STYLE}</style></head>'
+    f'<title>Lip-sync evaluation</title><style>{STYLE}</style></head>'
     f'<body>{"".join(body)}</body></html>\n'
   )
 
@@ -85,25 +85,25 @@ def write_page(
 
 
 def reading_guide() -> str:
-  """How to read it, before any number."""
+  """The introduction: how to read the tables."""
   return (
-    '<p><b>How to read this.</b> Numbers of lip-sync compare only within one '
-    'page, never with published tables: crops, encoders and clips move them '
-    'more than models do. So each table holds its own scale: the '
-    '<i>ground truth</i> is what real speech scores here, the truth with its '
-    'sound <i>5 and 15 frames late</i> is what plainly wrong sync scores, and '
-    'the <i>unmodified video under foreign sound</i> is what doing nothing '
-    'scores. Rows on blue are made by a system. A score better than the '
-    'ground truth is no success: it says that the measure was pleased. '
-    'Brackets hold 95 % intervals over clips (bootstrap).</p>'
+    '<p><b>How to read this.</b> Scores compare within one page only, not '
+    'with published tables: crops, encoders and clips change them more than '
+    'models do. Each table has its own scale: the <i>ground truth</i> is the '
+    'score of real speech; the ground truth with its sound <i>5 and 15 frames '
+    'late</i> is the score of wrong sync; the <i>unmodified video with '
+    'foreign sound</i> is the score without lip-sync. Rows on blue are '
+    'generated. A score better than the ground truth is no success: the '
+    'system fits the scorer, not real speech. Brackets are 95 % intervals '
+    'over clips (bootstrap).</p>'
   )
 
 
 def scorer_check(results: Sequence[dict]) -> str:
-  """Whether the scorers tell right from wrong on these very clips."""
+  """Accuracy of the scorers on the controls of this evaluation."""
   rows = []
   for key, name in (
-    ('judge', 'judge'),
+    ('judge', 'held-out SyncNet'),
     ('lse', 'SyncNet v2'),
     ('ridge', 'ridge'),
   ):
@@ -116,26 +116,25 @@ def scorer_check(results: Sequence[dict]) -> str:
   if not rows:
     return ''
   return (
-    '<h2>Can the scorers be trusted here?</h2><p>A scorer is worth as much as '
-    'it finds what is known: real speech should be in step, to a frame, and '
-    'when its sound is moved, the offset it finds should move by just as '
-    'much. One that often fails this cannot rank systems.</p>'
-    '<table><thead><tr><th>scorer</th><th>ground truth found in step, ±1 '
-    'frame</th><th>sound 5 frames late found exactly 5 away</th></tr>'
+    '<h2>Accuracy of the scorers</h2><p>A scorer should find an offset of 0 '
+    'to a frame for real speech, and an offset that moves with a shifted '
+    'sound. A scorer that often fails cannot rank systems.</p>'
+    '<table><thead><tr><th>scorer</th><th>ground truth: offset within 1 '
+    'frame</th><th>sound 5 frames late: offset moves by 5</th></tr>'
     '</thead><tbody>'
     f'{"".join(rows)}</tbody></table>'
   )
 
 
 def protocol_section(results: Sequence[dict], protocol: str) -> list[str]:
-  """All of one protocol."""
+  """The section of one protocol."""
   out = [
     f'<h2 id="{_escape(protocol)}">{_escape(protocol.capitalize())}</h2>',
     f'<p>{PROTOCOLS.get(protocol, "")}</p>',
-    '<h3>Do lips and sound belong together?</h3>',
-    metric_table(results, protocol, together=True),
-    '<h3>Picture, motion, time</h3>',
-    metric_table(results, protocol, together=False),
+    '<h3>Sync</h3>',
+    metric_table(results, protocol, sync=True),
+    '<h3>Picture, motion, duration</h3>',
+    metric_table(results, protocol, sync=False),
     '<div class="charts">',
     *curve_charts(results, protocol),
     *scatter_charts(results, protocol),
@@ -148,7 +147,7 @@ def protocol_section(results: Sequence[dict], protocol: str) -> list[str]:
       f'<li>{_escape(row)}: {n} × {_escape(why)}</li>'
       for _, row, why, n in failed
     )
-    out.append(f'<p>Not scored, and in no mean:</p><ul>{items}</ul>')
+    out.append(f'<p>Failed, and in no mean:</p><ul>{items}</ul>')
   return out
 
 
@@ -156,25 +155,25 @@ def _kinds(results: Sequence[dict], protocol: str) -> dict[str, str]:
   return {r['row']: r['kind'] for r in results if r['protocol'] == protocol}
 
 
-def metric_table(results: Sequence[dict], protocol: str, together: bool) -> str:
-  """Rows and measures, of sync or of pictures; the interval under a mean."""
+def metric_table(results: Sequence[dict], protocol: str, sync: bool) -> str:
+  """Systems and their sync metrics, or all other metrics."""
   cells, kinds = (
     aggregate.protocol_table(results, protocol),
     _kinds(results, protocol),
   )
-  found = [m for m in aggregate.used_metrics(cells) if m.of_sync == together]
+  found = [m for m in aggregate.used_metrics(cells) if m.measures_sync == sync]
   if not found:
-    return '<p>Nothing to ask: the sound is silence.</p>'
+    return '<p>None: the sound is silence.</p>'
   head = ''.join(
-    f'<th title="{_escape(m.means)}">{_escape(m.title)}<br><small>{_escape(m.unit)} '
-    f'{_sign(m)}</small></th>'
+    f'<th title="{_escape(m.meaning)}">{_escape(m.title)}<br>'
+    f'<small>{_escape(m.unit)} {_sign(m)}</small></th>'
     for m in found
   )
   rows = []
   for name, values in cells.items():
     if not any(m.key in values for m in found):
       continue
-    made = ' class="made"' if kinds[name] in ('checkpoint', 'rival') else ''
+    made = ' class="made"' if kinds[name] in ('checkpoint', 'baseline') else ''
     clips = len(aggregate.system_results(results, protocol, name))
     row = ''.join(f'<td>{_cell(values.get(m.key), m.key)}</td>' for m in found)
     label = f'{_escape(name)}<br><small>{count_noun(clips, "clip")}</small>'
@@ -200,7 +199,7 @@ def _cell(cell: aggregate.MetricSummary | None, key: str) -> str:
   if cell is None:
     return '–'
   shown = format_frames if key in aggregate.MEDIANS else format_number
-  if cell.count == 1:  # no interval comes of one clip
+  if cell.count == 1:  # one clip has no interval
     return shown(cell.value)
   return (
     f'{shown(cell.value)}<br><small>[{shown(cell.low)}, {shown(cell.high)}]'
@@ -214,18 +213,18 @@ def count_noun(count: int, noun: str) -> str:
 
 
 def format_number(value: float) -> str:
-  """Three digits that mean something."""
+  """A number with three significant digits or more."""
   digits = 1 if abs(value) >= 100 else 2 if abs(value) >= 10 else 3
   return f'{value:.{digits}f}'
 
 
 def format_frames(value: float) -> str:
-  """Frames to a tenth; whole ones without it."""
+  """Frames to a tenth, without a trailing zero."""
   return f'{round(value, 1) + 0.0:g}'  # + 0.0: never -0
 
 
 def curve_charts(results: Sequence[dict], protocol: str) -> list[str]:
-  """Distance against shift, one chart a scorer."""
+  """Distance over shift, one chart for each scorer."""
   out, order = [], aggregate.system_names(results, protocol)
   for key, (title, unit) in CURVES.items():
     series = {}
@@ -237,25 +236,25 @@ def curve_charts(results: Sequence[dict], protocol: str) -> list[str]:
         reach = len(ys) // 2
         series[row] = (list(range(-reach, reach + 1)), ys.tolist())
     if series:
-      label = 'frames by which the sound is taken later (0: as it is)'
+      label = 'shift of the sound in frames'
       words = f'{title}: {unit} at each shift'
       out.append(svg_charts.line_chart(words, series, label, unit, order))
   return out
 
 
 def scatter_charts(results: Sequence[dict], protocol: str) -> list[str]:
-  """Every clip: a row's score against the ground truth's."""
+  """Scores of systems over those of the ground truth, clip by clip."""
   out, order = [], aggregate.system_names(results, protocol)
   for key, title in (
-    ('judge_0', 'Judge distance as is'),
-    ('lse_0', 'LSE-D as is'),
+    ('judge_0', 'Held-out SyncNet distance'),
+    ('lse_0', 'LSE-D without shift'),
     ('ridge_r', 'Ridge correlation'),
     ('motion', 'Mouth motion, % of face'),
   ):
     truth = _by_subject(results, protocol, 'truth', key)
     series = {}
     for row, kind in _kinds(results, protocol).items():
-      if kind not in ('checkpoint', 'rival', 'foreign'):
+      if kind not in ('checkpoint', 'baseline', 'foreign'):
         continue
       pairs = [
         (truth[r['subject']], r['values'][key])
@@ -265,7 +264,7 @@ def scatter_charts(results: Sequence[dict], protocol: str) -> list[str]:
       if pairs:
         series[row] = tuple(list(v) for v in zip(*pairs, strict=True))
     if series:
-      x, y = 'ground truth', 'the row'
+      x, y = 'ground truth', 'system'
       out.append(
         svg_charts.scatter_chart(f'{title}, clip by clip', series, x, y, order)
       )
@@ -283,7 +282,7 @@ def _by_subject(results, protocol, kind, key) -> dict[str, float]:
 
 
 def ranked_clips(results: Sequence[dict], protocol: str, row: str):
-  """(measure, results from best to worst) of a row."""
+  """(metric, results from best to worst) of a system."""
   here = [
     r
     for r in aggregate.system_results(results, protocol, row)
@@ -298,10 +297,10 @@ def ranked_clips(results: Sequence[dict], protocol: str, row: str):
 
 
 def clip_strips(results: Sequence[dict], protocol: str) -> list[str]:
-  """Best and worst clips of every made row, the source above."""
+  """Strips of the best and worst clips of every generated system."""
   out = []
   for row, kind in _kinds(results, protocol).items():
-    if kind not in ('checkpoint', 'rival'):
+    if kind not in ('checkpoint', 'baseline'):
       continue
     key, order = ranked_clips(results, protocol, row)
     if not order:
@@ -311,16 +310,16 @@ def clip_strips(results: Sequence[dict], protocol: str) -> list[str]:
     )
     title = {m.key: m.title for m in METRICS}.get(key, 'order')
     out.append(
-      f'<h3>{_escape(row)}: best and worst clips</h3><p>By {_escape(title.lower())}, '
-      'the best first. Above the source, below what was made; eight '
-      'frames spread evenly over the clip.</p>'
+      f'<h3>{_escape(row)}: best and worst clips</h3>'
+      f'<p>By {_escape(title.lower())}, the best first. Source above, '
+      'generated below; eight frames spread evenly over the clip.</p>'
     )
     for r in shown:
       value = r['values'].get(key)
       words = '' if value is None else f'{title.lower()} {format_number(value)}'
       images = ''.join(
         f'<img alt="{alt}" src="data:image/jpeg;base64,{r["strips"][name]}">'
-        for name, alt in (('truth', 'source'), ('made', 'made'))
+        for name, alt in (('truth', 'source'), ('made', 'generated'))
       )
       spoken = r['case'].replace(' < ', ' speaking the words of ')
       caption = f'{_escape(spoken)}: {_escape(words)}'
@@ -329,7 +328,7 @@ def clip_strips(results: Sequence[dict], protocol: str) -> list[str]:
 
 
 def metric_glossary(results: Sequence[dict]) -> str:
-  """What each column means."""
+  """The meaning of each column."""
   found: dict[str, Metric] = {}
   for protocol in aggregate.protocol_names(results):
     for m in aggregate.used_metrics(
@@ -337,20 +336,21 @@ def metric_glossary(results: Sequence[dict]) -> str:
     ):
       found[m.key] = m
   items = ''.join(
-    f'<dt>{_escape(m.title)}</dt><dd>{_escape(m.means)}; {_escape(BETTER[m.better])}.</dd>'
+    f'<dt>{_escape(m.title)}</dt>'
+    f'<dd>{_escape(m.meaning)}; {_escape(BETTER[m.better])}.</dd>'
     for m in found.values()
   )
-  return f'<h2>What the columns mean</h2><dl>{items}</dl>'
+  return f'<h2>Columns</h2><dl>{items}</dl>'
 
 
 def run_settings(facts: dict) -> str:
-  """Everything needed to make the page again."""
+  """The settings of the run."""
   items = ''.join(
     f'<dt>{_escape(str(k))}</dt><dd><code>{_escape(str(v))}</code></dd>'
     for k, v in facts.items()
     if k != 'what'
   )
-  return f'<h2>How this was made</h2><dl>{items}</dl>'
+  return f'<h2>Settings</h2><dl>{items}</dl>'
 
 
 def _escape(words: str) -> str:

@@ -1,10 +1,10 @@
-"""Quality: how a made picture differs from the true one, without networks.
+"""Image and motion metrics without networks.
 
-Pictures are uint8 RGB in pairs that show the same place; landmarks are
-those of `landmarks.LANDMARK_IDS` in pixels. Lengths are in percent of the width of the
-face's crop, so that faces of all sizes compare.
+Pictures are aligned pairs of uint8 RGB. Landmarks have the order of
+`landmarks.LANDMARK_IDS`, in pixels. Lengths are in percent of the crop's width,
+so that faces of all sizes compare.
 
-Alphabet: `t` frames, `h w` pixels, `p` landmarks.
+Shapes: t frames, h w pixels, p landmarks.
 """
 
 import numpy as np
@@ -13,13 +13,13 @@ from jaxtyping import Bool, Float, Int, UInt8
 from lipsync_jax.faces import boxes, crop, landmarks
 from lipsync_jax.faces.landmarks import INNER_LIPS, OUTER_LIPS, RIGID_POINTS
 
-MAX_PSNR = 100.0  # dB, what equal pictures count as
-# Three pairs of the inner lips, upper and lower, about the middle.
+MAX_PSNR = 100.0  # dB, of equal pictures
+# Three pairs of inner lip points around the middle, upper and lower.
 UPPER_LIP_IDS = [INNER_LIPS.start + i for i in (4, 5, 6)]
 LOWER_LIP_IDS = [INNER_LIPS.start + i for i in (16, 15, 14)]
-MOUTH_MARGIN = 0.25  # margin about the lips, of their box's sides
+MOUTH_MARGIN = 0.25  # around the lips, relative to their box
 MIN_CHANGE = 4.0  # levels of 255: less is coding noise
-SEAM_RADIUS = 5  # pixels across which a border's step is measured
+SEAM_RADIUS = 5  # pixels across a border
 
 Pictures = UInt8[np.ndarray, 't h w 3']
 Points = Float[np.ndarray, 't p 2']
@@ -30,14 +30,14 @@ def luma(pictures: UInt8[np.ndarray, '*t 3']) -> Float[np.ndarray, '*t']:
   return pictures @ np.array([0.299, 0.587, 0.114], np.float32)
 
 
-def psnr(made: Pictures, true: Pictures) -> Float[np.ndarray, 't']:
-  """Peak signal-to-noise ratio of each frame, dB, at most BEST."""
-  apart = made.astype(np.float32) - true
+def psnr(generated: Pictures, truth: Pictures) -> Float[np.ndarray, 't']:
+  """Peak signal-to-noise ratio of each frame, dB, at most MAX_PSNR."""
+  apart = generated.astype(np.float32) - truth
   error = np.square(apart).mean((1, 2, 3), dtype=np.float64)
   return np.minimum(10 * np.log10(255**2 / np.maximum(error, 1e-12)), MAX_PSNR)
 
 
-def ssim(made: Pictures, true: Pictures) -> Float[np.ndarray, 't']:
+def ssim(generated: Pictures, truth: Pictures) -> Float[np.ndarray, 't']:
   """Structural similarity of the brightness of each frame, at most 1.
 
   Gaussian window of sigma 1.5, K1 0.01, K2 0.03 (Wang et al. 2004).
@@ -48,8 +48,8 @@ def ssim(made: Pictures, true: Pictures) -> Float[np.ndarray, 't']:
     return cv2.GaussianBlur(x, (11, 11), 1.5, borderType=cv2.BORDER_REFLECT)
 
   low, small = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-  out = np.empty(len(made))
-  for i, (a, b) in enumerate(zip(made, true, strict=True)):
+  out = np.empty(len(generated))
+  for i, (a, b) in enumerate(zip(generated, truth, strict=True)):
     x, y = luma(a), luma(b)
     mx, my = blur(x), blur(y)
     vx, vy = blur(x * x) - mx * mx, blur(y * y) - my * my
@@ -60,11 +60,11 @@ def ssim(made: Pictures, true: Pictures) -> Float[np.ndarray, 't']:
 
 
 def lip_distance(
-  made: Points, true: Points, width: Float[np.ndarray, 't']
+  generated: Points, truth: Points, width: Float[np.ndarray, 't']
 ) -> Float[np.ndarray, 't']:
   """Mean distance of the 40 lip landmarks of each frame, % of the width."""
   mouth = slice(OUTER_LIPS.start, INNER_LIPS.stop)
-  apart = np.linalg.norm(made[:, mouth] - true[:, mouth], axis=-1)
+  apart = np.linalg.norm(generated[:, mouth] - truth[:, mouth], axis=-1)
   return 100 * apart.mean(1) / width
 
 
@@ -83,9 +83,9 @@ def mouth_motion(
   width: Float[np.ndarray, 't'],
   pieces: list[slice] | None = None,
 ) -> float:
-  """How much the mouth opens and closes: deviation of `lip_opening`, %.
+  """Standard deviation of `lip_opening` over time, %.
 
-  Driven by silence it is the leakage: motion that the sound did not ask for.
+  Under silence it measures leakage: lip motion of the source that remains.
   """
   gap = lip_opening(points, width)
   parts = [gap[p][np.isfinite(gap[p])] for p in pieces or [slice(None)]]
@@ -97,10 +97,10 @@ def landmark_jitter(
   width: Float[np.ndarray, 't'],
   pieces: list[slice] | None = None,
 ) -> float:
-  """How much the mouth trembles in the face, % of the width.
+  """Jitter of the mouth relative to the face, % of the width.
 
-  Root mean square of the second difference of the mouth's corners and the
-  chin, against what does not move in speech.
+  It is the root mean square of the second difference of the mouth's corners
+  and the chin, relative to points that do not move in speech.
   """
   chosen = [OUTER_LIPS.start, OUTER_LIPS.start + 10, landmarks.CHIN]
   place = points[:, chosen].mean(1) - points[:, list(RIGID_POINTS)].mean(1)
@@ -112,9 +112,9 @@ def landmark_jitter(
 def mouth_boxes(
   points: Points, crops: Float[np.ndarray, 't 5'], size: int
 ) -> Int[np.ndarray, 't 4']:
-  """Box round the lips in the square crop of `size`, whole pixels.
+  """Box of the lips in the square crop of `size`, whole pixels.
 
-  Where there are no landmarks it is the usual place of a mouth.
+  Without landmarks it is the average position of a mouth.
   """
   usual = np.array([0.28, 0.6, 0.72, 0.9]) * size
   out = np.tile(usual, (len(points), 1))
@@ -132,11 +132,11 @@ def mouth_boxes(
 
 
 def sharpness(
-  made: Pictures, true: Pictures, boxes: Int[np.ndarray, 't 4']
+  generated: Pictures, truth: Pictures, boxes: Int[np.ndarray, 't 4']
 ) -> float:
-  """Gradient energy of the mouth against the truth's; 1 is as sharp."""
+  """Gradient energy of the mouth relative to the ground truth's."""
   energies = np.zeros(2)
-  for a, b, (x0, y0, x1, y1) in zip(made, true, boxes, strict=True):
+  for a, b, (x0, y0, x1, y1) in zip(generated, truth, boxes, strict=True):
     for i, picture in enumerate((a, b)):
       part = luma(picture[y0:y1, x0:x1])
       rows, columns = np.gradient(part)
@@ -144,18 +144,18 @@ def sharpness(
   return float(energies[0] / energies[1]) if energies[1] else float('nan')
 
 
-def seam_step(made: Pictures, true: Pictures) -> float:
-  """The step at the edge of what was changed, levels of 255; 0: no edge.
+def seam_step(generated: Pictures, truth: Pictures) -> float:
+  """Visibility of the edge of the changed region, levels of 255.
 
-  The change itself is looked at, not the picture: along the outline of the
-  region that differs, by how much does the difference jump within a few
-  pixels? A soft and color-matched edge has next to none.
+  It is the range of the difference between both pictures within SEAM_RADIUS,
+  averaged along the outline of the region that differs. A soft and
+  color-matched edge is near 0.
   """
   import cv2
 
   around = np.ones((SEAM_RADIUS, SEAM_RADIUS), np.uint8)
   steps = []
-  for a, b in zip(made, true, strict=True):
+  for a, b in zip(generated, truth, strict=True):
     change = cv2.blur(luma(a) - luma(b), (3, 3))
     area = (np.abs(change) > MIN_CHANGE).astype(np.uint8)
     area = cv2.morphologyEx(area, cv2.MORPH_OPEN, around)
@@ -170,7 +170,7 @@ def seam_step(made: Pictures, true: Pictures) -> float:
 
 
 def _outline(area: UInt8[np.ndarray, 'h w']) -> Bool[np.ndarray, 'h w']:
-  """The outer edge of the largest connected area, not of the picture."""
+  """Outline of the largest connected area, without the picture's border."""
   import cv2
 
   outlines, _ = cv2.findContours(area, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)

@@ -1,7 +1,9 @@
-"""Marks: landmarks of the faces of a take, read the same way in all rows.
+"""Landmarks of eval clips.
 
-Every picture is read on its own, so that what a generator made is measured
-just as the truth is. Alphabet: `n` frames, `p` landmarks.
+Every picture is analyzed without its neighbors, so that generated and real
+pictures are measured alike.
+
+Shapes: n frames.
 """
 
 import dataclasses
@@ -14,19 +16,22 @@ from lipsync_jax.faces import landmarks
 from lipsync_jax.faces.crop import crop_bounds, crop_from_row
 from lipsync_jax.faces.detector import FaceDetector
 
-MARGIN = 1.6  # side of what the landmarker reads, of the crop's longer side
+MARGIN = 1.6  # input of the landmarker, relative to the crop's longer side
 
 
 def read_landmarks(
-  take: EvalClip, detector: FaceDetector
+  clip: EvalClip, detector: FaceDetector
 ) -> Float[np.ndarray, 'n 89 2']:
-  """Landmarks (`landmarks.LANDMARK_IDS`) in pixels of the pictures; NaN: none found."""
+  """Landmarks in pixels of the pictures; NaN where none are found.
+
+  Their order is that of `faces.landmarks.LANDMARK_IDS`.
+  """
 
   def one(i: int):
-    return _points(take.pictures[i], take.crops[i], detector)
+    return _points(clip.pictures[i], clip.crops[i], detector)
 
-  found = detector.map(one, list(range(len(take))))
-  return np.stack(found).astype(np.float64)
+  points = detector.map(one, list(range(len(clip))))
+  return np.stack(points).astype(np.float64)
 
 
 def _points(picture, row, detector: FaceDetector) -> Float[np.ndarray, '89 2']:
@@ -41,6 +46,6 @@ def _points(picture, row, detector: FaceDetector) -> Float[np.ndarray, '89 2']:
   if mesh is None:
     return np.full((len(landmarks.LANDMARK_IDS), 2), np.nan)
   points = mesh[list(landmarks.LANDMARK_IDS), :2].astype(np.float64)
-  # A face elsewhere in the picture is not the one that was made.
+  # A face elsewhere in the picture is another person.
   inside = np.hypot(*(points.mean(0) - [crop.cx, crop.cy])) < crop.w / 2
   return points if inside else np.full_like(points, np.nan)

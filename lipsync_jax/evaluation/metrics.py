@@ -1,7 +1,8 @@
-"""Appraisal: every measure of one take, as plain numbers.
+"""All metrics of one eval clip, as plain numbers.
 
-MEASURES says what each number means; a report prints it beside them.
-Alphabet: `n` frames, `p` landmarks, `s` shifts.
+METRICS describes each one; the report prints the descriptions.
+
+Shapes: n frames, s shifts.
 """
 
 import base64
@@ -30,182 +31,194 @@ from lipsync_jax.evaluation.syncnet_scorer import SyncNetScorer
 from lipsync_jax.faces import crop
 from lipsync_jax.faces.detector import FaceDetector
 
-SIDE = 256  # pixels of the square on which pictures are compared
-GROWN = 1.25  # of the crop, so that the whole border is seen
-STRIP = (8, 128)  # pictures in a strip, pixels of each
+SIDE = 256  # pixels of the squares that are compared
+GROWN = 1.25  # scale of the crop, so that it includes the border
+STRIP = (8, 128)  # pictures of a strip, pixels of each
 
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-  """One column of a report."""
+  """One column of the report."""
 
   key: str
   title: str
   unit: str
   better: str  # low | high | truth (as the ground truth's) | zero | one
-  means: str  # for the reader
+  meaning: str  # for the reader
 
   @property
-  def of_sync(self) -> bool:
-    """Whether it asks if lips and sound belong together."""
+  def measures_sync(self) -> bool:
+    """Whether it compares lips with the sound."""
     return self.key.startswith(('judge', 'lse', 'ridge'))
 
 
-_JUDGE = 'by the judge, a SyncNet that taught no generator'
+_HELD_OUT = 'by the held-out SyncNet, which trained no generator'
 _V2 = 'by the published SyncNet v2'
 METRICS = tuple(
   Metric(*row)
   for row in (
-    ('judge_0', 'Judge distance as is', '', 'low',
-     'Mean distance of lips and sound as they are, ' + _JUDGE),
-    ('judge_d', 'Least judge distance', '', 'low',
-     'The same at the best of all shifts, as LSE-D is defined: it forgives '
-     'sound that is late or early'),
-    ('judge_c', 'Judge confidence', '', 'high',
-     'Median minus least distance over all shifts, ' + _JUDGE),
-    ('judge_offset', 'Judge offset', 'frames', 'zero',
-     'Shift of the least distance, to parts of a frame, positive: sound '
+    ('judge_0', 'Held-out SyncNet distance', '', 'low',
+     'Mean distance of lips and sound without a shift, ' + _HELD_OUT),
+    ('judge_d', 'Smallest distance', '', 'low',
+     'The same at the best shift, as in LSE-D: independent of a constant '
+     'delay of the sound'),
+    ('judge_c', 'Confidence', '', 'high',
+     'Median minus smallest distance over all shifts, ' + _HELD_OUT),
+    ('judge_offset', 'Offset', 'frames', 'zero',
+     'Shift of the smallest distance, in fractions of a frame; positive: sound '
      'early; median of clips'),
     ('judge_hit', 'Retrieval', '%', 'high',
      'Windows whose own sound is nearest of 11, three frames apart; '
      'chance is 9 %'),
-    ('lse_0', 'LSE-D as is', '', 'low',
-     'Mean distance of lips and sound as they are, ' + _V2),
-    ('lse_d', 'LSE-D', '', 'low', 'As least judge distance, ' + _V2),
-    ('lse_c', 'LSE-C', '', 'high', 'As judge confidence, ' + _V2),
-    ('lse_offset', 'LSE offset', 'frames', 'zero', 'As judge offset, ' + _V2),
+    ('lse_0', 'LSE-D without shift', '', 'low',
+     'Mean distance of lips and sound without a shift, ' + _V2),
+    ('lse_d', 'LSE-D', '', 'low', 'Smallest distance, ' + _V2),
+    ('lse_c', 'LSE-C', '', 'high', 'Confidence, ' + _V2),
+    ('lse_offset', 'LSE offset', 'frames', 'zero', 'Offset, ' + _V2),
     ('ridge_r', 'Ridge', 'r', 'high',
-     'Correlation of lip opening, by landmarks, with what a linear '
-     'regression hears; no network takes part'),
+     'Correlation of lip opening, by landmarks, with its prediction from the '
+     'sound by a linear regression; no network is involved'),
     ('ridge_offset', 'Ridge offset', 'frames', 'zero',
-     'Shift of the highest such correlation; coarse on a short clip'),
-    ('psnr', 'PSNR', 'dB', 'high', 'Of the face against the truth; 100: equal'),
-    ('ssim', 'SSIM', '', 'high', 'Of the face against the truth'),
+     'Shift of the highest correlation; coarse on a short clip'),
+    ('psnr', 'PSNR', 'dB', 'high',
+     'Of the face against the ground truth; 100: equal'),
+    ('ssim', 'SSIM', '', 'high', 'Of the face against the ground truth'),
     ('lips', 'Lip landmarks', '% of face', 'low',
-     'Mean distance of 40 lip landmarks from the truth, of the face width'),
+     'Mean distance of 40 lip landmarks from the ground truth'),
     ('opening_error', 'Opening error', '% of face', 'low',
-     'Mean difference of the inner lips\' gap from the truth'),
+     'Mean difference of the inner lips\' gap from the ground truth'),
     ('sharpness', 'Sharpness', '× truth', 'one',
-     'Gradient energy of the mouth over the truth\'s; 1 is as sharp'),
+     'Gradient energy of the mouth relative to the ground truth\'s'),
     ('motion', 'Mouth motion', '% of face', 'truth',
-     'Deviation of the inner lips\' gap over time; when driven by silence '
+     'Standard deviation of the inner lips\' gap over time; under silence '
      'it is leakage and should be near 0'),
     ('jitter', 'Jitter', '% of face', 'truth',
-     'Trembling of mouth and chin against the rest of the face; compare '
-     'with the ground truth\'s, which holds the landmarks\' own noise'),
+     'Jitter of mouth and chin relative to the face; the ground truth\'s is '
+     'the noise of the landmarks'),
     ('border', 'Border step', 'levels', 'low',
-     'Jump of the change at the edge of what was changed, of 255 levels'),
+     'Visibility of the edge of the changed region, of 255 levels'),
     ('late', 'Duration error', 's', 'zero',
-     'By how much the video outlasts its sound'),
+     'By how much the video is longer than its sound'),
   )
 )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
 class Scorers:
-  """What measures need; None leaves theirs out."""
+  """What the metrics need; None leaves out the metrics of a scorer."""
 
   detector: FaceDetector
   ridge: RidgeScorer
-  judge: SyncNetScorer | None = None
+  syncnet: SyncNetScorer | None = None
   syncnet_v2: Callable | None = None
 
 
 def compute_metrics(
-  made: EvalClip,
-  tools: Scorers,
+  generated: EvalClip,
+  scorers: Scorers,
   *,
   points: Float[np.ndarray, 'n 89 2'] | None = None,
   truth: EvalClip | None = None,
   true_points: Float[np.ndarray, 'n 89 2'] | None = None,
-  heard: bool = True,
+  has_speech: bool = True,
   same_words: bool = True,
 ) -> dict:
-  """Measures of a take.
+  """All metrics of a clip.
 
   Args:
-    points: its landmarks, where they are known already.
-    truth, true_points: the take it was made from, frame by frame; None
-      leaves out what compares with it.
-    heard: False where the sound is silence, which no lips fit.
-    same_words: False where the truth speaks other words.
+    generated: the clip.
+    scorers: loaded.
+    points: its landmarks, if known.
+    truth, true_points: the clip from which it was generated, and its landmarks;
+      None leaves out the comparison.
+    has_speech: False for a silent sound: no sync metrics.
+    same_words: False if the ground truth speaks other words.
 
   Returns:
-    'values' by the keys of MEASURES, 'curves' by judge, lse and ridge, each
-    a list over the shifts, 'frames'.
+    'values' by the keys of METRICS; 'curves' by judge, lse and ridge, each a
+    list over the shifts; 'frames'.
   """
   points = (
-    landmarks.read_landmarks(made, tools.detector) if points is None else points
+    landmarks.read_landmarks(generated, scorers.detector)
+    if points is None
+    else points
   )
-  width, parts = made.crops[:, 2], list(piece_ranges(made))
-  values = {'late': made.late}
+  width, parts = generated.crops[:, 2], list(piece_ranges(generated))
+  values = {'late': generated.late}
   curves: dict[str, list] = {}
-  if heard:
-    _add_sync_metrics(made, points, tools, values, curves)
+  if has_speech:
+    _add_sync_metrics(generated, points, scorers, values, curves)
   values['motion'] = image_metrics.mouth_motion(points, width, parts)
   values['jitter'] = image_metrics.landmark_jitter(points, width, parts)
   if truth is not None:
-    count = min(len(made), len(truth))
+    count = min(len(generated), len(truth))
     values |= compare_to_truth(
-      _sample_frames(made, count), _sample_frames(truth, count), points[:count],
-      true_points[:count], same_words,
-    )  # fmt: skip
+      _first_frames(generated, count),
+      _first_frames(truth, count),
+      points[:count],
+      true_points[:count],
+      same_words,
+    )
   return {
     'values': {k: _to_json(v) for k, v in values.items()},
     'curves': {k: [_to_json(v) for v in c] for k, c in curves.items()},
-    'frames': len(made),
+    'frames': len(generated),
   }
 
 
 def _add_sync_metrics(
-  made: EvalClip, points, tools: Scorers, values, curves
+  generated: EvalClip, points, scorers: Scorers, values, curves
 ) -> None:
-  """Add what asks whether lips and sound belong together."""
-  if tools.judge is not None:
-    table = syncnet_scorer.window_distances(made, tools.judge)
-    found = sync_metrics.sync_scores(table)
-    curves['judge'] = found.curve
+  """Add the metrics that compare lips with the sound."""
+  if scorers.syncnet is not None:
+    table = syncnet_scorer.window_distances(generated, scorers.syncnet)
+    scores = sync_metrics.sync_scores(table)
+    curves['judge'] = scores.curve
     values |= {
-      'judge_0': found.curve[sync_metrics.MAX_SHIFT],
-      'judge_d': found.distance,
-      'judge_c': found.confidence,
-      'judge_offset': found.fine,
+      'judge_0': scores.curve[sync_metrics.MAX_SHIFT],
+      'judge_d': scores.distance,
+      'judge_c': scores.confidence,
+      'judge_offset': scores.fine,
       'judge_hit': 100 * sync_metrics.retrieval_rate(table),
     }
-  if tools.syncnet_v2 is not None:
+  if scorers.syncnet_v2 is not None:
     pictures = [
       crop.extract_crop(
         picture,
         sync_metrics.syncnet_v2_crop(crop.crop_from_row(row)),
         sync_metrics.SYNCNET_V2_SIZE,
       )
-      for picture, row in zip(made.pictures, made.crops, strict=True)
+      for picture, row in zip(generated.pictures, generated.crops, strict=True)
     ]
     pair = sync_metrics.syncnet_v2_embeddings(
-      pictures, made.wave, tools.syncnet_v2
+      pictures, generated.wave, scorers.syncnet_v2
     )
-    found = sync_metrics.sync_scores(
+    scores = sync_metrics.sync_scores(
       sync_metrics.distance_table(*pair, zeros=True)
     )
-    curves['lse'] = found.curve
+    curves['lse'] = scores.curve
     values |= {
-      'lse_0': found.curve[sync_metrics.MAX_SHIFT],
-      'lse_d': found.distance,
-      'lse_c': found.confidence,
-      'lse_offset': found.offset,
+      'lse_0': scores.curve[sync_metrics.MAX_SHIFT],
+      'lse_d': scores.distance,
+      'lse_c': scores.confidence,
+      'lse_offset': scores.offset,
     }
-  gap = image_metrics.lip_opening(points, made.crops[:, 2])
-  found = ridge_scorer.score_clip(made, gap, tools.ridge)
-  curves['ridge'] = found
-  values['ridge_r'] = found[ridge_scorer.MAX_SHIFT]
-  values['ridge_offset'] = ridge_scorer.best_offset(found)
+  gap = image_metrics.lip_opening(points, generated.crops[:, 2])
+  curve = ridge_scorer.score_clip(generated, gap, scorers.ridge)
+  curves['ridge'] = curve
+  values['ridge_r'] = curve[ridge_scorer.MAX_SHIFT]
+  values['ridge_offset'] = ridge_scorer.best_offset(curve)
 
 
 def compare_to_truth(
-  made: EvalClip, truth: EvalClip, points, true_points, same_words: bool = True
+  generated: EvalClip,
+  truth: EvalClip,
+  points,
+  true_points,
+  same_words: bool = True,
 ) -> dict[str, float]:
-  """What sets a made take against the true one."""
-  a, b = (face_crops(take, SIDE, GROWN) for take in (made, truth))
+  """Metrics of a generated clip against the ground truth."""
+  a, b = (face_crops(clip, SIDE, GROWN) for clip in (generated, truth))
   middle = int(SIDE * (1 - 1 / GROWN) / 2)
   inner = np.s_[:, middle : SIDE - middle, middle : SIDE - middle]
   rows = truth.crops * np.array([1, 1, GROWN, GROWN, 1])
@@ -216,8 +229,8 @@ def compare_to_truth(
   }
   if same_words:
     width = truth.crops[:, 2]
-    # Landmarks in pixels of the truth, whatever the size of what was made.
-    scale = width / made.crops[:, 2]
+    # Landmarks in pixels of the ground truth, at any size of the clip.
+    scale = width / generated.crops[:, 2]
     moved = points * scale[:, None, None]
     gaps = image_metrics.lip_opening(moved, width) - image_metrics.lip_opening(
       true_points, width
@@ -231,16 +244,16 @@ def compare_to_truth(
   return values
 
 
-def contact_strip(take: EvalClip) -> str:
-  """Some pictures of a take side by side: JPEG in base64."""
+def contact_strip(clip: EvalClip) -> str:
+  """Some pictures of a clip side by side, as JPEG in base64."""
   import cv2
 
   count, side = STRIP
-  chosen = np.linspace(0, len(take) - 1, count).round().astype(int)
+  chosen = np.linspace(0, len(clip) - 1, count).round().astype(int)
   part = dataclasses.replace(
-    take,
-    pictures=tuple(take.pictures[i] for i in chosen),
-    crops=take.crops[chosen],
+    clip,
+    pictures=tuple(clip.pictures[i] for i in chosen),
+    crops=clip.crops[chosen],
   )
   row: UInt8[np.ndarray, 'h w 3'] = np.concatenate(
     list(face_crops(part, side, 1.1)), 1
@@ -250,8 +263,8 @@ def contact_strip(take: EvalClip) -> str:
   return base64.b64encode(data.tobytes()).decode()
 
 
-def _sample_frames(take: EvalClip, count: int) -> EvalClip:
-  return with_audio(take, take.wave[: count * SAMPLES_PER_FRAME])
+def _first_frames(clip: EvalClip, count: int) -> EvalClip:
+  return with_audio(clip, clip.wave[: count * SAMPLES_PER_FRAME])
 
 
 def _mean(values) -> float:
@@ -260,5 +273,5 @@ def _mean(values) -> float:
 
 
 def _to_json(value) -> float | None:
-  """A number that JSON can hold; None where there is none."""
+  """The number rounded for JSON; None for NaN or infinity."""
   return round(float(value), 6) if np.isfinite(value) else None

@@ -1,8 +1,8 @@
-"""Pairs: whose mouth is to speak whose words.
+"""Lists of (video, audio) pairs.
 
-The published evaluation lists are read as they are (spec 8.5): lines
-`audio video` without endings, which name clips of LRS2, LRS3 and LRW, and
-lines `video.mp4 audio.mp4` (or .wav) of ReSyncED, the video first.
+The published evaluation lists are supported (spec 8.5): lines `audio video`
+without suffixes, which name clips of LRS2, LRS3 and LRW, and lines
+`video.mp4 audio.mp4` (or .wav) of ReSyncED, the video first.
 """
 
 import os
@@ -15,12 +15,12 @@ Pair = tuple[str, str]  # video, audio
 
 
 class PairError(LipSyncError):
-  """A list that names no pairs; one line says where."""
+  """A list without valid pairs."""
 
 
 def read_pairs(path: str | os.PathLike) -> list[Pair]:
-  """The (video, audio) pairs of a list, in order, line by line."""
-  found = []
+  """The (video, audio) pairs of a list, in the order of its lines."""
+  pairs = []
   lines = pathlib.Path(path).read_text(encoding='utf-8').splitlines()
   for number, line in enumerate(lines, 1):
     words = line.split()
@@ -37,24 +37,24 @@ def read_pairs(path: str | os.PathLike) -> list[Pair]:
         f'{path}, line {number}: expected endings on both names or on '
         f'neither, found {line.strip()!r}'
       )
-    # With endings it is ReSyncED's order, else that of the LRS lists.
-    found.append((words[0], words[1]) if endings[0] else (words[1], words[0]))
-  if not found:
+    # With suffixes it is ReSyncED's order, else that of the LRS lists.
+    pairs.append((words[0], words[1]) if endings[0] else (words[1], words[0]))
+  if not pairs:
     raise PairError(f'{path}: expected pairs of names, found none')
-  return found
+  return pairs
 
 
 def draw_partners(names: Sequence[str], speakers: Sequence[str]) -> list[Pair]:
-  """Every name with the sound of another speaker, always the same one.
+  """Every name with the sound of another speaker, without randomness.
 
-  Half way round the list, then onwards to the first other speaker; where
-  there is one speaker only, another clip of theirs.
+  The search for another speaker starts half way down the list. If there is only
+  one speaker, another clip is taken.
   """
-  found, count = [], len(names)
+  pairs, count = [], len(names)
   for i, name in enumerate(names):
     order = [(i + count // 2 + k) % count for k in range(count)]
     others = [j for j in order if speakers[j] != speakers[i]]
     chosen = others or [j for j in order if j != i]
     if chosen:
-      found.append((name, names[chosen[0]]))
-  return found
+      pairs.append((name, names[chosen[0]]))
+  return pairs

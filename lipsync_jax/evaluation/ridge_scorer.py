@@ -1,13 +1,12 @@
-"""Ridge: a judge without a network, from the mel to how far lips are open.
+"""Sync score without a network: ridge regression from mel to lip opening.
 
-A linear regression from 0.3 s of sound about a frame to the opening of the
-inner lips that landmarks measure. It hears little, but nobody trains on it,
-so no generator can please it alone. Its coefficients, fitted on real
-clips, come with the package (assets/ridge.npz); to fit others:
+The regression maps 0.3 s of sound around a frame to the opening of the inner
+lips, measured by landmarks. It is coarse, but no training optimizes it. The
+bundled coefficients (assets/ridge.npz) are fitted on real clips. To fit others:
 
     python -m lipsync_jax.evaluation.ridge_scorer --data SHARDS --out ridge.npz
 
-Alphabet: `n` frames, `k` features of a frame, `s` shifts.
+Shapes: n frames, k features of a frame, s shifts.
 """
 
 import argparse
@@ -22,7 +21,7 @@ from jaxtyping import Float
 
 from lipsync_jax import audio
 from lipsync_jax.audio import log_mel
-from lipsync_jax.common import atomic_file
+from lipsync_jax.common import atomic_file, cli
 from lipsync_jax.common.assets import asset_path
 from lipsync_jax.common.errors import LipSyncError
 from lipsync_jax.data.clip import ClipDataset
@@ -35,32 +34,34 @@ from lipsync_jax.evaluation.clip import (
 )
 
 DEFAULT_RIDGE = asset_path('ridge.npz')
-LOOK_BACK = Fraction(14, 100)  # seconds that the sound begins before its frame
-GROUPS, GROUP_COLUMNS = 8, 3  # mel columns, averaged so many at a time
-BANDS = 20  # of 80 mel bins, averaged four at a time
+LOOK_BACK = Fraction(
+  14, 100
+)  # seconds from the start of the sound to its frame
+GROUPS, GROUP_COLUMNS = 8, 3  # groups of mel columns, each averaged
+BANDS = 20  # groups of four mel bins, each averaged
 MAX_SHIFT = 15  # frames, the farthest shift
-MIN_FRAMES = 10  # frames that a correlation needs
+MIN_FRAMES = 10  # of a correlation
 
 
 class RidgeError(LipSyncError):
-  """Coefficients that cannot be fitted or read; one line says why."""
+  """Coefficients that cannot be fitted or read."""
 
 
 @dataclasses.dataclass(frozen=True)
 class RidgeScorer:
   """A fitted regression."""
 
-  weights: Float[np.ndarray, 'k']  # of standardised features
-  source: str  # what it was fitted on
+  weights: Float[np.ndarray, 'k']  # of the features
+  source: str  # data of the fit
 
 
 def audio_features(mel: Float[np.ndarray, '80 t'], count: int):
-  """What is heard about each of `count` frames.  [n, k]"""
+  """Features of the sound around each of `count` frames, [n, k]."""
   times = [Fraction(f, FPS) for f in range(count)]
   starts = audio.window_starts(times, LOOK_BACK)
   at = starts[:, None] + np.arange(GROUPS * GROUP_COLUMNS)  # [n, 24]
-  found = mel[:, np.clip(at, 0, mel.shape[1] - 1)]  # [80, n, 24]
-  bands = found.reshape(BANDS, -1, count, GROUPS, GROUP_COLUMNS).mean((1, 4))
+  columns = mel[:, np.clip(at, 0, mel.shape[1] - 1)]  # [80, n, 24]
+  bands = columns.reshape(BANDS, -1, count, GROUPS, GROUP_COLUMNS).mean((1, 4))
   return bands.transpose(1, 0, 2).reshape(count, -1)  # [n, 20*8]
 
 
@@ -69,10 +70,17 @@ def fit_ridge(
   source: str,
   penalty: float = 3e-3,
 ) -> RidgeScorer:
-  """Fit to (features, opening, weight) of clips.
+  """Fit the regression.
 
-  Means of a clip are taken out: who speaks says nothing. `penalty` is a
-  share of the features' variance, all of them together.
+  The mean of each clip is subtracted, so that the speaker does not matter.
+
+  Args:
+    examples: (features, opening, weight) of clips.
+    source: description of the data.
+    penalty: relative to the total variance of the features.
+
+  Raises:
+    RidgeError: no clip has enough lip motion.
   """
   size = GROUPS * BANDS
   square, product = np.zeros((size, size)), np.zeros(size)
@@ -87,8 +95,8 @@ def fit_ridge(
   if not square.any():
     raise RidgeError('expected clips with open and closed mouths, found none')
   load = penalty * np.trace(square) * np.eye(size)
-  found = np.linalg.solve(square + load, product)
-  return RidgeScorer(found.astype(np.float32), source)
+  weights = np.linalg.solve(square + load, product)
+  return RidgeScorer(weights.astype(np.float32), source)
 
 
 def correlation_curve(
@@ -97,24 +105,30 @@ def correlation_curve(
   ridge: RidgeScorer,
   pieces: list[slice] | None = None,
 ) -> Float[np.ndarray, 's']:
-  """Correlation of heard and seen opening at each shift; NaN: unknown.
+  """Correlation of predicted and measured opening at each shift.
 
-  At shift k the sound of frame f + k is heard, so the highest is at the
-  number of frames by which the sound is late. Each piece of a joined take
-  keeps to its own mean.
+  Shift k predicts frame f from the sound of frame f + k, so that the maximum is
+  the number of frames by which the sound is late. NaN: unknown.
+
+  Args:
+    x: features.
+    gap: lip opening, NaN where unknown.
+    ridge: the regression.
+    pieces: frame ranges of a joined clip, each with its own mean.
   """
-  heard, seen = x @ ridge.weights, gap.astype(np.float64).copy()
+  predicted, measured = x @ ridge.weights, gap.astype(np.float64).copy()
   for piece in pieces or [slice(None)]:
-    heard[piece] = heard[piece] - heard[piece].mean()
-    known = seen[piece][np.isfinite(seen[piece])]
-    seen[piece] = seen[piece] - (known.mean() if known.size else np.nan)
-  count = len(seen)
+    predicted[piece] = predicted[piece] - predicted[piece].mean()
+    known = measured[piece][np.isfinite(measured[piece])]
+    mean = known.mean() if known.size else np.nan
+    measured[piece] = measured[piece] - mean
+  count = len(measured)
   out = np.full(2 * MAX_SHIFT + 1, np.nan)
   for i, k in enumerate(range(-MAX_SHIFT, MAX_SHIFT + 1)):
     if count - abs(k) < MIN_FRAMES:
       continue
-    a, b = seen[max(0, -k) : count - max(0, k)], heard[max(0, k) :]
-    b = b[: len(a)]
+    a = measured[max(0, -k) : count - max(0, k)]
+    b = predicted[max(0, k) :][: len(a)]
     good = np.isfinite(a)
     if good.sum() >= MIN_FRAMES and a[good].std() > 0 and b[good].std() > 0:
       out[i] = np.corrcoef(a[good], b[good])[0, 1]
@@ -122,29 +136,29 @@ def correlation_curve(
 
 
 def score_clip(
-  take: EvalClip, gap: Float[np.ndarray, 'n'], ridge: RidgeScorer
+  clip: EvalClip, gap: Float[np.ndarray, 'n'], ridge: RidgeScorer
 ) -> Float[np.ndarray, 's']:
-  """`correlation_curve` of a take and the opening of its lips."""
-  mel = log_mel(audio.int16_to_float(take.wave)).astype(np.float64)
-  x = audio_features(mel, len(take))
-  return correlation_curve(x, gap, ridge, list(piece_ranges(take)))
+  """`correlation_curve` of a clip, given the opening of its lips."""
+  mel = log_mel(audio.int16_to_float(clip.wave)).astype(np.float64)
+  x = audio_features(mel, len(clip))
+  return correlation_curve(x, gap, ridge, list(piece_ranges(clip)))
 
 
-def best_offset(found: Float[np.ndarray, 's']) -> int:
+def best_offset(curve: Float[np.ndarray, 's']) -> int:
   """Frames by which the sound is early (`audio.published_offset`)."""
-  known = np.isfinite(found).any()
-  late = int(np.nanargmax(found)) - MAX_SHIFT if known else 0
+  known = np.isfinite(curve).any()
+  late = int(np.nanargmax(curve)) - MAX_SHIFT if known else 0
   return audio.published_offset(late)
 
 
 def load_ridge(path: str | os.PathLike = DEFAULT_RIDGE) -> RidgeScorer:
-  """Read coefficients; raises RidgeError where the file holds none."""
+  """Read coefficients; raises RidgeError for another file."""
   try:
     with np.load(path, allow_pickle=False) as file:
       ridge = RidgeScorer(file['weights'], str(file['source']))
   except (OSError, ValueError, KeyError) as error:
     raise RidgeError(
-      f'{path}: expected coefficients of the ridge judge ({error}); fit them '
+      f'{path}: expected coefficients of the ridge scorer ({error}); fit them '
       'with python -m lipsync_jax.evaluation.ridge_scorer'
     ) from None
   if ridge.weights.shape != (GROUPS * BANDS,):
@@ -156,13 +170,16 @@ def load_ridge(path: str | os.PathLike = DEFAULT_RIDGE) -> RidgeScorer:
 
 
 def save_ridge(path: str | os.PathLike, ridge: RidgeScorer) -> None:
-  """Write coefficients; the file appears only when whole."""
+  """Write coefficients atomically."""
   with atomic_file.atomic_write(path) as part, open(part, 'wb') as file:
     np.savez(file, weights=ridge.weights, source=np.array(ridge.source))
 
 
 def training_rows(source: ClipDataset) -> Iterator[tuple]:
-  """(features, opening, weight, speaker); all speakers weigh alike."""
+  """(features, opening, weight, speaker) of every clip.
+
+  All speakers have the same total weight.
+  """
   frames = {name: 0 for name in source.speakers}
   for name, count in zip(source.speakers, source.frames, strict=True):
     frames[name] += int(count)
@@ -180,36 +197,36 @@ def training_rows(source: ClipDataset) -> Iterator[tuple]:
 def mean_correlation(
   source: ClipDataset, ridge: RidgeScorer
 ) -> dict[str, float]:
-  """Mean correlation in step and four frames out of it, over clips."""
-  middle, found = MAX_SHIFT, []
+  """Mean correlation over clips, in sync and four frames out of sync."""
+  middle, pairs = MAX_SHIFT, []
   for x, gap, _, _ in training_rows(source):
     c = correlation_curve(x, gap, ridge)
-    found.append((c[middle], np.nanmean([c[middle - 4], c[middle + 4]])))
-  inside, outside = np.nanmean(found, axis=0)
-  return {'in step': float(inside), '4 frames out': float(outside)}
+    pairs.append((c[middle], np.nanmean([c[middle - 4], c[middle + 4]])))
+  inside, outside = np.nanmean(pairs, axis=0)
+  return {'in sync': float(inside), '4 frames out': float(outside)}
 
 
 def main(argv: list[str] | None = None) -> int:
-  """Fit on one split, try on another; 1 and one line on an error."""
+  """Fit on one split, test on another; returns the exit code."""
   parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
   parser.add_argument('--data', required=True, help='folder of shards')
   parser.add_argument('--fit', default='train', help='split (train)')
   parser.add_argument('--try', dest='trial', default='val', help='split (val)')
   parser.add_argument('--out', required=True, help='.npz to write')
   args = parser.parse_args(argv)
-  try:
-    source = ClipDataset(args.data, args.fit)
-    people = len(set(source.speakers))
-    words = f'{len(source)} clips of {people} speakers'
-    ridge = fit_ridge((row[:3] for row in training_rows(source)), words)
-    save_ridge(args.out, ridge)
-    found = mean_correlation(ClipDataset(args.data, args.trial), ridge)
-  except (ValueError, OSError) as error:
-    print(f'error: {" ".join(str(error).split())}', file=sys.stderr)
-    return 1
-  values = ', '.join(f'{name} {value:.3f}' for name, value in found.items())
-  print(f'{args.out}: fitted on {words}; correlation {values}')
-  return 0
+  return cli.run_command(lambda: fit_file(args))
+
+
+def fit_file(args: argparse.Namespace) -> str:
+  """Fit coefficients, write them, and describe the result in one line."""
+  source = ClipDataset(args.data, args.fit)
+  people = len(set(source.speakers))
+  facts = f'{len(source)} clips of {people} speakers'
+  ridge = fit_ridge((row[:3] for row in training_rows(source)), facts)
+  save_ridge(args.out, ridge)
+  trial = mean_correlation(ClipDataset(args.data, args.trial), ridge)
+  values = ', '.join(f'{name} {value:.3f}' for name, value in trial.items())
+  return f'{args.out}: fitted on {facts}; correlation {values}'
 
 
 if __name__ == '__main__':

@@ -1,7 +1,7 @@
-"""Charts: curves and scatters as SVG text, drawn by hand.
+"""Line and scatter charts as SVG text.
 
-Pure; no plotting library, so that a report needs none. Each chart stands
-alone: title, axes with numbers, legend.
+Pure. The report needs no plotting library, so that `evaluate` runs in the base
+installation. Each chart has a title, numbered axes and a legend.
 """
 
 import html
@@ -12,7 +12,7 @@ import numpy as np
 WIDTH, HEIGHT = 560, 320  # pixels of a chart without its legend
 LEFT, RIGHT, TOP, BOTTOM = 58, 14, 34, 44  # margins of the axes
 LINE = 18  # height of a legend's line
-# Told apart by most color-blind eyes (Okabe and Ito), then by dashes.
+# Safe for color blindness (Okabe and Ito); further series are dashed.
 COLORS = (
   '#000000', '#999999', '#56b4e9', '#e69f00',
   '#d55e00', '#0072b2', '#009e73', '#cc79a7',
@@ -22,13 +22,13 @@ Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 
 
 def series_color(name: str, order: Sequence[str]) -> str:
-  """A series' color: that of its place in `order`, the same everywhere."""
+  """The color of a series, by its place in `order`."""
   at = list(order).index(name) if name in order else 0
   return COLORS[at % len(COLORS)]
 
 
 def axis_ticks(low: float, high: float, most: int = 6) -> list[float]:
-  """Round numbers between two."""
+  """Round numbers between `low` and `high`, at most `most`."""
   span = max(high - low, 1e-9)
   unit = 10.0 ** np.floor(np.log10(span / most))
   step = next(unit * k for k in (1, 2, 5, 10, 20) if span / (unit * k) <= most)
@@ -38,17 +38,17 @@ def axis_ticks(low: float, high: float, most: int = 6) -> list[float]:
 
 
 def axis_bounds(values: Sequence[float]) -> tuple[float, float]:
-  """Ends of an axis that shows all values with some room."""
+  """Ends of an axis with all values and a margin."""
   known = [v for v in values if np.isfinite(v)]
   if not known:
     return 0.0, 1.0
   low, high = min(known), max(known)
-  room = 0.06 * (high - low) or max(abs(high), 1.0) * 0.05
-  return low - room, high + room
+  margin = 0.06 * (high - low) or max(abs(high), 1.0) * 0.05
+  return low - margin, high + margin
 
 
 class _Axes:
-  """Maps values to pixels; draws the frame once."""
+  """Map from values to pixels."""
 
   def __init__(self, x: tuple, y: tuple):
     self.x, self.y = x, y
@@ -60,7 +60,7 @@ class _Axes:
     return LEFT + wide * across, TOP + high * (1 - up)
 
   def frame(self, title: str, xlabel: str, ylabel: str) -> list[str]:
-    """Grid, numbers and words."""
+    """Grid, numbers and labels."""
     out = [svg_text(WIDTH / 2, 18, title, 'middle', 14, 'bold')]
     for value in axis_ticks(*self.x):
       x, bottom = self.at(value, self.y[0])
@@ -106,9 +106,13 @@ def line_chart(
   ylabel: str,
   order: Sequence[str] = (),
 ) -> str:
-  """Lines through (xs, ys) of each series, with a mark at zero shift.
+  """Lines through (xs, ys) of each series, with a mark at x = 0.
 
-  `order` holds the names of all rows of a page, so that colors agree.
+  Args:
+    title: above the chart.
+    series: points by name.
+    xlabel, ylabel: of the axes.
+    order: names of all systems of a page, so that colors agree.
   """
   order = order or list(series)
   axes = _Axes(*_data_range(series))
@@ -122,8 +126,8 @@ def line_chart(
     late = list(order).index(name) >= len(COLORS)
     dash = ' stroke-dasharray="6 3"' if late else ''
     out.append(
-      f'<polyline points="{path}" fill="none" stroke="{series_color(name, order)}" '
-      f'stroke-width="2"{dash}/>'
+      f'<polyline points="{path}" fill="none" '
+      f'stroke="{series_color(name, order)}" stroke-width="2"{dash}/>'
     )
   return _chart_document(out, list(series), order)
 
@@ -135,7 +139,7 @@ def scatter_chart(
   ylabel: str,
   order: Sequence[str] = (),
 ) -> str:
-  """A dot for every (x, y); on the dashed line both are equal."""
+  """A dot for every (x, y), and a dashed line at x = y."""
   order = order or list(series)
   (x0, x1), (y0, y1) = _data_range(series)
   axes = _Axes((min(x0, y0), max(x1, y1)), (min(x0, y0), max(x1, y1)))
@@ -164,7 +168,7 @@ def _finite_points(xs, ys) -> list[tuple[float, float]]:
 
 
 def _chart_document(parts: list[str], names: list[str], order) -> str:
-  """The chart with a legend below it."""
+  """The SVG document of a chart with its legend."""
   rows = []
   for i, name in enumerate(names):
     y = HEIGHT + LINE * i + 12

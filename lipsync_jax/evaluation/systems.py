@@ -1,8 +1,8 @@
-"""Entrants: the rows of a report, and how each comes to its take.
+"""Systems: the rows of a report, and the clip of each.
 
-Controls first: the ground truth, its sound shifted, and the unmodified
-video under the foreign sound, so that every number has a scale beside it.
-Then our checkpoints, then other systems' files.
+Controls come first: the ground truth, the ground truth with shifted sound, and
+the unmodified video under the foreign sound. They give the scale of every
+metric. Our checkpoints and the baselines' files follow.
 """
 
 import dataclasses
@@ -33,31 +33,31 @@ from lipsync_jax.inference.options import SyncOptions
 
 SHIFTS = (5, 15)  # frames by which control rows have their sound late
 TRUTH, FOREIGN = 'ground truth', 'unmodified, foreign sound'
-LONGEST_SIDE = 32  # characters of a file's name
+MAX_NAME = 32  # characters of a case in a file's name
 
 
 class RenderError(LipSyncError):
-  """A row that cannot be made for a case; the report counts it."""
+  """A system without a clip for a case; the report counts it."""
 
 
 @dataclasses.dataclass(frozen=True)
 class System:
-  """One row."""
+  """One row of the report."""
 
   name: str
-  kind: str  # truth | shifted | foreign | checkpoint | rival
+  kind: str  # truth | shifted | foreign | checkpoint | baseline
   shift: int = 0  # frames
   dubber: Dubber | None = None
-  folder: str = ''  # of a rival
+  folder: str = ''  # of a baseline
 
   @property
-  def made(self) -> bool:
-    """Whether its pictures are another's than the source's."""
-    return self.kind in ('checkpoint', 'rival')
+  def is_generated(self) -> bool:
+    """Whether its pictures differ from the source's."""
+    return self.kind in ('checkpoint', 'baseline')
 
 
 def control_systems() -> list[System]:
-  """The rows by which others are read."""
+  """The control systems."""
   late = [
     System(f'ground truth, sound {k} frames late', 'shifted', shift=k)
     for k in SHIFTS
@@ -66,40 +66,40 @@ def control_systems() -> list[System]:
 
 
 class CaseContext:
-  """One case while its rows are made; what they share is read once."""
+  """One case, with the data that all its systems share."""
 
   def __init__(
-    self, case: EvalCase, tools: Scorers, most: int, out: pathlib.Path
+    self, case: EvalCase, scorers: Scorers, max_frames: int, out: pathlib.Path
   ):
-    self.case, self.tools, self.out = case, tools, out
-    self.most = most  # frames
+    self.case, self.scorers, self.out = case, scorers, out
+    self.max_frames = max_frames
     self._truth: EvalClip | None = None
     self._points: np.ndarray | None = None
 
   @property
   def truth(self) -> EvalClip:
-    """The subject as it is, at most `most` frames."""
+    """The subject's own clip, of at most `max_frames` frames."""
     if self._truth is None:
-      found = self.case.subject.load()
-      samples = self.most * audio.SAMPLES_PER_FRAME
-      self._truth = with_audio(found, found.wave[:samples])
+      clip = self.case.subject.load()
+      samples = self.max_frames * audio.SAMPLES_PER_FRAME
+      self._truth = with_audio(clip, clip.wave[:samples])
     return self._truth
 
   @property
   def points(self) -> np.ndarray:
-    """Landmarks of the truth."""
+    """Landmarks of the ground truth."""
     if self._points is None:
-      self._points = landmarks.read_landmarks(self.truth, self.tools.detector)
+      self._points = landmarks.read_landmarks(self.truth, self.scorers.detector)
     return self._points
 
   def foreign(self) -> EvalClip:
-    """The truth under its partner's sound."""
+    """The ground truth with its partner's sound."""
     if self.case.partner is None:
       raise RenderError('no partner whose sound is foreign')
-    return with_audio(self.truth, self.case.partner.hear())
+    return with_audio(self.truth, self.case.partner.load_audio())
 
   def driven(self) -> EvalClip:
-    """The truth under the sound that drives the lips in this protocol."""
+    """The ground truth with the sound that drives the lips."""
     if self.case.protocol == 'cross':
       return self.foreign()
     if self.case.protocol == 'silence':
@@ -107,49 +107,53 @@ class CaseContext:
     return self.truth
 
 
-def system_clip(entrant: System, scene: CaseContext) -> EvalClip:
-  """What an entrant shows for a case; EntrantError where it has nothing."""
-  if entrant.kind == 'truth':
-    return scene.truth
-  if entrant.kind == 'shifted':
-    return with_delay(scene.truth, entrant.shift)
-  if entrant.kind == 'foreign':
-    return scene.foreign()
-  if entrant.kind == 'rival':
-    path = cases.baseline_output(entrant.folder, scene.case)
+def system_clip(system: System, context: CaseContext) -> EvalClip:
+  """The clip of a system for a case.
+
+  Raises:
+    RenderError: the system has none.
+  """
+  if system.kind == 'truth':
+    return context.truth
+  if system.kind == 'shifted':
+    return with_delay(context.truth, system.shift)
+  if system.kind == 'foreign':
+    return context.foreign()
+  if system.kind == 'baseline':
+    path = cases.baseline_output(system.folder, context.case)
     if path is None:
-      raise RenderError(f'no file of {entrant.name}')
+      raise RenderError(f'no file of {system.name}')
     return video_clip.load_video_clip(
-      path, _case_location(scene), scored_audio(path, scene)
+      path, _case_location(context), scored_audio(path, context)
     )
-  if not scene.case.subject.path:
-    points = scene.points[: len(scene.driven())]
-    return dubbing.dub_clip(scene.driven(), entrant.dubber, points)
-  path = render_case(entrant, scene)
-  return video_clip.load_video_clip(path, _case_location(scene))
+  if not context.case.subject.path:
+    points = context.points[: len(context.driven())]
+    return dubbing.dub_clip(context.driven(), system.dubber, points)
+  path = render_case(system, context)
+  return video_clip.load_video_clip(path, _case_location(context))
 
 
-def _case_location(scene: CaseContext) -> video_clip.FaceLocation:
-  if scene.case.subject.place is None:
-    raise RenderError('rivals are files, so only videos have them')
-  return scene.case.subject.place()
+def _case_location(context: CaseContext) -> video_clip.FaceLocation:
+  if context.case.subject.locate is None:
+    raise RenderError('baselines are files, so only videos have them')
+  return context.case.subject.locate()
 
 
-def scored_audio(path: str, scene: CaseContext) -> np.ndarray | None:
-  """The driving sound where a file has none of its own, else None."""
+def scored_audio(path: str, context: CaseContext) -> np.ndarray | None:
+  """The driving sound if the file has none; otherwise None."""
   try:
     video_clip.video_audio(path)
   except ValueError:
-    return scene.driven().wave
+    return context.driven().wave
   return None
 
 
-def render_case(entrant: System, scene: CaseContext) -> str:
-  """A case of a video file, rendered by `sync`; the path of the result."""
-  case, driven = scene.case, scene.driven()
-  words = (entrant.dubber.sha256, content_hash(driven), entrant.name)
+def render_case(system: System, context: CaseContext) -> str:
+  """Render a case of a video file by `sync`; returns the output's path."""
+  case, driven = context.case, context.driven()
+  words = (system.dubber.sha256, content_hash(driven), system.name)
   mark = hashlib.sha256('\n'.join(words).encode()).hexdigest()[:12]
-  folder = scene.out / 'videos' / case.protocol
+  folder = context.out / 'videos' / case.protocol
   folder.mkdir(parents=True, exist_ok=True)
   path = folder / f'{_short_name(case.name)}-{mark}.mp4'
   if path.is_file():
@@ -165,7 +169,7 @@ def render_case(entrant: System, scene: CaseContext) -> str:
       face=case.subject.path,
       audio=sound,
       outfile=str(path),
-      checkpoint_path=entrant.dubber.path,
+      checkpoint_path=system.dubber.path,
       preview=len(driven) / FPS,
       quiet=True,
     )
@@ -176,7 +180,7 @@ def render_case(entrant: System, scene: CaseContext) -> str:
 
 
 def write_wav(path: str, samples: np.ndarray) -> None:
-  """16-bit mono sound at 16 kHz as a file."""
+  """Write 16-bit mono sound at 16 kHz."""
   with wave.open(path, 'wb') as file:
     file.setnchannels(1)
     file.setsampwidth(2)
@@ -185,32 +189,32 @@ def write_wav(path: str, samples: np.ndarray) -> None:
 
 
 def _short_name(name: str) -> str:
-  """A case's name as part of a file's."""
+  """A case's name as part of a file's name."""
   plain = ''.join(c if c.isalnum() or c in '-_' else '_' for c in name)
-  return plain[:LONGEST_SIDE]
+  return plain[:MAX_NAME]
 
 
 def parse_baselines(words: Sequence[str]) -> list[System]:
-  """Rows of `NAME=DIR` (or one file)."""
-  found = []
+  """Systems of `NAME=DIR` (or one file)."""
+  systems = []
   for word in words:
     name, equals, folder = word.partition('=')
     if not (name and equals and os.path.exists(folder)):
       raise RenderError(
-        f'--rival: expected NAME=DIR with a folder or file that exists, '
+        f'--baseline: expected NAME=DIR with a folder or file that exists, '
         f'found {word!r}'
       )
-    found.append(System(name, 'rival', folder=folder))
-  return found
+    systems.append(System(name, 'baseline', folder=folder))
+  return systems
 
 
 def parse_checkpoints(words: Sequence[str]) -> list[System]:
-  """Rows of `FILE` or `NAME=FILE`."""
-  found = []
+  """Systems of `FILE` or `NAME=FILE`."""
+  systems = []
   for word in words:
     name, equals, path = word.partition('=')
     if not equals or os.path.exists(word):
       path = word
       name = pathlib.Path(word).stem if len(words) > 1 else 'lipsync_jax'
-    found.append(System(name, 'checkpoint', dubber=dubbing.load_dubber(path)))
-  return found
+    systems.append(System(name, 'checkpoint', dubber=dubbing.load_dubber(path)))
+  return systems

@@ -1,10 +1,10 @@
-"""Footage: video files as takes.
+"""Video files as eval clips.
 
-The face is found by `sync`'s own first pass and cache. All versions of one
-video (the source, ours, other systems') are cut at the source's places and
-times, so that their pictures lie on one another pixel by pixel.
+The first pass of `sync` finds the face and caches it. All versions of a video
+(the source, ours, the baselines) are cropped at the source's positions and
+times, so that their pictures align to the pixel.
 
-Alphabet: `n` frames at 25 a second, `f` frames of the file.
+Shapes: n frames at 25 frames/s, f frames of the file.
 """
 
 import contextlib
@@ -29,8 +29,8 @@ from lipsync_jax.inference import face_tracks
 from lipsync_jax.media import decoder, yuv
 from lipsync_jax.media.types import Video
 
-MARGIN = 1.8  # side of a take's picture, of the crop's longer side
-MAX_SIDE = 384  # pixels, the side of a picture at most
+MARGIN = 1.8  # side of a picture, relative to the crop's longer side
+MAX_SIDE = 384  # pixels, side of a picture at most
 VIDEO_SUFFIXES = (
   '.mp4',
   '.avi',
@@ -45,41 +45,44 @@ VIDEO_SUFFIXES = (
 
 @dataclasses.dataclass(frozen=True)
 class FaceLocation:
-  """Where a video's face is, 25 times a second."""
+  """Position of a video's face at 25 frames/s."""
 
   video: Video
   crops: Float[np.ndarray, 'n 5']  # pixels of the video's frame
 
 
 def find_videos(folder: str | os.PathLike) -> list[str]:
-  """Paths of the videos in a folder (or the file itself), by name."""
+  """Paths of the videos in a folder, sorted; a file gives itself."""
   path = pathlib.Path(folder)
   if path.is_file():
     return [str(path)]
   if not path.is_dir():
     raise EvalClipError(f'{folder}: expected a folder of videos, found none')
-  found = sorted(
+  videos = sorted(
     p for p in path.iterdir() if p.suffix.lower() in VIDEO_SUFFIXES
   )
-  if not found:
+  if not videos:
     raise EvalClipError(f'{folder}: expected videos, found none')
-  return [str(p) for p in found]
+  return [str(p) for p in videos]
 
 
-def locate_face(path: str, seconds: float, bar) -> FaceLocation:
-  """Find the largest person of a video, `seconds` from its start at most.
+def locate_face(path: str, max_seconds: float, progress) -> FaceLocation:
+  """Find the largest person in the first `max_seconds` of a video.
 
-  The take ends where the face is first missing for longer than `paths`
-  bridges; a TakeError says so where nothing is left.
+  The clip ends where the face is missing for longer than
+  `trajectory.MAX_GAP`.
+
+  Raises:
+    EvalClipError: no face in the first second.
   """
   video = decoder.probe_video(path)
-  until = Fraction(seconds).limit_denominator(1000)
-  analysis, times = face_tracks.analyze_video(video, until, bar)
+  until = Fraction(max_seconds).limit_denominator(1000)
+  analysis, times = face_tracks.analyze_video(video, until, progress)
   person = identity.choose_person(identity.group_people(analysis), 'largest')
-  path_of = trajectory.build_trajectory(analysis, person)
+  face = trajectory.build_trajectory(analysis, person)
   count = int(min(until, times[-1] + 1 / video.rate) * FPS)
   nearest = _nearest([float(t) for t in times], count)
-  present = path_of.present[nearest]
+  present = face.present[nearest]
   first = int(present.argmax())
   missing = np.flatnonzero(~present[first:])
   end = first + int(missing[0]) if missing.size else count
@@ -88,36 +91,36 @@ def locate_face(path: str, seconds: float, bar) -> FaceLocation:
       f'{printable(path)}: expected a face from the first frame on for a '
       f'second or more, found it from frame {first} to {end}'
     )
-  return FaceLocation(video, path_of.crops[nearest[:end]])
+  return FaceLocation(video, face.crops[nearest[:end]])
 
 
 def _nearest(times: list[float], count: int) -> np.ndarray:
-  """Number of the frame nearest to each 25th of a second."""
-  wanted = (np.arange(count) + 0.0) / FPS
-  after = np.searchsorted(times, wanted).clip(1, max(len(times) - 1, 1))
+  """Index of the frame nearest to each 25th of a second."""
+  targets = (np.arange(count) + 0.0) / FPS
+  after = np.searchsorted(times, targets).clip(1, max(len(times) - 1, 1))
   stamps = np.array(times)
   before = after - 1
   if len(times) == 1:
     return np.zeros(count, np.int64)
-  closer = wanted - stamps[before] <= stamps[after] - wanted
+  closer = targets - stamps[before] <= stamps[after] - targets
   return np.where(closer, before, after)
 
 
-def load_video_clip(path: str, where: FaceLocation, wave=None) -> EvalClip:
-  """A version of the video as a take.
+def load_video_clip(path: str, face: FaceLocation, wave=None) -> EvalClip:
+  """A version of the video as an eval clip.
 
   Args:
-    path: the source itself, or what was made of it, at any size and rate.
-    where: of the source's face.
+    path: the source, or a video generated from it, at any size and rate.
+    face: location of the source's face.
     wave: sound to score it with; None takes the file's own.
   """
   video = decoder.probe_video(path)
   scale = np.array([video.width, video.height]) / [
-    where.video.width, where.video.height
+    face.video.width, face.video.height
   ]  # fmt: skip
-  rows = where.crops * np.array([*scale, *scale, 1.0])
+  rows = face.crops * np.array([*scale, *scale, 1.0])
   pictures, crops, end = _read_crops(video, rows)
-  wave, late = (video_audio(path, video), 0.0) if wave is None else (wave, 0.0)
+  wave = video_audio(path, video) if wave is None else wave
   late = float(end - Fraction(len(wave), audio.SAMPLE_RATE))
   count = min(len(pictures), len(wave) // SAMPLES_PER_FRAME)
   return EvalClip(
@@ -131,7 +134,7 @@ def load_video_clip(path: str, where: FaceLocation, wave=None) -> EvalClip:
 
 
 def _read_crops(video: Video, rows: Float[np.ndarray, 'n 5']):
-  """Pictures with their crops at 25 a second, and where the file ends."""
+  """Pictures with their crops at 25 frames/s, and the end of the file."""
   side = MARGIN * rows[:, 2:4].max()
   size = int(min(side, MAX_SIDE)) // 2 * 2
   pictures, crops, held, end = [], [], None, Fraction(0)
@@ -151,8 +154,8 @@ def _read_crops(video: Video, rows: Float[np.ndarray, 'n 5']):
     for frame in frames:
       end = frame.time + 1 / video.rate
       while held is not None and len(pictures) < len(rows):
-        wanted = Fraction(len(pictures), FPS)
-        if wanted > (held.time + frame.time) / 2:
+        target = Fraction(len(pictures), FPS)
+        if target > (held.time + frame.time) / 2:
           break
         add(held)
       held = frame
@@ -167,8 +170,8 @@ def video_audio(
   path: str, video: Video | None = None
 ) -> Int16[np.ndarray, 's']:
   """A file's sound from the video's first frame on, 16 kHz mono."""
-  found = decoder.probe_audio(path)
+  sound = decoder.probe_audio(path)
   origin = video.start if video is not None else None
-  blocks = audio.resample_blocks(found.rate, decoder.read_audio(found, origin))
+  blocks = audio.resample_blocks(sound.rate, decoder.read_audio(sound, origin))
   wave = np.concatenate([np.zeros(0, np.float32), *blocks])
   return audio.float_to_int16(wave)

@@ -35,7 +35,7 @@ def test_clips_are_joined_by_speaker_until_long_enough(source):
     ['ann/00002', 'ann/00003', 'ann/00004'],
     ['bob/00000', 'bob/00001', 'bob/00002'],
   ]
-  with pytest.raises(EvalClipError, match='lower --least'):
+  with pytest.raises(EvalClipError, match='lower --min-seconds'):
     clip_groups(source, 100)
 
 
@@ -112,12 +112,12 @@ def test_drawn_partners_are_other_people():
 
 def test_cases_of_every_protocol(source):
   subjects = cases.subjects_from_shards(source, 1.5, None)
-  found = cases.build_cases(cases.PROTOCOLS, subjects)
+  found = cases.build_cases(cli.PROTOCOLS, subjects)
   assert [c.protocol for c in found].count('cross') == len(subjects)
   crossed = [c for c in found if c.protocol == 'cross']
   assert all(c.partner.speaker != c.subject.speaker for c in crossed)
   assert len(cases.subjects_from_shards(source, 1.5, 2)) == 2
-  np.testing.assert_array_equal(subjects[0].hear(), subjects[0].load().wave)
+  np.testing.assert_array_equal(subjects[0].load_audio(), subjects[0].load().wave)
 
 
 def test_list_of_keys_names_clips_of_the_shards(source, tmp_path):

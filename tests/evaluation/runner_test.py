@@ -1,17 +1,27 @@
-"""evaluate.py with its rooms: a whole run on drawn faces, and its report."""
+"""A whole evaluation on synthetic faces, and its report."""
 
 import csv
 import html.parser
 import json
 import xml.etree.ElementTree as ET
 
+import cv2
 import jax
 import numpy as np
 import pytest
 
+from lipsync_jax import evaluate
 from lipsync_jax.data import synthetic
 from lipsync_jax.data.clip import write_clips
-from lipsync_jax.evaluation import aggregate, html_report, runner, svg_charts
+from lipsync_jax.evaluation import (
+  aggregate,
+  cli,
+  contact_sheet,
+  html_report,
+  runner,
+  svg_charts,
+)
+from tests.helpers import test_clips
 
 
 def weights(path, network, width=0.05):
@@ -54,16 +64,16 @@ def words(drawn, tmp_path_factory):
   folder = tmp_path_factory.mktemp('weights')
   out = folder / 'out'
   found = ['--shards', str(drawn), '--quiet', '--out', str(out)]
-  found += ['--judge', weights(folder / 'judge.safetensors', 'syncnet')]
+  found += ['--syncnet', weights(folder / 'judge.safetensors', 'syncnet')]
   generator = weights(folder / 'net.safetensors', 'generator')
-  found += ['--checkpoint', f'<b>net</b>={generator}', '--least', '1.5']
+  found += ['--checkpoint', f'<b>net</b>={generator}', '--min-seconds', '1.5']
   return found, out
 
 
 @pytest.mark.slow
 def test_whole_run_resumes_and_reports(words, capsys, monkeypatch):
   argv, out = words
-  assert runner.main(argv) == 0
+  assert evaluate.main(argv) == 0
   assert 'reconstruction:' in capsys.readouterr().out
   whole = json.loads((out / 'report.json').read_text())
   assert set(whole['summary']) == {'reconstruction', 'cross', 'silence'}
@@ -87,41 +97,84 @@ def test_whole_run_resumes_and_reports(words, capsys, monkeypatch):
   assert 'http' not in text.replace('http://www.w3.org/2000/svg', '')
   # Again: nothing is measured anew, and the numbers are the same.
   monkeypatch.setattr(runner, 'score_case', None)
-  assert runner.main(argv) == 0
+  assert evaluate.main(argv) == 0
   again = json.loads((out / 'report.json').read_text())
   assert again['results'] == whole['results']
 
 
 def test_refusals_are_one_line(tmp_path, capsys):
   out = ['--out', str(tmp_path / 'out'), '--quiet']
-  assert runner.main(out) == 1
+  assert evaluate.main(out) == 1
   assert 'give --shards, --videos or --pairs' in capsys.readouterr().err
-  assert runner.main([*out, '--rival', 'them=/nowhere']) == 1
-  assert '--rival: expected NAME=DIR' in capsys.readouterr().err
-  assert runner.main([*out, '--videos', str(tmp_path / 'no')]) == 1
+  assert evaluate.main([*out, '--baseline', 'them=/nowhere']) == 1
+  assert '--baseline: expected NAME=DIR' in capsys.readouterr().err
+  assert evaluate.main([*out, '--videos', str(tmp_path / 'no')]) == 1
   error = capsys.readouterr().err
   assert error.count('\n') == 1 and 'expected a folder of videos' in error
   assert not (tmp_path / 'out').exists()
 
 
-def test_weights_and_judge_that_come_along_are_used(drawn, tmp_path):
+def test_bundled_weights_and_scorers_are_the_default(drawn, tmp_path):
   out = tmp_path / 'out'
-  argv = ['--shards', str(drawn), '--least', '1.5', '--limit', '2', '--quiet']
+  argv = [
+    '--shards',
+    str(drawn),
+    '--min-seconds',
+    '1.5',
+    '--limit',
+    '2',
+    '--quiet',
+  ]
   argv += ['--protocol', 'reconstruction', '--out', str(out)]
-  assert runner.main(argv) == 0
+  assert evaluate.main(argv) == 0
   found = json.loads((out / 'report.json').read_text())
   assert not [r['error'] for r in found['results'] if 'error' in r]
   row = found['summary']['reconstruction']['lipsync_jax']
   assert {'judge_0', 'psnr'} <= row.keys()
 
 
-def test_one_file_is_no_answer_to_many_cases(drawn, tmp_path, capsys):
+def test_one_file_for_many_cases_is_refused(drawn, tmp_path, capsys):
   file = tmp_path / 'theirs.mp4'
   file.touch()
-  argv = ['--shards', str(drawn), '--least', '1.5', '--quiet']
-  argv += ['--rival', f'them={file}', '--out', str(tmp_path / 'out')]
-  assert runner.main(argv) == 1
-  assert 'one file fits one case' in capsys.readouterr().err
+  argv = ['--shards', str(drawn), '--min-seconds', '1.5', '--quiet']
+  argv += ['--baseline', f'them={file}', '--out', str(tmp_path / 'out')]
+  assert evaluate.main(argv) == 1
+  assert 'expected one case for one file' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('old, new', cli.RENAMED.items())
+def test_renamed_flags_are_understood(old, new, capsys):
+  value = '1.5' if 'seconds' in new else 'x'
+  args = cli.parse_arguments(['--out', 'o', old, value])
+  assert args == _with_words(
+    cli.parse_arguments(['--out', 'o', new, value]), old
+  )
+  assert capsys.readouterr().err == f'note: {old} is now {new}\n'
+
+
+def _with_words(args, old):
+  args.words[2] = old
+  return args
+
+
+def test_contact_sheet_shows_the_frames_at_the_times(tmp_path, capsys):
+  def picture(i):
+    return np.full((64, 96, 3), 10 * i, np.uint8)
+
+  paths = [str(tmp_path / name) for name in ('a.mp4', 'b.mp4')]
+  for path in paths:
+    test_clips.write_video(path, test_clips.steady(0.8, 25), (96, 64), picture)
+  out = tmp_path / 'sheet.png'
+  words = [str(out), *paths, '--at', '0.2', '0.6', '--height', '64']
+  assert contact_sheet.main(words) == 0
+  assert capsys.readouterr().out.strip() == str(out)
+  sheet = cv2.imread(str(out))
+  assert sheet.shape == (128, 192, 3)
+  for row, column, level in ((0, 0, 50), (1, 0, 50), (0, 1, 150), (1, 1, 150)):
+    part = sheet[64 * row :][:64, 96 * column :][:, :96]
+    assert abs(part.mean() - level) < 4
+  assert contact_sheet.main([str(out), *paths, '--at', '5']) == 1
+  assert 'found the end' in capsys.readouterr().err
 
 
 # --- the report alone
@@ -200,7 +253,7 @@ def test_page_is_whole_and_escaped():
   assert not checker.open
   assert checker.count['svg'] == 2 and checker.count['figure'] == 6
   assert 'clip &lt;3&gt;' in text and 'x &amp; y' in text
-  assert 'Not scored' in text and '1 × no face' in text
+  assert 'Failed, and in no mean' in text and '1 × no face' in text
 
 
 def test_scorers_are_tried_on_what_is_known():
