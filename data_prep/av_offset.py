@@ -1,11 +1,11 @@
-"""Offset: how late is the sound, by the vectors of a SyncNet.
+"""Audio-visual offset of a clip by a SyncNet, and its correction.
 
-Pure: `search` takes vectors of faces and sound from anywhere. A window is
-named by its first frame, and its sound starts with that frame (spec 1.7,
-3.1). Source of the search: spec section 8.3, except that the sound beyond
-the clip's ends is left out and not taken for zeros.
+A window starts with its first frame, and its sound with that frame (spec 1.7,
+3.1).
 
-Alphabet: `v` windows of a clip, `d` length of a vector.
+Shapes: v windows of a clip, d length of a vector.
+Source: spec section 8.3. Differs from it: sound beyond the clip's ends is left
+out instead of being zero.
 """
 
 import dataclasses
@@ -20,28 +20,28 @@ from lipsync_jax.data.clip import Clip
 from lipsync_jax.faces import crop
 
 FRAMES = audio.FRAMES_PER_WINDOW
-REACH = 15  # frames, the farthest offset looked for
+REACH = 15  # frames, the farthest offset of the search
 BATCH = 64  # windows embedded at once
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-  """Which clips are kept once their offset is measured."""
+  """Limits on the measured offset of accepted clips."""
 
-  most: int = 6  # frames; further out it is another take, not a delay
-  confidence: float = 0.0  # least; its scale is the expert's own
+  max_offset_frames: int = 6
+  min_confidence: float = 0.0  # on the SyncNet's scale
 
 
-def search(
+def find_offset(
   face: Float[np.ndarray, 'v d'],
-  heard: Float[np.ndarray, 'v d'],
+  audio_vectors: Float[np.ndarray, 'v d'],
   reach: int = REACH,
 ) -> tuple[int, float]:
-  """(frames by which the sound is late, confidence).
+  """Frames by which the sound is late, and the confidence.
 
-  The mean distance of face v to sound v + s is taken for every shift s at
-  which a third of the windows, and five at least, have a partner. The
-  smallest wins; by how much it is below the median is the confidence.
+  The offset has the smallest mean distance of face v to sound v + s, over all
+  shifts s at which a third of the windows, and at least five, overlap. The
+  confidence is the median minus the smallest distance.
   """
   count = len(face)
   reach = min(reach, count - max(5, -(-count // 3)))
@@ -50,36 +50,36 @@ def search(
   shifts = np.arange(-reach, reach + 1)
   means = np.empty(len(shifts))
   for i, s in enumerate(shifts):
-    a, b = face[max(0, -s) : count - max(0, s)], heard[max(0, s) :]
+    a, b = face[max(0, -s) : count - max(0, s)], audio_vectors[max(0, s) :]
     b = b[: len(a)]
     means[i] = np.linalg.norm(a.astype(np.float64) - b, axis=1).mean()
   best = int(means.argmin())
   return int(shifts[best]), float(np.median(means) - means[best])
 
 
-def verdict(
-  frames: int, offset: float, confidence: float, limits: Limits, shortest: int
+def rejection_reason(
+  frames: int, offset: float, confidence: float, limits: Limits, min_frames: int
 ) -> tuple[str, str]:
-  """(reason to drop a clip, detail), both empty if it is kept.
+  """Reason and detail of a rejection; both are empty for accepted clips.
 
-  What was not measured (NaN) is kept.
+  Clips without a measured offset (NaN) are accepted.
   """
   if np.isnan(offset):
     return '', ''
-  found = f'offset {offset:+.0f} frames, confidence {confidence:.2f}'
-  if not confidence >= limits.confidence:
-    return extract.UNSURE, found
-  if abs(offset) > limits.most:
-    return extract.OFFSET, found
-  if frames - abs(offset) < shortest:
-    return extract.SHORT, f'{frames} frames, {found}'
+  detail = f'offset {offset:+.0f} frames, confidence {confidence:.2f}'
+  if not confidence >= limits.min_confidence:
+    return extract.UNSURE, detail
+  if abs(offset) > limits.max_offset_frames:
+    return extract.OFFSET, detail
+  if frames - abs(offset) < min_frames:
+    return extract.SHORT, f'{frames} frames, {detail}'
   return '', ''
 
 
-def corrected(clip: Clip, offset: int, confidence: float) -> Clip:
-  """The clip with its sound in step; `offset` stays on record.
+def correct_offset(clip: Clip, offset: int, confidence: float) -> Clip:
+  """The clip with its sound in sync; the field `offset` records the shift.
 
-  The frames at one end lose their sound, so they go.
+  Frames without sound at one end are removed.
   """
   late, early = max(offset, 0), max(-offset, 0)
   count = len(clip.frames)
@@ -101,8 +101,8 @@ def corrected(clip: Clip, offset: int, confidence: float) -> Clip:
   )
 
 
-class Expert:
-  """A trained SyncNet, compiled once."""
+class OffsetEstimator:
+  """A compiled SyncNet."""
 
   def __init__(self, path: str):
     import jax
@@ -110,18 +110,18 @@ class Expert:
     from lipsync_jax import models
     from lipsync_jax.weights import convert
 
-    found = convert.load_any(path, 'syncnet')
-    net = models.build_model('syncnet', found.size, found.width)
-    self.size, self.sha256 = found.size, found.sha256
+    weights = convert.load_any(path, 'syncnet')
+    net = models.build_model('syncnet', weights.size, weights.width)
+    self.size, self.sha256 = weights.size, weights.sha256
     run = jax.jit(lambda v, mel, x: net.apply(v, mel, x, train=False))
-    self._variables = jax.device_put(found.variables)
+    self._variables = jax.device_put(weights.variables)
     self._run = run
 
   def vectors(
     self, clip: Clip
   ) -> tuple[Float[np.ndarray, 'v d'], Float[np.ndarray, 'v d']]:
-    """Unit vectors of the faces and of the sound of every window."""
-    lower = [half(data, row, self.size) for data, row in zip(
+    """Unit vectors of the face and of the sound of every window."""
+    lower = [lower_half(data, row, self.size) for data, row in zip(
       clip.frames, clip.crops, strict=True
     )]  # fmt: skip
     count = len(lower) - FRAMES + 1
@@ -129,7 +129,7 @@ class Expert:
       [Fraction(f, extract.RATE) for f in range(count)], Fraction(0)
     )
     mels = audio.mel_windows(clip.mel, starts)[..., None]  # [v 80 16 1]
-    heard, face = [], []
+    audio_vectors, face = [], []
     for low in range(0, count, BATCH):
       rows = np.minimum(np.arange(low, low + BATCH), count - 1)
       images = np.stack(
@@ -138,18 +138,19 @@ class Expert:
       out = self._run(
         self._variables, mels[rows], images.astype(np.float32) / 255
       )
-      heard.append(np.asarray(out[0]))
+      audio_vectors.append(np.asarray(out[0]))
       face.append(np.asarray(out[1]))
-    return np.concatenate(face)[:count], np.concatenate(heard)[:count]
+    face, audio_vectors = np.concatenate(face), np.concatenate(audio_vectors)
+    return face[:count], audio_vectors[:count]
 
   def offset(self, clip: Clip) -> tuple[int, float]:
-    """(frames by which the sound of a clip is late, confidence)."""
-    late, sure = search(*self.vectors(clip))
-    return late, round(sure, 4)  # the last digits depend on the machine
+    """`find_offset` of a clip."""
+    late, confidence = find_offset(*self.vectors(clip))
+    return late, round(confidence, 4)  # further digits depend on the machine
 
 
-def half(data: bytes, row: Float[np.ndarray, '5'], size: int):
-  """Lower half of a face as the networks see it.  uint8 [size/2 size 3]"""
+def lower_half(data: bytes, row: Float[np.ndarray, '5'], size: int):
+  """Lower half of the face crop, uint8 [size/2, size, 3]."""
   import cv2
 
   rgb = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)

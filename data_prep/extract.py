@@ -1,11 +1,10 @@
-"""Clips: from one video to training clips, or the one reason why not.
+"""Training clips from one video, or a reason for each rejection.
 
-Probe, 25 frames/s by time stamps, shots, tracks, crops with a margin, sound,
-log-mel: what `clip.Clip` holds. Boxes, landmarks and crops come from the
-functions that inference uses. Pure but for reading the file; stages and
-caches are `pipeline.py`'s.
+Frames at 25 frames/s by time stamps, shots, tracks, crops with a margin, sound
+and log-mel: the fields of `clip.Clip`. Boxes, landmarks and crops come from the
+functions of inference. `process.py` has the stages and caches.
 
-Alphabet: `f` frames at 25 frames/s of a video, `n` frames of a clip.
+Shapes: f frames at 25 frames/s of a video, n frames of a clip.
 """
 
 import dataclasses
@@ -26,11 +25,11 @@ from lipsync_jax.media import container, decoder, yuv
 from lipsync_jax.media.container import MediaError
 from lipsync_jax.media.types import Frame, Video
 
-VERSION = 1  # part of every key in the cache: raise it when results change
+VERSION = 1  # in all cache keys; to be raised when results change
 RATE = audio.FPS  # frames/s of every clip
 SAMPLES = audio.SAMPLES_PER_FRAME
-SMALL = 640  # pixels, longest side of the frame that is searched for faces
-STALE = 0.1  # s; a picture further from its time is no picture of it
+DETECTION_SIDE = 640  # pixels, longest side of the frame for detection
+MAX_TIME_ERROR = 0.1  # seconds between a tick and its frame
 
 BROKEN, MISSING = 'broken file', 'missing file'
 NO_FACE, SEVERAL, SMALL_FACE = 'no face', 'several faces', 'small face'
@@ -45,53 +44,64 @@ REASONS = (
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """What decides how a clip looks; part of its key in the cache."""
+  """What determines a clip; part of its cache key."""
 
-  margin: float = 0.15  # round the crop, of its sides, each way
+  margin: float = 0.15  # around the crop, relative to its sides
   quality: int = 95  # of the JPEGs
-  largest: int = 512  # pixels, longest side of a JPEG; larger is scaled
+  max_image_side: int = 512  # pixels; larger pictures are scaled down
   # 14 frames: a window of five, and a reference that starts 5 before or
   # after it, wherever it starts (`windows.index_windows`).
-  shortest: int = 14
-  longest: int = 250  # frames; what is longer is cut into equal pieces
-  smallest: float = 40.0  # pixels, width of the face in the source
+  min_frames: int = 14
+  max_frames: int = 250  # longer runs are cut into equal pieces
+  min_face_width: float = 40.0  # pixels of the source
   silence: float = -50.0  # dB of full scale, of the loudest 0.2 s
-  # A second face counts when it is there in this share of the frames and has
-  # this share of the first one's area.
+  # A second face counts if it is in this share of the frames and has this
+  # share of the first one's area.
   beside: tuple[float, float] = (0.1, 0.25)
+
+  @property
+  def cache_key(self) -> str:
+    """The settings as part of a key; the names are those of version 1."""
+    return (
+      f'Settings(margin={self.margin!r}, quality={self.quality!r}, '
+      f'largest={self.max_image_side!r}, shortest={self.min_frames!r}, '
+      f'longest={self.max_frames!r}, smallest={self.min_face_width!r}, '
+      f'silence={self.silence!r}, beside={self.beside!r})'
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class Rejection:
-  """A clip that is not one, and why."""
+  """A rejected clip."""
 
   key: str
   reason: str  # of REASONS
-  detail: str = ''  # for people
+  detail: str = ''  # in words
 
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-  """An unbroken run of one person's frames, ready to cut."""
+  """An unbroken run of frames of one person."""
 
   first: int  # frame of the video
   crops: Float[np.ndarray, 'n 5']  # pixels of the video
-  points: Float[np.ndarray, 'n p 2']  # likewise
+  points: Float[np.ndarray, 'n p 2']  # landmarks, pixels of the video
 
 
 Result = Clip | Rejection
 
 
-def at_rate(
+def frames_at_rate(
   frames: Iterable[Frame], step: Fraction
 ) -> Iterator[tuple[int, Frame]]:
-  """The frame nearest in time to every tick of 25 a second, as (k, frame).
+  """The frame nearest in time to every tick of 25 Hz, as (k, frame).
 
-  A stream at 25 frames/s comes out as it is. Taking the frame last shown
-  instead would make pictures late by half a frame on average.
+  A stream at 25 frames/s is unchanged. The last frame shown at a tick would be
+  late by half a frame on average.
 
   Args:
-    step: how long the last frame is shown, seconds.
+    frames: in order of time.
+    step: seconds of the last frame.
   """
   k, past = 0, None
   for frame in frames:
@@ -104,19 +114,19 @@ def at_rate(
     k += 1
 
 
-def read(video: Video) -> Iterator[tuple[int, Frame]]:
-  """`at_rate` of a whole video."""
-  yield from at_rate(decoder.read_frames(video), 1 / video.rate)
+def read_at_rate(video: Video) -> Iterator[tuple[int, Frame]]:
+  """`frames_at_rate` of a whole video."""
+  yield from frames_at_rate(decoder.read_frames(video), 1 / video.rate)
 
 
-def analyze(video: Video, finder) -> tracks.Analysis:
-  """Faces and cuts at 25 frames/s; its times are those of the frames shown."""
+def analyze(video: Video, detector) -> tracks.Analysis:
+  """Faces and cuts at 25 frames/s, with the times of the frames."""
   shape = (video.height, video.width)
-  scale = min(1.0, SMALL / max(shape))
+  scale = min(1.0, DETECTION_SIDE / max(shape))
   size = round(video.width * scale), round(video.height * scale)
 
   def stream():
-    for k, frame in read(video):
+    for k, frame in read_at_rate(video):
 
       def fetch(box, frame=frame):
         return yuv.to_rgb(video, frame, box)
@@ -124,20 +134,20 @@ def analyze(video: Video, finder) -> tracks.Analysis:
       small = yuv.to_rgb(video, frame, size=size)
       yield k, float(frame.time), small, fetch
 
-  return tracker.track_faces(stream(), shape, finder)
+  return tracker.track_faces(stream(), shape, detector)
 
 
 def from_video(
   job: Job, analysis: tracks.Analysis, settings: Settings
 ) -> Iterator[Result]:
-  """The clips of a video whose faces are known; at least one result.
+  """The clips and rejections of a video, at least one.
 
   Raises:
     MediaError: the file cannot be read.
   """
-  pieces, drop = plan(analysis, job.single, settings)
-  if drop:
-    yield dataclasses.replace(drop, key=job.key)
+  pieces, rejection = find_pieces(analysis, job.single, settings)
+  if rejection:
+    yield dataclasses.replace(rejection, key=job.key)
     return
   video = decoder.probe_video(job.path)
   try:
@@ -146,49 +156,57 @@ def from_video(
     wave, problem = np.zeros(0, np.int16), str(error)
   else:
     problem = ''
-  ready = []
-  for name, piece in zip(names(job.key, len(pieces)), pieces, strict=True):
-    here = wave[SAMPLES * piece.first :][: SAMPLES * len(piece.crops)]
-    ready.append(judged(name, piece, here, problem, settings))
-  wanted = [entry for entry in ready if not isinstance(entry, Rejection)]
-  yield from (entry for entry in ready if isinstance(entry, Rejection))
-  for name, piece, here, jpegs, corners, scale in cut(video, wanted, settings):
-    yield clip(job, name, piece, here, jpegs, corners, scale)
+  entries = []
+  keys = clip_keys(job.key, len(pieces))
+  for key, piece in zip(keys, pieces, strict=True):
+    part = wave[SAMPLES * piece.first :][: SAMPLES * len(piece.crops)]
+    entries.append(check_piece(key, piece, part, problem, settings))
+  yield from (entry for entry in entries if isinstance(entry, Rejection))
+  accepted = [entry for entry in entries if not isinstance(entry, Rejection)]
+  for key, piece, part, jpegs, corners, scale in cut_pieces(
+    video, accepted, settings
+  ):
+    yield build_clip(job, key, piece, part, jpegs, corners, scale)
 
 
-def names(key: str, count: int) -> list[str]:
-  """'#n' tells several clips of one file apart."""
+def clip_keys(key: str, count: int) -> list[str]:
+  """Keys of the clips of one file, with '#n' if there are several."""
   return [key] if count == 1 else [f'{key}#{i}' for i in range(count)]
 
 
-def plan(
+def find_pieces(
   analysis: tracks.Analysis, single: bool, settings: Settings
 ) -> tuple[list[Piece], Rejection | None]:
-  """Whose face is cut when: by time of appearance, or why nobody's.
+  """The runs of frames to cut, in order of time, or the rejection.
 
-  With `single`, one clip a file: the longest unbroken run of its speaker.
+  Args:
+    analysis: of the video.
+    single: take only the longest unbroken run of the one speaker.
+    settings: of the build.
   """
   count = len(analysis.times)
   grid = np.arange(count) / RATE
-  fresh = np.abs(analysis.times - grid) <= STALE
+  valid = np.abs(analysis.times - grid) <= MAX_TIME_ERROR
   analysis = dataclasses.replace(analysis, times=grid)
-  found = identity.group_people(analysis)
-  if not found:
+  people = identity.group_people(analysis)
+  if not people:
     return [], Rejection('', NO_FACE, f'in {count} frames')
   if single:
-    beside = sum(_counts(p, found[0], count, settings) for p in found[1:])
+    beside = sum(
+      _is_prominent(p, people[0], count, settings) for p in people[1:]
+    )
     if beside:
-      return [], Rejection('', SEVERAL, identity.describe_people(found))
-    found = found[:1]
+      return [], Rejection('', SEVERAL, identity.describe_people(people))
+    people = people[:1]
   pieces = []
-  for person in found:
-    path = trajectory.build_trajectory(analysis, person)
-    runs = [run for span in path.spans for run in _fresh(span, fresh)]
+  for person in people:
+    face = trajectory.build_trajectory(analysis, person)
+    runs = [run for span in face.spans for run in _valid_runs(span, valid)]
     if single:
       runs = sorted(runs, key=lambda run: run[0] - run[1])[:1]
     for first, end in runs:
-      for a, b in split(int(first), int(end), settings.longest):
-        rows = path.crops[a:b], path.points[a:b].astype(np.float64)
+      for a, b in split_run(int(first), int(end), settings.max_frames):
+        rows = face.crops[a:b], face.points[a:b].astype(np.float64)
         pieces.append(Piece(a, *rows))
   if not pieces:
     return [], Rejection('', NO_FACE, f'in {count} frames')
@@ -196,8 +214,8 @@ def plan(
   return pieces, None
 
 
-def _counts(other, main, frames: int, settings: Settings) -> bool:
-  """Whether a second person may be the one who speaks."""
+def _is_prominent(other, main, frames: int, settings: Settings) -> bool:
+  """Whether a second person may be the speaker."""
   seen = sum(len(track.frames) for track in other.tracks)
   first = sum(len(track.frames) for track in main.tracks)
   often, large = settings.beside
@@ -205,31 +223,31 @@ def _counts(other, main, frames: int, settings: Settings) -> bool:
   return seen >= often * frames and mean[0] >= large * mean[1]
 
 
-def _fresh(span, fresh: Bool[np.ndarray, 'f']) -> list[tuple[int, int]]:
-  """The parts of a span whose pictures belong to their times."""
+def _valid_runs(span, valid: Bool[np.ndarray, 'f']) -> list[tuple[int, int]]:
+  """The parts of a span whose frames are close to their ticks."""
   first, end = (int(v) for v in span)
-  edges = np.flatnonzero(np.diff(np.pad(fresh[first:end], 1).astype(np.int8)))
+  edges = np.flatnonzero(np.diff(np.pad(valid[first:end], 1).astype(np.int8)))
   return [(first + a, first + b) for a, b in edges.reshape(-1, 2).tolist()]
 
 
-def split(first: int, end: int, longest: int) -> list[tuple[int, int]]:
-  """A run in equal pieces of at most `longest` frames."""
-  count = -(-(end - first) // longest)
+def split_run(first: int, end: int, max_frames: int) -> list[tuple[int, int]]:
+  """A run in equal pieces of at most `max_frames` frames."""
+  count = -(-(end - first) // max_frames)
   edges = [first + i * (end - first) // count for i in range(count + 1)]
   return list(itertools.pairwise(edges))
 
 
 def waveform(path: str, origin: Fraction) -> Int16[np.ndarray, 's']:
-  """All sound from file time `origin` on, mono at 16 kHz.
+  """The sound from file time `origin` on, mono at 16 kHz.
 
   Raises:
     MediaError: no sound in it.
   """
-  heard = decoder.probe_audio(path)
-  blocks = decoder.read_audio(heard, origin)
+  sound = decoder.probe_audio(path)
+  blocks = decoder.read_audio(sound, origin)
   parts = [
     audio.float_to_int16(part, pcm.INT16_SCALE)
-    for part in audio.resample_blocks(heard.rate, blocks)
+    for part in audio.resample_blocks(sound.rate, blocks)
   ]
   return np.concatenate([np.zeros(0, np.int16), *parts])
 
@@ -245,34 +263,34 @@ def loudness(wave: Int16[np.ndarray, 's']) -> float:
   return float(10 * np.log10(power.max() + 1e-12))
 
 
-def judged(
+def check_piece(
   key: str,
   piece: Piece,
   wave: Int16[np.ndarray, 's'],
   problem: str,
   settings: Settings,
 ) -> tuple[str, Piece, Int16[np.ndarray, 's']] | Rejection:
-  """The piece as far as its sound reaches, or why it is dropped."""
+  """The piece cut to the length of its sound, or its rejection."""
   width = float(np.median(piece.crops[:, 2]))
   level = loudness(wave)
-  if width < settings.smallest:
+  if width < settings.min_face_width:
     return Rejection(key, SMALL_FACE, f'{width:.0f} pixels wide')
   if problem or level < settings.silence:
     return Rejection(key, SILENT, problem or f'{level:.0f} dB at its loudest')
-  heard = min(len(piece.crops), -(-len(wave) // SAMPLES))
-  if heard < settings.shortest:
-    return Rejection(key, SHORT, f'{heard} frames with face and sound')
-  piece = Piece(piece.first, piece.crops[:heard], piece.points[:heard])
-  return key, piece, wave[: heard * SAMPLES]
+  count = min(len(piece.crops), -(-len(wave) // SAMPLES))
+  if count < settings.min_frames:
+    return Rejection(key, SHORT, f'{count} frames with face and sound')
+  piece = Piece(piece.first, piece.crops[:count], piece.points[:count])
+  return key, piece, wave[: count * SAMPLES]
 
 
-def boxes(
+def crop_boxes(
   crops: Float[np.ndarray, 'n 5'], frame: tuple[int, int], margin: float
 ) -> Int[np.ndarray, 'n 4']:
-  """Boxes of one size, within the frame, that hold every crop and a margin.
+  """Boxes of one size that contain each crop and a margin.
 
-  Even corners: chroma is stored for 2 x 2 pixels, in the source and again in
-  the JPEG. The frame's own edge cuts the margin off.
+  Corners are even, since chroma is stored for 2 x 2 pixels. The frame's edge
+  limits the margin.
   """
   h, w = frame
   wide = np.array(
@@ -288,61 +306,69 @@ def boxes(
   return np.concatenate([low, low + sides], -1)
 
 
-def cut(video: Video, wanted: list, settings: Settings):
-  """Cut every piece out of the video in one pass; each is given when whole.
+def cut_pieces(video: Video, entries: list, settings: Settings):
+  """Cut all pieces out of the video in one pass.
 
-  Yields (key, piece, wave, JPEGs, boxes, JPEG pixels per source pixel).
+  Yields:
+    (key, piece, wave, JPEGs, boxes, JPEG pixels per source pixel) of each
+    finished piece.
   """
   waiting = sorted(
-    wanted, key=lambda entry: entry[1].first, reverse=True
-  )  # the next to begin is the last
+    entries, key=lambda entry: entry[1].first, reverse=True
+  )  # popped from the end
   active: list = []
-  for k, frame in read(video) if wanted else ():
+  for k, frame in read_at_rate(video) if entries else ():
     while waiting and waiting[-1][1].first <= k:
       entry = waiting.pop()
       shape = (video.height, video.width)
-      places = boxes(entry[1].crops, shape, settings.margin)
+      places = crop_boxes(entry[1].crops, shape, settings.margin)
       active.append((entry, [], places))
     for (_, piece, _), jpegs, places in active:
       box = tuple(int(v) for v in places[k - piece.first])
       jpegs.append(
-        jpeg(scaled(yuv.to_rgb(video, frame, box), settings), settings)
+        encode_jpeg(
+          scale_down(yuv.to_rgb(video, frame, box), settings), settings
+        )
       )
     done = [part for part in active if len(part[1]) == len(part[2])]
     active = [part for part in active if len(part[1]) < len(part[2])]
     for entry, jpegs, places in done:
-      scale = shrunk(places[0, 2:] - places[0, :2], settings.largest)
+      scale = image_scale(
+        places[0, 2:] - places[0, :2], settings.max_image_side
+      )
       yield *entry, jpegs, places, scale
     if not waiting and not active:
       return
   if active or waiting:
     raise MediaError(
-      f'{video.path}: {container.STOPPED}: it was longer a moment ago; do not '
-      'change files during a build'
+      f'{video.path}: {container.STOPPED}: expected as many frames as in the '
+      'first pass, found fewer; do not change files during a build'
     )
 
 
-def shrunk(sides, largest: int) -> Float[np.ndarray, '2']:
+def image_scale(sides, max_side: int) -> Float[np.ndarray, '2']:
   """JPEG pixels per source pixel, along x and y."""
-  share = min(1.0, largest / max(sides))
+  share = min(1.0, max_side / max(sides))
   return np.maximum(np.round(np.asarray(sides) * share), 1) / sides
 
 
-def scaled(
+def scale_down(
   rgb: UInt8[np.ndarray, 'h w 3'], settings: Settings
 ) -> UInt8[np.ndarray, '_ _ 3']:
-  """The picture, smaller if it is larger than wanted."""
+  """The picture at a size of at most `max_image_side`."""
   import cv2
 
   sides = np.array(rgb.shape[1::-1])
-  size = np.round(sides * shrunk(sides, settings.largest)).astype(int)
+  size = np.round(sides * image_scale(sides, settings.max_image_side)).astype(
+    int
+  )
   if (size == sides).all():
     return rgb
   return cv2.resize(rgb, size.tolist(), interpolation=cv2.INTER_AREA)
 
 
-def jpeg(rgb: UInt8[np.ndarray, 'h w 3'], settings: Settings) -> bytes:
-  """A picture as JPEG."""
+def encode_jpeg(rgb: UInt8[np.ndarray, 'h w 3'], settings: Settings) -> bytes:
+  """The picture as JPEG."""
   import cv2
 
   flags = [cv2.IMWRITE_JPEG_QUALITY, settings.quality]
@@ -350,19 +376,19 @@ def jpeg(rgb: UInt8[np.ndarray, 'h w 3'], settings: Settings) -> bytes:
   return cv2.imencode('.jpg', bgr, flags)[1].tobytes()
 
 
-def clip(job: Job, key: str, piece: Piece, wave, jpegs, places, scale):
-  """A piece and its pictures as a record."""
+def build_clip(job: Job, key: str, piece: Piece, wave, jpegs, places, scale):
+  """The clip of a piece and its pictures."""
   corners = places[:, :2].astype(np.float64)
   unit = np.array([*scale, *scale])
   crops = piece.crops.copy()
   crops[:, :2] -= corners
   crops[:, :4] *= unit
   points = (piece.points - corners[:, None]) * scale
-  return finished(job, key, jpegs, crops, points, places, wave)
+  return checked_clip(job, key, jpegs, crops, points, places, wave)
 
 
-def finished(job: Job, key, jpegs, crops, points, places, wave):
-  """The record of clip `key`, checked."""
+def checked_clip(job: Job, key, jpegs, crops, points, places, wave):
+  """A clip that fits the schema."""
   return check_clip(
     Clip(
       key=key,

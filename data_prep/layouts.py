@@ -1,7 +1,7 @@
-"""Layouts: which clips there are, whose they are, and in which split.
+"""Clips of a data set's folder, with their speakers and splits.
 
-LRS2 and what is laid out like it, LRS3, the cache of Wav2Lip's preprocessing,
-and any folder of videos. Source: spec sections 5.1-5.3 and 8.5.
+Layouts: LRS2, LRS3, the output of Wav2Lip's preprocessing, and any folder of
+videos. Source: spec sections 5.1-5.3 and 8.5.
 """
 
 import dataclasses
@@ -19,8 +19,8 @@ SUFFIXES = {
   *('.mpg', '.mts', '.mxf', '.ts', '.vob', '.webm', '.wmv'),
 }
 UNLISTED = 'unlisted'  # the split of a file that no list names
-# Folder of a layout -> the list that wants it, and the split without lists
-# (None: by hash).
+# Folder of a layout -> the splits of its lists. Without lists, a folder with
+# several splits assigns them by hash.
 FOLDERS = {
   'lrs2': {'main': ('train', 'val', 'test'), 'pretrain': ('pretrain',)},
   'lrs3': {
@@ -32,46 +32,46 @@ FOLDERS = {
 
 
 class LayoutError(LipSyncError):
-  """A folder that is not laid out as was said; one line says how."""
+  """A folder that does not have the given layout."""
 
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Job:
-  """One file (or folder of pictures) to make clips of."""
+  """One file (or folder of pictures) with clips."""
 
   key: str  # '<speaker>/<clip>'
-  path: str  # '' if a list names a clip that is not there
+  path: str  # '' for a missing clip of a list
   split: str
-  single: bool  # shows one speaker, by the layout
+  single: bool  # has one speaker, by the layout
 
   @property
   def speaker(self) -> str:
     return self.key.partition('/')[0]
 
 
-def find(
+def find_jobs(
   layout: str,
   root: str | os.PathLike,
   lists: str | os.PathLike | None = None,
   shares: tuple[float, float] = (0.02, 0.02),
   by: str = 'video',
 ) -> list[Job]:
-  """All clips of a data set, in the order of their keys.
+  """All files of a data set, in the order of their keys.
 
   Args:
     layout: one of LAYOUTS.
     root: the data set's folder; may be on a bucket.
-    lists: folder of `<split>.txt`; None makes splits by hash.
-    shares: of val and test, where splits are made.
-    by: 'speaker' or 'video', what may not be in two splits of a folder of
-      videos. Speakers are its first level of folders.
+    lists: folder of `<split>.txt`; None assigns splits by hash.
+    shares: of val and test, for splits by hash.
+    by: 'speaker' or 'video': the unit of splits in a folder of videos. The
+      first level of folders gives the speakers.
 
   Raises:
-    LayoutError: nothing there, or a list without an entry that exists.
+    LayoutError: no clip, or a list without an existing clip.
   """
   if layout not in LAYOUTS:
     raise LayoutError(f'expected a layout of {LAYOUTS}, found {layout!r}')
-  wanted = read_lists(lists) if lists else {}
+  listed = read_lists(lists) if lists else {}
   if layout == 'videos':
     found = _videos(root, by)
   elif layout == 'lrs2_preprocessed':
@@ -81,53 +81,53 @@ def find(
       if _path(path).is_dir()
     }
   else:
-    found = _lrs(layout, root, wanted)
+    found = _lrs(layout, root, listed)
   if not found:
     raise LayoutError(
       f'{root}: expected clips in the layout {layout!r}, found none; see '
-      'data_prep/README.md for how the folder must look'
+      'docs/data.md for the layouts'
     )
   splits = (
-    {key: split for split, keys in wanted.items() for key in keys}
-    if wanted
-    else by_hash({k: s for k, (_, s) in found.items()}, shares)
+    {key: split for split, keys in listed.items() for key in keys}
+    if listed
+    else splits_by_hash({k: s for k, (_, s) in found.items()}, shares)
   )
   keys = sorted({*found, *splits})
-  if wanted and not set(found) & set(splits):
+  if listed and not set(found) & set(splits):
     raise LayoutError(
       f'{lists}: expected lines "<speaker>/<clip>" of clips in {root}, found '
-      f'none that is there (the first clip there is {min(found)!r})'
+      f'no existing one (the first clip of the folder is {min(found)!r})'
     )
   return [
     Job(
       key,
       found.get(key, ('',))[0],
       splits.get(key, UNLISTED),
-      by_layout(layout),
+      has_single_speaker(layout),
     )
     for key in keys
   ]
 
 
-def by_layout(layout: str) -> bool:
-  """Whether a layout promises one speaker a clip."""
+def has_single_speaker(layout: str) -> bool:
+  """Whether the clips of a layout have one speaker each."""
   return layout != 'videos'
 
 
 def read_lists(folder: str | os.PathLike) -> dict[str, list[str]]:
   """The clips of every `<split>.txt` of a folder.
 
-  The first word of a line counts: LRS2's test list has a second one.
+  The first word of a line is the clip; LRS2's test list has a second word.
 
   Raises:
-    LayoutError: no list there, or a clip is in two of them.
+    LayoutError: no list, or a clip in two lists.
   """
   lists, seen = {}, {}
   for path in sorted(_path(folder).glob('*.txt')):
     words = (line.split() for line in path.read_text().splitlines())
     keys = [line[0].removesuffix('.mp4') for line in words if line]
     if not keys or any(key.count('/') != 1 for key in keys):
-      continue  # some other text
+      continue  # another text file
     lists[path.stem] = keys
     for key in keys:
       if seen.setdefault(key, path.stem) != path.stem:
@@ -143,20 +143,20 @@ def read_lists(folder: str | os.PathLike) -> dict[str, list[str]]:
   return lists
 
 
-def by_hash(
+def splits_by_hash(
   clips: dict[str, str | None], shares: tuple[float, float]
 ) -> dict[str, str]:
-  """Splits that no speaker straddles, the same on every machine.
+  """Splits with disjoint speakers, reproducible on every machine.
 
-  A speaker's place depends on its name alone, so clips may be added later
-  without moving others. From three speakers on each split has one at least.
+  A speaker's split depends on the hash of its name, so that later clips do not
+  move others. With three speakers or more, no split is empty.
 
   Args:
-    clips: split of every clip that has one already, else None.
+    clips: the split of every clip, or None if it has none yet.
     shares: of the speakers in val and test.
   """
   places = sorted(
-    {(place(key.partition('/')[0]), key.partition('/')[0])
+    {(unit_hash(key.partition('/')[0]), key.partition('/')[0])
      for key, split in clips.items() if split is None}
   )  # fmt: skip
   val, test = shares
@@ -174,13 +174,13 @@ def by_hash(
   }
 
 
-def place(name: str) -> float:
-  """Where a name falls in [0, 1), evenly."""
+def unit_hash(name: str) -> float:
+  """Hash of a name, uniform in [0, 1)."""
   digest = hashlib.sha256(name.encode()).digest()
   return int.from_bytes(digest[:8], 'big') / 2**64
 
 
-def straddling(jobs: Iterable[Job]) -> list[str]:
+def speakers_in_several_splits(jobs: Iterable[Job]) -> list[str]:
   """Speakers in more than one split."""
   where: dict[str, set[str]] = {}
   for job in jobs:
@@ -189,15 +189,15 @@ def straddling(jobs: Iterable[Job]) -> list[str]:
   return sorted(name for name, splits in where.items() if len(splits) > 1)
 
 
-def _lrs(layout: str, root, wanted: dict[str, Sequence[str]]) -> dict:
-  """Clips of LRS2 or LRS3, with the split their folder gives."""
+def _lrs(layout: str, root, listed: dict[str, Sequence[str]]) -> dict:
+  """Clips of LRS2 or LRS3, with the split of their folder."""
   root, found = _path(root), {}
   folders = FOLDERS[layout]
   if root.name in folders and not any((root / f).is_dir() for f in folders):
     root = root.parent  # `…/mvlrs_v1/main` was given
   for folder, splits in folders.items():
-    if wanted and not set(splits) & set(wanted):
-      continue  # no list asks for anything in there
+    if listed and not set(splits) & set(listed):
+      continue  # no list of this folder
     split = splits[0] if len(splits) == 1 else None
     for key, path in _two_levels(root / folder, '.mp4'):
       found.setdefault(key, (path, split))
@@ -205,7 +205,7 @@ def _lrs(layout: str, root, wanted: dict[str, Sequence[str]]) -> dict:
 
 
 def _two_levels(folder, suffix: str):
-  """('<speaker>/<clip>', path) of what lies two folders down."""
+  """('<speaker>/<clip>', path) of entries two folders down."""
   if not folder.is_dir():
     return
   for path in folder.glob(f'*/*{suffix}'):
@@ -214,7 +214,7 @@ def _two_levels(folder, suffix: str):
 
 
 def _videos(root, by: str) -> dict:
-  """Every video below a folder; '%2F' and the like stand in its key."""
+  """Every video below a folder; slashes in keys are percent-encoded."""
   if by not in ('speaker', 'video'):
     raise LayoutError(f'expected to split by speaker or video, found {by!r}')
   root, found = _path(root), {}

@@ -1,9 +1,9 @@
-"""Pipeline: the two Beam graphs of a build, and the plain work between them.
+"""The two Beam graphs of a build.
 
-`prepare` turns every file into rows (one a clip, kept or dropped), `write`
-turns the rows that are kept into shards. Only rows travel through Beam; the
-pictures wait in the cache. Which clip goes into which shard is a function
-of its key and of sizes, so neither workers nor order change a byte.
+`prepare` maps files to rows, one for each clip, accepted or rejected. `write`
+maps accepted rows to shards. Only rows pass through Beam; pictures stay in the
+cache. The shard of a clip is a function of keys and sizes, so that the bytes do
+not depend on workers or order.
 """
 
 import hashlib
@@ -18,7 +18,15 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from data_prep.extract import UNLISTED as NOT_LISTED
 from data_prep.layouts import Job
-from data_prep.process import Row, Task, Worker, load, order, record, save
+from data_prep.process import (
+  Row,
+  Task,
+  Worker,
+  load_json,
+  save,
+  shard_record,
+  shuffle_key,
+)
 from lipsync_jax import audio
 from lipsync_jax.data import tfrecord
 from lipsync_jax.data.clip import (
@@ -29,11 +37,11 @@ from lipsync_jax.data.clip import (
 
 log = logging.getLogger(__name__)
 
-SHARD = 256 * 2**20  # bytes, about
+SHARD_BYTES = 256 * 2**20  # approximate
 
 
 class Prepare(beam.DoFn):
-  """Job -> JSON of its rows. Owns a process's models."""
+  """Job -> JSON of its rows, with the models of one process."""
 
   def __init__(self, task: Task):
     self.task = task
@@ -61,7 +69,7 @@ class Prepare(beam.DoFn):
 
 
 class Write(beam.DoFn):
-  """(path of a shard, its rows) -> path; does nothing if it is there."""
+  """(path of a shard, its rows) -> path; skips finished shards."""
 
   def process(self, shard: tuple[str, list[Row]]):
     path, rows = shard
@@ -70,10 +78,10 @@ class Write(beam.DoFn):
 
 
 def options(flags: Sequence[str], workers: int) -> PipelineOptions:
-  """Beam's own flags, with a local runner of `workers` processes if none."""
+  """Beam's options; a local runner of `workers` processes by default."""
   given = list(flags)
   if not any(flag.startswith('--runner') for flag in given):
-    # Not DirectRunner: it may switch to one that has to be downloaded.
+    # DirectRunner may switch to a runner that must be downloaded.
     given += ['--runner=FnApiRunner', f'--direct_num_workers={workers}']
     mode = 'multi_processing' if workers > 1 else 'in_memory'
     given += [f'--direct_running_mode={mode}']
@@ -86,14 +94,17 @@ def prepare(
   """Rows of all jobs, in the order of their keys.
 
   Args:
-    where: folder for the rows' way back, shared with the workers.
+    jobs: files.
+    task: settings of the workers.
+    where: folder that all workers share, for the rows.
+    given: Beam's options.
   """
   for old in _path(where).glob('rows*'):
     old.unlink()
   with beam.Pipeline(options=given) as graph:
     _ = (
       graph
-      | 'jobs' >> beam.Create(spread(jobs), reshuffle=False)
+      | 'jobs' >> beam.Create(mix_jobs(jobs), reshuffle=False)
       | 'to workers' >> beam.Reshuffle()
       | 'prepare' >> beam.ParDo(Prepare(task))
       | 'rows' >> beam.io.WriteToText(os.path.join(where, 'rows'))
@@ -107,20 +118,20 @@ def prepare(
   return sorted(rows, key=lambda row: row['key'])
 
 
-def spread(jobs: Sequence[Job]) -> list[Job]:
-  """Jobs in an order in which long and short ones are mixed."""
-  return sorted(jobs, key=lambda job: order(job.key))
+def mix_jobs(jobs: Sequence[Job]) -> list[Job]:
+  """The jobs shuffled, so that long and short ones are mixed."""
+  return sorted(jobs, key=lambda job: shuffle_key(job.key))
 
 
-def layout(
-  rows: Sequence[Row], folder: str, size: int = SHARD
+def assign_shards(
+  rows: Sequence[Row], folder: str, size: int = SHARD_BYTES
 ) -> dict[str, list[Row]]:
-  """Rows of every shard, by its path: shuffled, of about equal bytes."""
+  """Rows of every shard by its path: shuffled, of about equal bytes."""
   plan: dict[str, list[Row]] = {}
   splits = sorted({row['split'] for row in rows if not row['reason']})
   for split in splits:
     kept = [r for r in rows if r['split'] == split and not r['reason']]
-    kept.sort(key=lambda row: order(row['key']))
+    kept.sort(key=lambda row: shuffle_key(row['key']))
     total = sum(row['bytes'] for row in kept)
     count = min(max(1, round(total / size)), len(kept))
     names = [
@@ -132,8 +143,8 @@ def layout(
   return plan
 
 
-def recipe(rows: Sequence[Row]) -> str:
-  """What decides the bytes of a shard."""
+def shard_fingerprint(rows: Sequence[Row]) -> str:
+  """Hash of everything that determines the bytes of a shard."""
   names = ('at', 'offset', 'confidence')
   parts = [
     [row['key'], os.path.basename(row['pack']), *(row.get(n) for n in names)]
@@ -142,16 +153,18 @@ def recipe(rows: Sequence[Row]) -> str:
   return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def noted(path: str) -> str:
-  """Where the recipe of a finished shard lies: not beside the data."""
+def note_path(path: str) -> str:
+  """File in the cache with the fingerprint of a finished shard."""
   folder, name = os.path.split(path)
   return os.path.join(folder, 'cache', 'shards', f'{name}.json')
 
 
-def finished(path: str, rows: Sequence[Row]) -> bool:
-  """Whether a shard is there as it should be."""
-  note = load(noted(path))
-  if not isinstance(note, dict) or note.get('recipe') != recipe(rows):
+def is_finished(path: str, rows: Sequence[Row]) -> bool:
+  """Whether a shard exists with these rows."""
+  note = load_json(note_path(path))
+  if not isinstance(note, dict) or note.get('recipe') != shard_fingerprint(
+    rows
+  ):
     return False
   file, index = _path(path), _path(tfrecord.index_name(path))
   if not (file.exists() and index.exists()):
@@ -160,45 +173,47 @@ def finished(path: str, rows: Sequence[Row]) -> bool:
 
 
 def write_shard(path: str, rows: Sequence[Row]) -> None:
-  """Write a shard with its index, unless it is there already."""
-  if finished(path, rows):
+  """Write a shard with its index, unless it is finished."""
+  if is_finished(path, rows):
     return
-  _path(noted(path)).unlink(missing_ok=True)
-  index = write_encoded_clips(path, (record(row) for row in rows))
-  note = {'recipe': recipe(rows), 'size': index.size}
-  save(noted(path), json.dumps(note).encode())
+  _path(note_path(path)).unlink(missing_ok=True)
+  index = write_encoded_clips(path, (shard_record(row) for row in rows))
+  note = {'recipe': shard_fingerprint(rows), 'size': index.size}
+  save(note_path(path), json.dumps(note).encode())
 
 
 def write(
-  rows: Sequence[Row], folder: str, given: PipelineOptions, size: int = SHARD
+  rows: Sequence[Row],
+  folder: str,
+  given: PipelineOptions,
+  size: int = SHARD_BYTES,
 ) -> list[str]:
-  """All shards of the rows kept, and what makes a data set of them.
+  """Write all shards and the TFDS description of the data set.
 
-  The data set cannot be opened while shards change under it: what describes
-  it goes first and comes last.
+  The description is deleted first and written last, so that a data set with
+  changing shards cannot be opened.
 
   Returns:
-    the splits.
+    The splits.
   """
-  plan = layout(rows, folder, size)
-  todo = [(path, part) for path, part in plan.items()]
-  todo = [entry for entry in todo if not finished(*entry)]
+  plan = assign_shards(rows, folder, size)
+  missing = [entry for entry in plan.items() if not is_finished(*entry)]
   base = _path(folder)
   stale = [
     file
     for file in base.glob('*.tfrecord-*')
     if str(file).removesuffix('.index') not in plan
   ]
-  if todo or stale:
+  if missing or stale:
     for name in ('dataset_info.json', 'features.json'):
       (base / name).unlink(missing_ok=True)
   for file in stale:
     file.unlink()
-  if todo:
+  if missing:
     with beam.Pipeline(options=given) as graph:
       _ = (
         graph
-        | 'shards' >> beam.Create(todo, reshuffle=False)
+        | 'shards' >> beam.Create(missing, reshuffle=False)
         | 'to workers' >> beam.Reshuffle()
         | 'write' >> beam.ParDo(Write())
       )
@@ -208,7 +223,7 @@ def write(
 
 
 def rejected(rows: Sequence[Row]) -> bytes:
-  """One line of JSON for every clip that was dropped."""
+  """One line of JSON for every rejected clip."""
   lines = [
     {name: row[name] for name in ('key', 'reason', 'detail', 'split', 'source')}
     for row in rows
@@ -218,7 +233,7 @@ def rejected(rows: Sequence[Row]) -> bytes:
 
 
 def counts(rows: Sequence[Row]) -> dict[str, dict[str, int]]:
-  """Clips found, kept and dropped by reason, by split."""
+  """Numbers of clips by split: found, kept, and rejected by reason."""
   table: dict[str, dict[str, int]] = {}
   for row in rows:
     split = table.setdefault(row['split'], {'found': 0, 'kept': 0})

@@ -1,13 +1,13 @@
-"""Stages: what is done to one file, each stage remembered by content.
+"""Processing of one file in stages, each cached by content.
 
-A stage's result lies in the cache folder under a name made of the file's
-sha256 and of all else that decides it. A build that was killed, or runs
-again with a better expert, does only what is not there. Files appear whole
-or not at all, so that any number of workers may share a cache.
+A stage's result is a file of the cache folder. Its name is a hash of the
+input's SHA-256 and of all settings. An interrupted build, or one with another
+SyncNet, runs only the missing stages. Files are written atomically, so that
+any number of workers can share a cache.
 
-    faces/    boxes, landmarks, cuts of a video
-    clips/    its clips as records, and a list of what was kept and dropped
-    offsets/  of every clip, by one expert
+    faces/    boxes, landmarks and cuts of a video
+    clips/    its clips as records, and a list of accepted and rejected ones
+    offsets/  of every clip, by one SyncNet
 """
 
 import contextlib
@@ -42,119 +42,124 @@ from lipsync_jax.media.container import MediaError
 
 log = logging.getLogger(__name__)
 
-Row = dict  # of JSON: one clip found, and what became of it
+Row = dict  # of JSON: one clip, accepted or rejected
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-  """What every worker must know."""
+  """Settings of all workers."""
 
   cache: str
   settings: Settings
-  syncnet: str = ''  # weights; '' measures no offset
+  syncnet: str = ''  # weights; '': offsets are not measured
   limits: av_offset.Limits = dataclasses.field(default_factory=av_offset.Limits)
 
 
 class Worker:
-  """Owns the models of one process, opened when first needed."""
+  """The models of one process, loaded on first use."""
 
   def __init__(self, task: Task):
     import cv2
 
     cv2.setNumThreads(1)  # processes, not threads, share the cores
-    self.task, self._finder, self._expert = task, None, None
+    self.task, self._detector, self._estimator = task, None, None
 
   @property
-  def finder(self) -> detector.FaceDetector:
-    if self._finder is None:
-      self._finder = detector.FaceDetector(workers=1)
-    return self._finder
+  def detector(self) -> detector.FaceDetector:
+    """The face detector."""
+    if self._detector is None:
+      self._detector = detector.FaceDetector(workers=1)
+    return self._detector
 
   @property
-  def expert(self) -> av_offset.Expert:
-    if self._expert is None:
-      self._expert = av_offset.Expert(self.task.syncnet)
-    return self._expert
+  def estimator(self) -> av_offset.OffsetEstimator:
+    """The SyncNet that measures offsets."""
+    if self._estimator is None:
+      self._estimator = av_offset.OffsetEstimator(self.task.syncnet)
+    return self._estimator
 
   def close(self) -> None:
     """Free the models."""
-    if self._finder is not None:
-      self._finder.close()
-      self._finder = None
+    if self._detector is not None:
+      self._detector.close()
+      self._detector = None
 
   def rows(self, job: Job) -> list[Row]:
-    """All clips of a job, kept or dropped, with one reason each."""
-    about = {'split': job.split, 'source': job.path, 'job': job.key}
+    """All clips of a job, accepted, or rejected with one reason each."""
+    common = {'split': job.split, 'source': job.path, 'job': job.key}
     if job.split == UNLISTED or not job.path:
       reason = extract.UNLISTED if job.path else extract.MISSING
       rows = [{'key': job.key, 'reason': reason, 'detail': ''}]
-      return [about | row for row in rows]
-    with local(job.path) as path:
+      return [common | row for row in rows]
+    with local_copy(job.path) as path:
       try:
-        content = content_of(path)
+        content = content_hash(path)
       except OSError as error:
         row = {'reason': extract.BROKEN, 'detail': error.strerror}
-        return [about | {'key': job.key} | row]
+        return [common | {'key': job.key} | row]
       rows, pack = self._clips(job, path, content)
-    kept = [row for row in rows if not row['reason']]
-    if self.task.syncnet and kept:
-      self._measure(kept, pack)
-    return [about | row for row in rows]
+    accepted = [row for row in rows if not row['reason']]
+    if self.task.syncnet and accepted:
+      self._measure(accepted, pack)
+    return [common | row for row in rows]
 
   def _clips(self, job: Job, path: str, content: str) -> tuple[list[Row], str]:
-    """What became of each clip, and the file that has those kept."""
-    words = job.key, shown(job.path), content, repr(job.single)
-    name = digest(*words, repr(self.task.settings), str(extract.VERSION))
-    pack = place(self.task.cache, 'clips', f'{name}.tfrecord')
-    listed = place(self.task.cache, 'clips', f'{name}.json')
-    rows = load(listed)
+    """The rows of a job's clips, and the file of the accepted ones."""
+    words = job.key, path_tail(job.path), content, repr(job.single)
+    name = digest(*words, self.task.settings.cache_key, str(extract.VERSION))
+    pack = cache_path(self.task.cache, 'clips', f'{name}.tfrecord')
+    listed = cache_path(self.task.cache, 'clips', f'{name}.json')
+    rows = load_json(listed)
     if rows is not None:
-      return located(rows, pack), pack
+      return with_pack(rows, pack), pack
     rows = []
     _path(pack).parent.mkdir(parents=True, exist_ok=True)
     here = dataclasses.replace(job, path=path)
     try:
-      write_encoded_clips(pack, self._kept(here, job.path, rows))
+      write_encoded_clips(pack, self._accepted(here, job.path, rows))
     except OSError:
-      raise  # a full disk is no fault of the clip
-    except Exception as error:  # whatever a file provokes costs that file only
+      raise  # a full disk is not an error of the clip
+    except Exception as error:  # any error rejects this file only
       if not isinstance(error, MediaError):
-        log.exception('%s: this should not happen', job.path)
-      # What was cut before the damage goes too: one reason, one line.
-      detail = ' '.join(str(error).replace(path, shown(job.path)).split())
+        log.exception('%s: unexpected error', job.path)
+      # Clips before the damage are rejected too: one reason, one line.
+      detail = ' '.join(str(error).replace(path, path_tail(job.path)).split())
       detail = detail or type(error).__name__
       row = Rejection(job.key, extract.BROKEN, detail)
       rows = [dataclasses.asdict(row)]
     save(listed, json.dumps(rows).encode())
-    return located(rows, pack), pack
+    return with_pack(rows, pack), pack
 
-  def _kept(self, job: Job, source: str, rows: list[Row]):
-    """The records of a file; `rows` gets a row of each clip, kept or not."""
+  def _accepted(self, job: Job, source: str, rows: list[Row]):
+    """The records of a file; appends a row of every clip to `rows`."""
     at = 0
     for result in self._results(job):
       if isinstance(result, Rejection):
         rows.append(dataclasses.asdict(result))
         continue
-      result = dataclasses.replace(result, source=shown(source))
+      result = dataclasses.replace(result, source=path_tail(source))
       data = encode_clip(result)
-      rows.append(row_of(result, len(data), at))
+      rows.append(accepted_row(result, len(data), at))
       yield result.key, data, clip_info(result)
       at += 1
 
   def _results(self, job: Job):
     if os.path.isdir(job.path):
-      return wav2lip_cache.from_pictures(job, self.finder, self.task.settings)
+      return wav2lip_cache.from_pictures(job, self.detector, self.task.settings)
     return extract.from_video(job, self._faces(job), self.task.settings)
 
   def _faces(self, job: Job):
-    """The remembered first pass over a video, else made and remembered."""
-    content = content_of(job.path)
+    """The analysis of a video, from the cache if it is there."""
+    content = content_hash(job.path)
     words = content, str(analysis_cache.VERSION), *detector.ASSETS.values()
     name = digest(*words, str(extract.VERSION), str(extract.RATE))
-    path = place(self.task.cache, 'faces', f'{name}.npz')
-    with contextlib.suppress(FaceError, FileNotFoundError), local(path) as file:
+    path = cache_path(self.task.cache, 'faces', f'{name}.npz')
+    with (
+      contextlib.suppress(FaceError, FileNotFoundError),
+      local_copy(path) as file,
+    ):
       return analysis_cache.load_analysis(file)[0]
-    analysis = extract.analyze(decoder.probe_video(job.path), self.finder)
+    analysis = extract.analyze(decoder.probe_video(job.path), self.detector)
     with tempfile.TemporaryDirectory() as folder:
       file = os.path.join(folder, 'analysis.npz')
       analysis_cache.save_analysis(file, analysis, np.inf)
@@ -162,30 +167,33 @@ class Worker:
         save(path, opened.read())
     return analysis
 
-  def _measure(self, kept: list[Row], pack: str) -> None:
-    """Write offset, confidence and verdict into the rows of one file."""
+  def _measure(self, accepted: list[Row], pack: str) -> None:
+    """Add offset, confidence and reason to the rows of one file."""
     stem = os.path.basename(pack).removesuffix('.tfrecord')
-    words = self.expert.sha256, str(av_offset.REACH), stem
-    path = place(self.task.cache, 'offsets', f'{digest(*words)}.json')
-    found = load(path)
-    if found is None:
-      found = [
-        self.expert.offset(decode_clip(data, row['key']))
+    words = self.estimator.sha256, str(av_offset.REACH), stem
+    path = cache_path(self.task.cache, 'offsets', f'{digest(*words)}.json')
+    offsets = load_json(path)
+    if offsets is None:
+      offsets = [
+        self.estimator.offset(decode_clip(data, row['key']))
         for row, (_, data) in zip(
-          kept, tfrecord.scan_records(pack), strict=True
+          accepted, tfrecord.scan_records(pack), strict=True
         )
       ]
-      save(path, json.dumps(found).encode())
-    shortest = self.task.settings.shortest
-    for row, (late, sure) in zip(kept, found, strict=True):
-      row |= {'offset': late, 'confidence': sure}
-      limits = self.task.limits
-      reason = av_offset.verdict(row['frames'], late, sure, limits, shortest)
-      row['reason'], row['detail'] = reason
+      save(path, json.dumps(offsets).encode())
+    for row, (late, confidence) in zip(accepted, offsets, strict=True):
+      row |= {'offset': late, 'confidence': confidence}
+      row['reason'], row['detail'] = av_offset.rejection_reason(
+        row['frames'],
+        late,
+        confidence,
+        self.task.limits,
+        self.task.settings.min_frames,
+      )
 
 
-def row_of(clip: Clip, size: int, at: int) -> Row:
-  """What the build needs to know of a clip that is kept."""
+def accepted_row(clip: Clip, size: int, at: int) -> Row:
+  """The row of an accepted clip."""
   import cv2
 
   across = clip.boxes[:, 2:] - clip.boxes[:, :2]  # [n 2]
@@ -202,27 +210,27 @@ def row_of(clip: Clip, size: int, at: int) -> Row:
   }
 
 
-def located(rows: list[Row], pack: str) -> list[Row]:
-  """Rows that say where their records lie: a cache may be moved."""
+def with_pack(rows: list[Row], pack: str) -> list[Row]:
+  """The rows with the path of their records; a cache may be moved."""
   return [row if row['reason'] else row | {'pack': pack} for row in rows]
 
 
-def record(row: Row) -> tuple[str, bytes, ClipInfo]:
-  """A kept clip as it goes into a shard, its sound in step.
+def shard_record(row: Row) -> tuple[str, bytes, ClipInfo]:
+  """Key, bytes and index facts of an accepted clip, its sound in sync.
 
   Raises:
     ShardError: the cache is damaged.
   """
-  data = packed(row['pack'], row['at'])
+  data = read_record(row['pack'], row['at'])
   clip = decode_clip(data, row['key'])
   if 'offset' in row:
-    clip = av_offset.corrected(clip, row['offset'], row['confidence'])
+    clip = av_offset.correct_offset(clip, row['offset'], row['confidence'])
     data = encode_clip(clip)
   return row['key'], data, clip_info(clip)
 
 
-def packed(pack: str, at: int) -> bytes:
-  """Record number `at` of a file of the cache, checked."""
+def read_record(pack: str, at: int) -> bytes:
+  """Record `at` of a file of the cache; its checksum is verified."""
   index = tfrecord.read_index(pack)
   with _path(pack).open('rb') as file:
     file.seek(int(index.offsets[at]))
@@ -235,34 +243,34 @@ def packed(pack: str, at: int) -> bytes:
   return raw[12:-4]
 
 
-def content_of(path: str) -> str:
-  """sha256 of a file, or of all files of a folder with their names."""
+def content_hash(path: str) -> str:
+  """SHA-256 of a file, or of all names and files of a folder."""
   if not os.path.isdir(path):
     with open(path, 'rb') as file:
       return hashlib.file_digest(file, 'sha256').hexdigest()
   parts = [
-    [n, content_of(os.path.join(path, n))] for n in sorted(os.listdir(path))
+    [n, content_hash(os.path.join(path, n))] for n in sorted(os.listdir(path))
   ]
   return digest(*(word for part in parts for word in part))
 
 
-def order(key: str) -> str:
-  """Where a clip stands in the data set: shuffled, the same everywhere."""
+def shuffle_key(key: str) -> str:
+  """Sort key of a clip in the data set: shuffled, but reproducible."""
   return hashlib.sha256(key.encode()).hexdigest()
 
 
 def digest(*words: str) -> str:
-  """A name in the cache."""
+  """Hash of words, a name in the cache."""
   return hashlib.sha256('\n'.join(words).encode()).hexdigest()[:40]
 
 
-def place(cache: str, stage: str, name: str) -> str:
-  """Where a stage's result lies; no folder gets too many files."""
+def cache_path(cache: str, stage: str, name: str) -> str:
+  """Path of a stage's result, in one of 256 folders."""
   return str(_path(cache) / stage / name[:2] / name)
 
 
 def save(path: str, data: bytes) -> None:
-  """Write a file, whole or not at all."""
+  """Write a file atomically."""
   target = _path(path)
   target.parent.mkdir(parents=True, exist_ok=True)
   if '://' not in path:
@@ -278,8 +286,8 @@ def save(path: str, data: bytes) -> None:
     part.unlink(missing_ok=True)
 
 
-def load(path: str):
-  """What `save` wrote as JSON; None if it is not there or damaged."""
+def load_json(path: str):
+  """The JSON of a file; None if it is absent or damaged."""
   try:
     return json.loads(_path(path).read_bytes())
   except (FileNotFoundError, ValueError):
@@ -287,8 +295,8 @@ def load(path: str):
 
 
 @contextlib.contextmanager
-def local(path: str) -> Iterator[str]:
-  """The file, or the folder, under a local name."""
+def local_copy(path: str) -> Iterator[str]:
+  """A local path of a file or folder; copies it from a bucket."""
   if '://' not in path:
     yield path
     return
@@ -304,8 +312,8 @@ def local(path: str) -> Iterator[str]:
     yield target
 
 
-def shown(path: str) -> str:
-  """The end of a path: the same on every machine."""
+def path_tail(path: str) -> str:
+  """The last three parts of a path, equal on every machine."""
   return '/'.join(path.rsplit('/', 3)[1:])
 
 

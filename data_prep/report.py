@@ -1,6 +1,6 @@
-"""Stats: one page that says what a build kept, and shows it.
+"""The page `stats.html`: statistics and a contact sheet of a build.
 
-The page is a single file without scripts; its pictures are in it.
+It is a single file without scripts.
 """
 
 import base64
@@ -18,8 +18,8 @@ from lipsync_jax import audio
 from lipsync_jax.data.clip import decode_clip
 from lipsync_jax.faces import crop
 
-SIDE = 96  # pixels, of a face on the sheet
-COLUMNS, ROWS = 12, 8  # of the sheet
+SIDE = 96  # pixels of a face on the contact sheet
+COLUMNS, ROWS = 12, 8  # of the contact sheet
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; color: #222;
@@ -34,11 +34,11 @@ text { font: 12px system-ui, sans-serif; fill: #444 } rect { fill: #4477aa }
 """
 
 
-def page(rows: Sequence[Row], table: dict[str, dict[str, int]]) -> str:
+def render_page(rows: Sequence[Row], table: dict[str, dict[str, int]]) -> str:
   """The page as HTML.
 
   Args:
-    rows: of all clips, see `stages.Worker.rows`.
+    rows: of all clips, see `process.Worker.rows`.
     table: see `pipeline.counts`.
   """
   kept = [row for row in rows if not row['reason']]
@@ -49,7 +49,7 @@ def page(rows: Sequence[Row], table: dict[str, dict[str, int]]) -> str:
     f'<style>{STYLE}</style><h1>{len(kept)} clips of {len(rows)} found</h1>',
     splits_table(rows, table),
     '<div class="bars">',
-    bars('Dropped, by reason', dict(drops.most_common())),
+    bars('Rejected, by reason', dict(drops.most_common())),
     histogram('Length, seconds', [row['frames'] / audio.FPS for row in kept]),
     histogram('Width of the face, pixels', [row['width'] for row in kept]),
     bars(
@@ -60,7 +60,7 @@ def page(rows: Sequence[Row], table: dict[str, dict[str, int]]) -> str:
     else '<section><h2>Offset of the sound</h2><p>not measured</p></section>',
     bars('Clips of the largest speakers', speakers(kept)),
     '</div>',
-    picture(kept),
+    sheet_section(kept),
     examples(rows),
   ]
   return '\n'.join(parts)
@@ -101,72 +101,72 @@ def bars(title: str, values: dict[str, float]) -> str:
 
 
 def histogram(title: str, values: Sequence[float]) -> str:
-  """A bar chart of how often numbers fall into about ten ranges."""
+  """A bar chart of a histogram with ten bins."""
   if not values:
     return bars(title, {})
   ends = np.percentile(values, [0, 99.5])
   edges = np.linspace(ends[0], max(ends[1], ends[0] + 1e-6), 11)
-  found, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
+  counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
   names = [f'{a:.3g} – {b:.3g}' for a, b in itertools.pairwise(edges)]
-  return bars(title, dict(zip(names, found.tolist(), strict=True)))
+  return bars(title, dict(zip(names, counts.tolist(), strict=True)))
 
 
 def speakers(kept: Sequence[Row], most: int = 15) -> dict[str, int]:
-  """Clips of the speakers with most of them."""
+  """Numbers of clips of the largest speakers."""
   count = Counter(row['key'].partition('/')[0] for row in kept)
   return {name[-16:]: n for name, n in count.most_common(most)}
 
 
-def sheet(kept: Sequence[Row]) -> UInt8[np.ndarray, 'h w 3']:
-  """One face of each of some clips, as a network sees it."""
-  chosen = sorted(kept, key=lambda row: process.order(row['key']))
+def contact_sheet(kept: Sequence[Row]) -> UInt8[np.ndarray, 'h w 3']:
+  """Face crops of a sample of clips."""
+  chosen = sorted(kept, key=lambda row: process.shuffle_key(row['key']))
   chosen = chosen[: COLUMNS * ROWS]
   height = max(1, -(-len(chosen) // COLUMNS))
   out = np.full((height * SIDE, COLUMNS * SIDE, 3), 255, np.uint8)
   for i, row in enumerate(chosen):
     y, x = SIDE * (i // COLUMNS), SIDE * (i % COLUMNS)
-    out[y : y + SIDE, x : x + SIDE] = face(row)
+    out[y : y + SIDE, x : x + SIDE] = middle_face(row)
   return out
 
 
-def face(row: Row) -> UInt8[np.ndarray, '96 96 3']:
+def middle_face(row: Row) -> UInt8[np.ndarray, '96 96 3']:
   """The middle frame's crop of a clip."""
   import cv2
 
-  clip = decode_clip(process.packed(row['pack'], row['at']))
+  clip = decode_clip(process.read_record(row['pack'], row['at']))
   middle = len(clip.frames) // 2
   data = np.frombuffer(clip.frames[middle], np.uint8)
   rgb = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
   return crop.extract_crop(rgb, crop.crop_from_row(clip.crops[middle]), SIDE)
 
 
-def picture(kept: Sequence[Row]) -> str:
+def sheet_section(kept: Sequence[Row]) -> str:
   """The contact sheet."""
   import cv2
 
   if not kept:
     return ''
-  image = cv2.cvtColor(sheet(kept), cv2.COLOR_RGB2BGR)
+  image = cv2.cvtColor(contact_sheet(kept), cv2.COLOR_RGB2BGR)
   flags = [cv2.IMWRITE_JPEG_QUALITY, 88]
   data = base64.b64encode(cv2.imencode('.jpg', image, flags)[1].tobytes())
   return (
-    '<h2>Faces as the networks see them: one frame of each of some clips</h2>'
+    '<h2>Face crops of a sample of clips</h2>'
     f'<img alt="contact sheet" src="data:image/jpeg;base64,{data.decode()}">'
   )
 
 
 def examples(rows: Sequence[Row], most: int = 40) -> str:
-  """Some of the clips that were dropped; all are in rejected.jsonl."""
-  dropped = [row for row in rows if row['reason']]
-  dropped.sort(key=lambda row: process.order(row['key']))
+  """A sample of the rejected clips; rejected.jsonl has all."""
+  rejected = [row for row in rows if row['reason']]
+  rejected.sort(key=lambda row: process.shuffle_key(row['key']))
   lines = [
     ''.join(
       f'<td>{html.escape(str(row[name]))}</td>'
       for name in ('key', 'reason', 'detail')
     )
-    for row in dropped[:most]
+    for row in rejected[:most]
   ]
   if not lines:
     return ''
   table = ''.join(f'<tr>{line}</tr>' for line in lines)
-  return f'<h2>Some that were dropped</h2><table>{table}</table>'
+  return f'<h2>A sample of rejected clips</h2><table>{table}</table>'

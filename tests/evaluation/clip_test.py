@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lipsync_jax.data.clip import ClipDataset
-from lipsync_jax.evaluation import cases, pair_lists
+from lipsync_jax.evaluation import cases, cli, pair_lists
 from lipsync_jax.evaluation.clip import (
   EvalClipError,
   clip_groups,
@@ -117,7 +117,9 @@ def test_cases_of_every_protocol(source):
   crossed = [c for c in found if c.protocol == 'cross']
   assert all(c.partner.speaker != c.subject.speaker for c in crossed)
   assert len(cases.subjects_from_shards(source, 1.5, 2)) == 2
-  np.testing.assert_array_equal(subjects[0].load_audio(), subjects[0].load().wave)
+  np.testing.assert_array_equal(
+    subjects[0].load_audio(), subjects[0].load().wave
+  )
 
 
 def test_list_of_keys_names_clips_of_the_shards(source, tmp_path):
