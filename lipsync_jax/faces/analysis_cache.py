@@ -1,7 +1,7 @@
-"""Analyzes: what the first pass found, remembered by the video's content.
+"""Cache of face analyses, by the content of the video.
 
-A file of arrays per video in the cache folder; nothing in it is executed. A
-second run on the same video, under any name, skips the pass.
+Each video has one file of arrays in the cache folder; nothing in it is
+executed. A second run on the same video, under any name, skips detection.
 """
 
 import contextlib
@@ -20,15 +20,15 @@ from lipsync_jax.faces.detector import ASSETS
 from lipsync_jax.faces.landmarks import FaceError
 from lipsync_jax.faces.tracks import Analysis, Track
 
-VERSION = 3  # part of the key: raise it when the results of the pass change
+VERSION = 3  # part of the key: to be raised when the results change
 
 
 def content_key(path: str | os.PathLike, view: str = '') -> str:
-  """The name of a video's analysis in the cache: sha256, hexadecimal.
+  """Name of a video's analysis in the cache: SHA-256, hexadecimal.
 
   Args:
-    path: the video; its content counts, not its name.
-    view: all that changes the pictures read from it (scale, turn, crop).
+    path: the video; only its content matters.
+    view: everything that changes the pictures (scale, rotation, crop).
   """
   with open(path, 'rb') as file:
     content = hashlib.file_digest(file, 'sha256').hexdigest()
@@ -39,15 +39,14 @@ def content_key(path: str | os.PathLike, view: str = '') -> str:
 def cached_analysis(
   key: str, until: float | None, compute: Callable[[], Analysis]
 ) -> Analysis:
-  """The remembered analysis, else what `compute` returns, remembered.
+  """The analysis from the cache, or computed and stored.
 
-  One that reaches further than `until` serves, cut there; one that does not
-  reach so far, or a damaged file, is computed again. A cache that cannot be
-  written is no error.
+  A longer analysis is cut at `until`. A shorter or damaged one is computed
+  again. A cache that cannot be written is not an error.
 
   Args:
     key: of `content_key`.
-    until: seconds of the last frame wanted; None is the whole video.
+    until: seconds of the last frame needed; None is the whole video.
     compute: analyzes the frames up to `until`.
   """
   path = cache.cache_dir('faces') / f'{key}.npz'
@@ -83,7 +82,7 @@ def save_analysis(
     'boxes': parts('boxes', 4),
     'scores': parts('scores'),
     'points': parts('points', len(landmarks.LANDMARK_IDS), 2),
-    'looks': [np.array([t.look for t in found], np.float32)],
+    'looks': [np.array([t.appearance for t in found], np.float32)],
   }
   path.parent.mkdir(parents=True, exist_ok=True)
   with (
@@ -96,7 +95,7 @@ def save_analysis(
 
 
 def _write_joined(file, parts: list[np.ndarray]) -> None:
-  """What `np.save` writes of the parts, one after the other, as one array."""
+  """Write the concatenation of the parts as `np.save` would."""
   first = parts[0]
   shape = first.shape
   if len(parts) > 1:
@@ -113,7 +112,7 @@ def _write_joined(file, parts: list[np.ndarray]) -> None:
 
 
 def load_analysis(path: str | os.PathLike) -> tuple[Analysis, float]:
-  """Read what `save_analysis` wrote, and how far it reaches in seconds.
+  """Read an analysis and the seconds that it covers.
 
   Raises:
     FaceError: the file is absent, damaged or of another kind.

@@ -1,13 +1,13 @@
-"""TODO."""
+"""Boxes of faces, (x0, y0, x1, y1) in pixels, half-open."""
 
 import numpy as np
 from jaxtyping import Float
 
 from lipsync_jax.faces import landmarks
 
-# Where YuNet's box lies against the landmarks: medians over 250 faces of 30
-# clips. Width 0.983 of the oval's (p10 0.943, p90 1.042); top 0.126 of the
-# face's height above the oval's top; bottom 0.003 above the chin.
+# YuNet's box relative to the landmarks: medians over 250 faces of 30 clips. Its
+# width is 0.983 of the oval's (p10 0.943, p90 1.042), its top is 0.126 of the
+# face's height above the oval, its bottom 0.003 above the chin.
 BOX_WIDTH = 0.98
 BOX_TOP = 0.126
 
@@ -15,14 +15,14 @@ BOX_TOP = 0.126
 def bounding_boxes(
   points: Float[np.ndarray, '*t n 2'],
 ) -> Float[np.ndarray, '*t 4']:
-  """The smallest upright boxes round landmarks."""
+  """The smallest upright boxes of landmarks."""
   return np.concatenate([points.min(-2), points.max(-2)], axis=-1)
 
 
 def detector_boxes(
   points: Float[np.ndarray, 't n 2'],
 ) -> Float[np.ndarray, 't 4']:
-  """Upright boxes as YuNet would draw them, jaw and all, from landmarks."""
+  """Upright boxes like YuNet's, from landmarks."""
   box = bounding_boxes(points[:, landmarks.OVAL])
   box[:, 1] -= BOX_TOP * (box[:, 3] - box[:, 1])
   return box

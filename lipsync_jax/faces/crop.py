@@ -1,4 +1,11 @@
-"""TODO."""
+"""The crop of a face: a rectangle with the roll of the head.
+
+It is the stabilized box of a face detector (Wav2Lip, spec 7.3): forehead to
+chin without the hair, scaled to a square. Training and inference both use
+`face_crops` and `extract_crop`.
+
+Shapes: t frames, n landmarks, h w pixels.
+"""
 
 import dataclasses
 
@@ -7,16 +14,16 @@ from jaxtyping import Float, Int, UInt8
 
 from lipsync_jax.faces import boxes, landmarks
 
-# `--pads 0 10 0 0` of Wav2Lip is 10 pixels of a face some 250 pixels high.
-# Differs from Wav2Lip: scales with the face.
+# `--pads 0 10 0 0` of Wav2Lip is 10 pixels of a face of some 250 pixels.
+# Differs from Wav2Lip: it scales with the face.
 PAD_BOTTOM = 0.04
 
-BLOCK = 2048  # frames measured at once, to keep memory flat
+BLOCK = 2048  # frames at once, for constant memory
 
 
 @dataclasses.dataclass(frozen=True)
 class Crop:
-  """A rectangle leaning with the head: center and sides in pixels, radians."""
+  """A rectangle with the roll of the head, in pixels and radians."""
 
   cx: float
   cy: float
@@ -31,7 +38,7 @@ def crop_from_row(row: Float[np.ndarray, '5']) -> Crop:
 
 
 def crop_from_box(box) -> Crop:
-  """The upright crop of a constant box (x0, y0, x1, y1) in pixels."""
+  """The upright crop of a box (x0, y0, x1, y1) in pixels."""
   x0, y0, x1, y1 = (float(v) for v in box)
   if not (x1 > x0 and y1 > y0):
     raise landmarks.FaceError(
@@ -47,16 +54,20 @@ def _median(values: Float[np.ndarray, 't']) -> float:
 
 
 def _measures(points: Float[np.ndarray, 't n 2']) -> Float[np.ndarray, 't 7']:
-  """What a crop is made of, with the eyes level: left, right and top of the
-  oval, chin, height and radius of the steady points; then the lean."""
+  """Measures of the face with its eyes level, and its roll.
+
+  Returns:
+    Left, right and top of the oval, chin, height, radius of the rigid points;
+    roll in radians.
+  """
   turned, roll = landmarks.level_eyes(points.astype(np.float64))
   upper = turned[:, landmarks.UPPER_OVAL]
   x0, x1 = upper[..., 0].min(1), upper[..., 0].max(1)
   gap = turned[:, landmarks.LOWER_LIP, 1] - turned[:, landmarks.UPPER_LIP, 1]
   # 0.7: the chin's share of the gap, 0.53 to 1.0 in ten talking clips.
   chin = turned[:, landmarks.CHIN, 1] - 0.7 * np.maximum(gap, 0)
-  # The radius of the steady points follows YuNet's height within 2.2 % and
-  # is quieter (0.4 % of the width) than the height itself (0.6 %).
+  # The radius of the rigid points follows YuNet's height within 2.2 % and
+  # has less noise (0.4 % of the width) than the height itself (0.6 %).
   steady = turned[:, landmarks.RIGID_POINTS]
   anchor = steady.mean(1)  # [t 2]
   radius = np.sqrt(((steady - anchor[:, None]) ** 2).sum(-1).mean(1))
@@ -71,23 +82,23 @@ def face_crops(
 ) -> Float[np.ndarray, 't 5']:
   """Crops (cx, cy, w, h, roll) of one person's face, frame by frame.
 
-  Size, place and lean come from what does not move in speech: the eyes
-  and the oval above the jaw. The chin would move the box, so the height is
-  the person's median proportion, corrected for how far the lips are apart.
+  Size, position and roll come from points that do not move in speech: the eyes
+  and the oval above the jaw. The chin would move the box, so the height is the
+  person's median proportion, corrected by the lip opening.
   Differs from Wav2Lip: its detector's box grows with every open vowel.
 
   Args:
-    points: landmarks of one track, pixels; NaN where there is no face.
-    pads: pixels added at top, bottom, left and right, as `--pads`; None
-      lowers the bottom edge by 4 % of the height, what Wav2Lip's default
-      of 10 pixels is on an average face.
+    points: landmarks of one track, pixels; NaN without a face.
+    pads: pixels added at top, bottom, left and right, as `--pads`. None lowers
+      the bottom edge by 4 % of the height: Wav2Lip's default of 10 pixels on an
+      average face.
   """
   starts = range(0, max(len(points), 1), BLOCK)
   rows = np.concatenate([_measures(points[i : i + BLOCK]) for i in starts])
   x0, x1, brow, chin, level, radius, roll = rows.T
   top = level - radius * _median((level - brow) / radius)
-  # 1.03: the mean opening of talking lips, which the boxes that the
-  # networks learned on did follow.
+  # 1.03: the mean opening of speaking lips, which is part of the boxes of the
+  # networks' training data.
   height = 1.03 * radius * _median((chin - top) / radius)
   middle, width = (x0 + x1) / 2, boxes.BOX_WIDTH * (x1 - x0)
   low, high = top - boxes.BOX_TOP * height, top + height
@@ -124,7 +135,7 @@ def opencv_affine(
   matrix: Float[np.ndarray, '2 3'],
   source: tuple[float, float, float, float] = (0, 0, 1, 1),
 ) -> Float[np.ndarray, '2 3']:
-  """A frame-to-crop map for OpenCV's pixel indices, whose centers are whole.
+  """A frame-to-crop map for OpenCV, whose pixel centers are whole numbers.
 
   Args:
     matrix: a map of continuous frame pixels.
@@ -157,10 +168,12 @@ def crop_corners(crop: Crop) -> Float[np.ndarray, '4 2']:
 def crop_bounds(
   crop: Crop, frame: tuple[int, int], margin: float = 0.06
 ) -> Int[np.ndarray, '4']:
-  """The whole-pixel box of a frame of `frame` = (h, w) that a crop needs.
+  """The whole-pixel box that a crop needs of a frame of size (h, w).
 
-  The margin, a share of the crop's sides, leaves room to blend at the edge.
-  Raises FaceError when the crop lies outside the frame.
+  The margin, relative to the crop's sides, allows blending at the edge.
+
+  Raises:
+    FaceError: the crop lies outside the frame.
   """
   h, w = frame
   box = boxes.bounding_boxes(crop_corners(crop))
@@ -180,19 +193,19 @@ def extract_crop(
   size: int,
   corner: tuple[int, int] = (0, 0),
 ) -> UInt8[np.ndarray, 'size size 3']:
-  """Cut a crop out of (part of) a frame and scale it to a square.
+  """Cut a crop out of a frame, or part of it, and scale it to a square.
 
   Args:
-    rgb: the frame, or its part that `crop_bounds` names, whose first pixel is at
-      `corner` (x, y) of the frame. Beyond its edge the edge is repeated.
-    crop: what to cut, in pixels of the frame.
-    size: side of the result, pixels.
+    rgb: the frame, or the part of `crop_bounds`. The edge is repeated outside.
+    crop: in pixels of the frame.
+    size: side of the result in pixels.
+    corner: (x, y) of the first pixel of `rgb` in the frame.
   """
   import cv2
 
   h, w = rgb.shape[:2]
-  # warpAffine reads 2x2 pixels however much it shrinks, so a large face is
-  # first averaged down. Differs from Wav2Lip, whose bilinear resize aliases.
+  # warpAffine reads 2x2 pixels at any scale, so a large face is averaged down
+  # first. Differs from Wav2Lip, whose bilinear resize aliases.
   shrink = int(min(crop.w, crop.h) / size)
   if shrink >= 2:
     small = (max(round(w / shrink), 1), max(round(h / shrink), 1))

@@ -1,11 +1,11 @@
-"""Detector: the two models that find faces and read them, as one handle.
+"""Face detection by YuNet and landmarks by MediaPipe.
 
-YuNet finds faces on frames of at most 640 pixels, MediaPipe's landmarker
-reads the 478 points of each on a crop round it. Its own detector misses
-faces under some 12 % of the frame's width; on such a crop it missed none of
-250 faces of 30 clips, at any margin from 1.2 to 3 times the face.
+YuNet finds faces on frames of at most 640 pixels. MediaPipe's landmarker reads
+478 points of each on a crop around it. MediaPipe's own detector misses faces
+under 12 % of the frame's width; on such crops the landmarker missed none of 250
+faces of 30 clips, at margins from 1.2 to 3 times the face.
 
-Both models are package data whose sha256 is checked before use.
+Both models are package data; their SHA-256 is verified.
 """
 
 import contextlib
@@ -39,11 +39,11 @@ def _read_model(name: str) -> bytes:
 
 @contextlib.contextmanager
 def _silence_native_logs() -> Iterator[None]:
-  """Keep the libraries' native chatter off stderr while they start."""
+  """Redirect the native libraries' messages away from stderr."""
   sys.stderr.flush()
   try:
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-  except OSError:  # a process without stderr hears nothing anyway
+  except OSError:  # a process without stderr has no messages
     yield
     return
   try:
@@ -58,8 +58,8 @@ def _silence_native_logs() -> Iterator[None]:
 def _import_mediapipe_vision():
   """MediaPipe's vision tasks, imported without TensorFlow.
 
-  MediaPipe imports TensorFlow where it is installed, 20 seconds and much
-  memory for nothing: a None in sys.modules makes that import fail.
+  MediaPipe imports TensorFlow if it is installed, which takes 20 seconds. None
+  in sys.modules makes that import fail.
   """
   for name in ('GLOG_minloglevel', 'TF_CPP_MIN_LOG_LEVEL'):
     os.environ.setdefault(name, '3')
@@ -76,14 +76,13 @@ def _import_mediapipe_vision():
 
 
 class FaceDetector:
-  """Owns YuNet and one landmarker per worker thread; use it in `with`."""
+  """YuNet, and a landmarker for each worker thread; a context manager."""
 
   def __init__(self, workers: int = 2):
     import cv2
 
-    # In a thread of its own: where PortAudio is missing a module of MediaPipe
-    # keeps the exception, and with it each frame that stood under the import
-    # and all that they hold, which here would be the analysis of a video.
+    # Imported in a thread: without PortAudio a module of MediaPipe keeps the
+    # exception, its stack frames, and all their objects in memory.
     with _silence_native_logs(), ThreadPoolExecutor(1) as alone:
       self._mediapipe, options, vision = alone.submit(
         _import_mediapipe_vision
@@ -112,7 +111,7 @@ class FaceDetector:
     self.close()
 
   def close(self) -> None:
-    """Free the models; the detector is of no use afterwards."""
+    """Free the models. The detector cannot be used afterwards."""
     self._pool.shutdown()
     while self._opened:
       self._opened.pop().close()
@@ -124,7 +123,7 @@ class FaceDetector:
 
     Args:
       rgb: a frame of at most 640 pixels a side.
-      scale: what the boxes are multiplied by, full size over small.
+      scale: factor of the boxes, full size over small size.
     """
     h, w = rgb.shape[:2]
     self._yunet.setInputSize((w, h))
@@ -141,13 +140,13 @@ class FaceDetector:
     """The 478 points of the face that fills the crop, or None.
 
     Args:
-      crop: the face with 1.2 to 3 times its size around it; any shape, scaled
-        and filled up to a square of 256 pixels.
-      corner: where in the frame the crop's first pixel is, (x, y).
+      crop: the face with 1.2 to 3 times its size around it, of any shape. It is
+        scaled and padded to a square of 256 pixels.
+      corner: (x, y) of the crop's first pixel in the frame.
 
     Returns:
-      x, y in pixels of the frame, z in the same unit, towards the viewer
-      negative.
+      x, y in pixels of the frame; z in the same unit, negative towards the
+      viewer.
     """
     import cv2
 
@@ -181,7 +180,7 @@ class FaceDetector:
     return list(self._pool.map(function, items))
 
   def _landmarker(self):
-    """This thread's own landmarker: one handle serves one call at a time."""
+    """This thread's landmarker: a handle serves one call at a time."""
     if not hasattr(self._own, 'landmarker'):
       with self._lock, _silence_native_logs():
         self._own.landmarker = self._create(self._options)
@@ -191,5 +190,5 @@ class FaceDetector:
           self._mediapipe.Image(
             image_format=self._mediapipe.ImageFormat.SRGB, data=blank
           )
-        )  # the first call is the one that logs
+        )  # only the first call logs
     return self._own.landmarker

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Identity of faces: tracks of one person, and the choice of a person."""
 
 import dataclasses
 
@@ -12,17 +12,17 @@ from lipsync_jax.faces.tracks import Track
 
 @dataclasses.dataclass(frozen=True)
 class Person:
-  """The tracks of one person, in time order, and how much is seen of them."""
+  """The tracks of one person in order of time, and their visible area."""
 
   tracks: tuple[Track, ...]
   area: float  # pixels of the face summed over frames
 
 
 def appearance(rgb: UInt8[np.ndarray, '96 96 3']) -> Float32[np.ndarray, 'd']:
-  """A light description of a head, cut at 1.5 times the crop.
+  """A descriptor of a head, on 1.5 times the crop.
 
-  Directions of edges on an 8 x 8 grid (512 values, unit length) and colors
-  of the face on a 6 x 6 grid. See `appearance_similarity`.
+  Histograms of edge directions on an 8 x 8 grid (512 values, unit length) and
+  colors of the face on a 6 x 6 grid. See `appearance_similarity`.
   """
   import cv2
 
@@ -35,7 +35,7 @@ def appearance(rgb: UInt8[np.ndarray, '96 96 3']) -> Float32[np.ndarray, 'd']:
   share = np.maximum(0, 1 - np.minimum(apart, 8 - apart))
   edges = np.hypot(gx, gy)[..., None] * share
   edges = edges.reshape(8, 4, 8, 4, 8).mean((1, 3))  # [8 8 8]
-  # 20 levels: a cell of flat skin must not shout.
+  # 20 levels: cells of flat skin get little weight.
   edges /= np.linalg.norm(edges, axis=-1, keepdims=True) + 20
   edges /= np.linalg.norm(edges) + 1e-6
   grid = cv2.resize(ycc[16:80, 16:80], (6, 6), interpolation=cv2.INTER_AREA)
@@ -47,30 +47,32 @@ def appearance(rgb: UInt8[np.ndarray, '96 96 3']) -> Float32[np.ndarray, 'd']:
 def appearance_similarity(
   a: Float32[np.ndarray, 'd'], b: Float32[np.ndarray, 'd']
 ) -> float:
-  """How alike two looks are, at most 1.
+  """Similarity of two appearances, at most 1.
 
-  Over 230 single pictures of some 60 persons, 80 % of the pairs of one
-  person reach 0.70, and 1 % of the pairs of two persons.
+  Over 230 pictures of some 60 persons, 80 % of the pairs of one person reach
+  0.70, and 1 % of the pairs of two persons.
   """
   edges = a[:512] @ b[:512]
   edges /= np.linalg.norm(a[:512]) * np.linalg.norm(b[:512]) + 1e-6
   return float(edges - 3 * ((a[512:] - b[512:]) ** 2).mean())
 
 
-def group_people(analysis: tracks.Analysis, alike: float = 0.7) -> list[Person]:
-  """Join tracks into persons, most visible first.
+def group_people(
+  analysis: tracks.Analysis, min_similarity: float = 0.7
+) -> list[Person]:
+  """Join tracks into persons, the most visible first.
 
-  Two tracks are one person when they never share a frame and either follow
-  each other within two seconds of one shot at one place, or look alike.
-  Limits: relatives in like light may be joined, and a person seen from the
-  front and then from the side may count as two.
+  Two tracks are of one person if they never share a frame and either follow
+  each other within two seconds of one shot at one position, or have similar
+  appearances. Limits: relatives in similar light may be joined; a person seen
+  from the front and from the side may count as two.
   """
   order = sorted(analysis.tracks, key=lambda track: -_total_area(track))
   groups: list[list[tracks.Track]] = []
   for track in order:
     scores = [_same_person_score(analysis, group, track) for group in groups]
     best = int(np.argmax(scores)) if scores else -1
-    if best >= 0 and scores[best] >= alike:
+    if best >= 0 and scores[best] >= min_similarity:
       groups[best].append(track)
     else:
       groups.append([track])
@@ -91,7 +93,7 @@ def _total_area(track: tracks.Track) -> float:
 def _same_person_score(
   analysis: tracks.Analysis, group: list[tracks.Track], track: tracks.Track
 ) -> float:
-  """How surely a track belongs to a group: 0 to 1, 1 for a continuation."""
+  """Score of a track belonging to a group, 0 to 1; 1 for a continuation."""
   best = 0.0
   for other in group:
     if np.intersect1d(other.frames, track.frames).size:
@@ -99,28 +101,28 @@ def _same_person_score(
     first, second = sorted((other, track), key=lambda v: int(v.frames[0]))
     end, start = int(first.frames[-1]), int(second.frames[0])
     same_shot = not ((analysis.cuts > end) & (analysis.cuts <= start)).any()
-    # The very next frame goes on in the same track, unless the face became
+    # The next frame continues the same track, unless the face became
     # another's.
     near = start > end + 1 and analysis.times[start] - analysis.times[end] < 2
     if same_shot and near:
       place = boxes.iou_matrix(first.boxes[-1:], second.boxes[:1])[0, 0]
       if place > 0.4:
         return 1.0
-    best = max(best, appearance_similarity(other.look, track.look))
+    best = max(best, appearance_similarity(other.appearance, track.appearance))
   return best
 
 
 def choose_person(found: list[Person], spec: str) -> Person:
-  """The one person to dub, for the whole video.
+  """The person to lip-sync in the whole video.
 
   Args:
     found: the result of `group_people`.
-    spec: 'largest' (over all its frames); 'left' or 'right' (by median place,
-      among those at least a tenth as visible as the largest); a number
-      (0 is the largest); or 'x,y', pixels in the first frame that shows them.
+    spec: 'largest' (over all frames); 'left' or 'right' (by median position, of
+      those at least a tenth as visible as the largest); a number (0 is the
+      largest); or 'x,y', pixels in the person's first frame.
 
   Raises:
-    FaceError: nobody fits; the message lists who is there.
+    FaceError: nobody fits; the message lists all people.
   """
   if not found:
     raise FaceError(
@@ -152,7 +154,7 @@ def choose_person(found: list[Person], spec: str) -> Person:
 
 
 def describe_people(found: list[Person], most: int = 8) -> str:
-  """Who is there, in one line: number, size, place and frames."""
+  """All people in one line: number, size, position and frames."""
   words = []
   for i, person in enumerate(found[:most]):
     boxes = np.concatenate([track.boxes for track in person.tracks])
@@ -171,7 +173,7 @@ def _median_center(person: Person) -> Float[np.ndarray, '2']:
 
 
 def _distance_to_point(person: Person, point: Float[np.ndarray, '2']) -> float:
-  """From a point to the person's first box, in box widths; 0 inside."""
+  """Distance of a point to the person's first box, in box widths; 0 inside."""
   box = person.tracks[0].boxes[0].astype(np.float64)
   gap = np.maximum(np.maximum(box[:2] - point, point - box[2:]), 0)
   return float(np.hypot(*gap) / max(box[2] - box[0], 1e-6))

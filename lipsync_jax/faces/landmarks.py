@@ -1,14 +1,10 @@
-"""Faces: the landmarks kept, the crop a network sees, the turn of a head.
+"""The 89 landmarks of a face, and measures of them.
 
-Alphabet: `t` frames, `n` the 89 landmarks kept, `h w` pixels. Coordinates
-are pixels of the full frame, x right and y down, continuous: the center of
-the first pixel is (0.5, 0.5). Boxes are (x0, y0, x1, y1), half-open. Angles
-are radians in the image plane, positive when the head leans to the right of
-the picture (the eye on the right side is the lower one).
+Coordinates are continuous pixels of the full frame, x right and y down: the
+center of the first pixel is (0.5, 0.5). Angles are radians in the image plane,
+positive if the eye on the right side of the picture is lower.
 
-The crop is the box of a face detector made steady (Wav2Lip, spec 7.3): the
-family's networks learned on such boxes, forehead to chin without the hair,
-squeezed to a square. Training and inference both cut with `face_crops` and `extract_crop`.
+Shapes: t frames, n the 89 landmarks.
 """
 
 import numpy as np
@@ -18,18 +14,18 @@ from lipsync_jax.common.errors import LipSyncError
 
 
 class FaceError(LipSyncError):
-  """No usable face: one line with what was found and what to do."""
+  """No usable face."""
 
 
-# MediaPipe's face mesh has 478 points; these 89 are what masks, crops and
-# mouth measures need, 712 bytes a face and frame.
-# The oval runs from the top of the forehead over the picture's right side.
+# MediaPipe's face mesh has 478 points. Masks, crops and mouth measures need
+# these 89, 712 bytes a face and frame.
+# The oval starts at the top of the forehead, along the picture's right side.
 _OVAL = (
   10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288,
   397, 365, 379, 378, 400, 377, 152, 148, 176, 149, 150, 136,
   172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109,
 )  # fmt: skip
-# Lips run from the picture's left corner over the upper lip.
+# Lips start at the corner on the picture's left, along the upper lip.
 _OUTER_LIPS = (
   61, 185, 40, 39, 37, 0, 267, 269, 270, 409,
   291, 375, 321, 405, 314, 17, 84, 181, 91, 146,
@@ -53,7 +49,7 @@ WINGS, CHEEKS = slice(82, 84), slice(84, 86)
 NOSE, SUBNASALE, BRIDGE = 86, 87, 88
 CHIN = 18
 UPPER_LIP, LOWER_LIP = 56 + 5, 56 + 15  # of the inner lips, at the middle
-# The oval without the jaw: what stays when the mouth opens.
+# The oval without the jaw: fixed when the mouth opens.
 UPPER_OVAL = (*range(10), *range(27, 36))
 RIGID_POINTS = (*UPPER_OVAL, 76, 77, 78, 79, BRIDGE)
 OVAL_SIDES = (28, 8)  # widest points of the oval, left and right
@@ -62,7 +58,7 @@ OVAL_SIDES = (28, 8)  # widest points of the oval, left and right
 def level_eyes(
   points: Float[np.ndarray, 't n 2'],
 ) -> tuple[Float[np.ndarray, 't n 2'], Float[np.ndarray, 't']]:
-  """Landmarks turned about the frame's corner until the eyes are level."""
+  """Landmarks rotated about the frame's corner until the eyes are level."""
   eyes = points[:, EYES]
   line = eyes[:, 2:].mean(1) - eyes[:, :2].mean(1)  # [t 2]
   roll = np.arctan2(line[:, 1], line[:, 0])
@@ -74,7 +70,7 @@ def level_eyes(
 def lip_openings(
   points: Float[np.ndarray, 't n 2'], rows: Float[np.ndarray, 't 5']
 ) -> Float32[np.ndarray, 't']:
-  """How far the lips are apart, of the height of each frame's crop."""
+  """Lip opening of each frame, relative to the height of its crop."""
   gap = points[:, LOWER_LIP] - points[:, UPPER_LIP]  # [t 2]
   gap, roll = gap.astype(np.float64), rows[:, 4].astype(np.float64)
   down = gap[:, 1] * np.cos(roll) - gap[:, 0] * np.sin(roll)
@@ -82,14 +78,14 @@ def lip_openings(
 
 
 def head_yaw(points: Float[np.ndarray, 't n 2']) -> Float[np.ndarray, 't']:
-  """Turn of the head, degrees, positive towards the picture's right.
+  """Yaw of the head in degrees, positive towards the picture's right.
 
-  From how far the nose has left the middle of the oval's sides: within
-  some 10 degrees up to 40, where the far side begins to hide.
+  It is computed from the offset of the nose between the oval's sides. Its error
+  is some 10 degrees up to a yaw of 40, where the far side becomes hidden.
   """
   turned, _ = level_eyes(points.astype(np.float64))
   left, right = (turned[:, side, 0] for side in OVAL_SIDES)
   half = np.maximum((right - left) / 2, 1e-6)
-  # The nose's tip stands about half a face width before the axis.
+  # The nose tip is about half a face width in front of the axis.
   lever = (turned[:, NOSE, 0] - (left + right) / 2) / half
   return np.degrees(np.arctan(lever))

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Shot cuts by differences of frame signatures."""
 
 import numpy as np
 from jaxtyping import Float, Float32, Int, UInt8
@@ -7,11 +7,11 @@ from jaxtyping import Float, Float32, Int, UInt8
 def frame_signature(
   rgb: UInt8[np.ndarray, 'h w 3'],
 ) -> tuple[Float32[np.ndarray, '18 32'], Float32[np.ndarray, '3 64']]:
-  """What two frames of one shot share: blurred structure and colors."""
+  """Signature of a frame: blurred structure and colors."""
   import cv2
 
   small = cv2.resize(rgb, (64, 36), interpolation=cv2.INTER_AREA)
-  # Blurred over 10 levels: a flat wall a little lighter is the same wall.
+  # Blurred over 10 levels: a small change of brightness is no difference.
   counts = [np.bincount(c.ravel() >> 2, minlength=64) for c in small.T]
   colors = np.array(counts, np.float32) / small[..., 0].size
   colors = cv2.GaussianBlur(
@@ -20,16 +20,17 @@ def frame_signature(
   gray = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float32)
   gray = cv2.resize(gray, (32, 18), interpolation=cv2.INTER_AREA)
   gray = cv2.GaussianBlur(gray, (0, 0), 1.0)
-  # Without mean and gain: a fade or a flash of light is no other structure.
+  # Without mean and gain: fades and flashes keep the structure.
   return (gray - gray.mean()) / (gray.std() + 4), colors
 
 
 def signature_distance(a, b) -> float:
-  """How unlike two signatures are, 0 to about 1.
+  """Difference of two signatures, 0 to about 1.
 
-  The geometric mean of structure and color: a pan changes the first only,
-  a change of light the second. In 31 clips neighbors reach 0.041, while
-  frames of different clips begin at 0.13 (2 % of them below 0.32).
+  It is the geometric mean of the differences in structure and in color: a pan
+  changes only the first, a change of light only the second. In 31 clips
+  neighbors reach 0.041; frames of different clips begin at 0.13 (2 % of them
+  below 0.32).
   """
   energy = np.sqrt((a[0] ** 2).mean() * (b[0] ** 2).mean()) + 1e-3
   structure = max(1 - float((a[0] * b[0]).mean() / energy), 0.0)
@@ -38,19 +39,18 @@ def signature_distance(a, b) -> float:
 
 
 def may_be_cut(step: float) -> bool:
-  """Whether a difference to the frame before may be a cut."""
+  """Whether a difference to the previous frame may be a cut."""
   return step > 0.08
 
 
 def find_cuts(steps: Float[np.ndarray, 'f 3']) -> Int[np.ndarray, 'c']:
   """First frames of new shots.
 
-  Args:
-    steps: difference of frame f to the frames f-1, f-2 and f-3; 0 where
-      there is no such frame.
+  A cut is a large step, or a medium one without steps beside it. A picture that
+  returns after one or two frames is a flash, not a cut.
 
-  A cut is a large step, or a middling one that stands alone. It is no cut
-  when the picture is back after one or two frames: that was a flash.
+  Args:
+    steps: differences of frame f to the frames f-1, f-2 and f-3; 0 if absent.
   """
   one, two, three = steps.T
   padded = np.pad(one, 2)
@@ -58,7 +58,7 @@ def find_cuts(steps: Float[np.ndarray, 'f 3']) -> Int[np.ndarray, 'c']:
   jump = (one > 0.15) | ((one > 0.08) & (one > 3 * around))
   cuts = []
   for f in np.flatnonzero(jump):
-    # Back where it was: seen on the way into a flash, and on the way out.
+    # The picture returns: at the start and at the end of a flash.
     same = [*two[f + 1 : f + 2], *three[f + 2 : f + 3]]
     same += [two[f]] if f >= 2 else []
     same += [three[f]] if f >= 3 else []

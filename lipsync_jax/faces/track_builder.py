@@ -1,7 +1,7 @@
-"""Strands: tracks while they grow, frame by frame, and what becomes of them.
+"""Tracks under construction, frame by frame.
 
-`detect` adds to them; a strand is cut into tracks at shot cuts, and where
-another's face took the place of one.
+`tracker` appends to them. A finished one is split at shot cuts, and where
+another face replaced the tracked one.
 """
 
 import array
@@ -15,94 +15,101 @@ from jaxtyping import Float
 from lipsync_jax.faces import identity, landmarks, tracks
 from lipsync_jax.faces.tracks import Track
 
-# Likeness to the frame before. Of 27 clips one falls below 0.83, where a head
-# jerks: 0.69. Another's face in composites comes to 0.62 at most.
+# Similarity to the previous frame. One of 27 clips falls below 0.83, to 0.69 at
+# a jerk of the head. Another face in composites reaches 0.62 at most.
 CHANGED_BELOW = 0.65
 
 
 def numeric_array(kind: str):
-  """Makes an empty array of numbers."""
+  """An empty, growing array of numbers."""
   return functools.partial(array.array, kind)
 
 
 @dataclasses.dataclass(frozen=True)
 class TrackBuilder:
-  """A track while it grows.
+  """A track under construction.
 
-  What grows with every frame is packed: objects would cost half as
-  much memory again.
+  Values of every frame are packed: objects would need half as much memory
+  again.
   """
 
   frames: array.array = dataclasses.field(default_factory=numeric_array('q'))
   times: array.array = dataclasses.field(default_factory=numeric_array('d'))
-  boxes: array.array = dataclasses.field(
-    default_factory=numeric_array('d')
-  )  # 4 each
+  # Four values a box, two a landmark.
+  boxes: array.array = dataclasses.field(default_factory=numeric_array('d'))
   scores: array.array = dataclasses.field(default_factory=numeric_array('d'))
-  points: array.array = dataclasses.field(
-    default_factory=numeric_array('f')
-  )  # n x 2
-  # Of the appearance since the frame before, 1 - likeness.
+  points: array.array = dataclasses.field(default_factory=numeric_array('f'))
+  # Change of appearance since the previous frame, 1 - similarity.
   changes: array.array = dataclasses.field(default_factory=numeric_array('d'))
-  looks: list = dataclasses.field(default_factory=list)  # (frame, appearance)
-  # Searches since YuNet last saw the face.
-  doubts: list = dataclasses.field(default_factory=list)
+  # (frame, appearance)
+  appearances: list = dataclasses.field(default_factory=list)
+  # Searches since YuNet last found the face.
+  misses: list = dataclasses.field(default_factory=list)
   # [appearance in the latest frame]
   last: list = dataclasses.field(default_factory=list)
-  # [frame from which on it is looked at often]
+  # [first frame of frequent descriptors]
   born: list = dataclasses.field(default_factory=list)
-  # [frame, appearance before, and soon after] of great changes
-  news: list = dataclasses.field(default_factory=list)
+  # (frame, appearance before, appearance soon after) of large changes
+  switches: list = dataclasses.field(default_factory=list)
 
   def box(self, back: int = 1) -> Float[np.ndarray, '4']:
-    """That of the latest frame, or of one before."""
+    """The box of the latest frame, or of an earlier one."""
     end = len(self.boxes) - 4 * (back - 1)
     return np.array(self.boxes[end - 4 : end])
 
 
-def identity_switches(strand: TrackBuilder) -> list[int]:
-  """Frames in which another's face stands where one was: a change that stands
-  alone, unlike those of a turning head, and lasts, unlike a hand's."""
+def identity_switches(builder: TrackBuilder) -> list[int]:
+  """Frames in which another face replaces the tracked one.
+
+  Such a change is single, unlike those of a turning head, and lasts, unlike
+  that of a hand in front of the face.
+  """
   found = []
-  for number, before, after in strand.news:
-    at = bisect.bisect_left(strand.frames, number)
-    near = strand.changes[max(at - 2, 0) : at] + strand.changes[at + 1 : at + 3]
+  for number, before, after in builder.switches:
+    at = bisect.bisect_left(builder.frames, number)
+    near = (
+      builder.changes[max(at - 2, 0) : at] + builder.changes[at + 1 : at + 3]
+    )
     lasts = identity.appearance_similarity(before, after) < CHANGED_BELOW
-    if lasts and strand.changes[at] > 3 * max(near, default=0.0):
+    if lasts and builder.changes[at] > 3 * max(near, default=0.0):
       found.append(number)
   return found
 
 
 def simultaneous_changes(
-  strands: list[TrackBuilder], news: list[list[int]]
+  builders: list[TrackBuilder], switches: list[list[int]]
 ) -> list[int]:
-  """Those in which half of the faces change: cuts too mild for `find_cuts`,
-  before one wall perhaps. Fewer is one of several pictures in the frame."""
+  """Frames in which half of the faces change: cuts that `find_cuts` misses.
+
+  Fewer changes come from one of several pictures within the frame.
+  """
   return [
     number
-    for number in {number for own in news for number in own}
-    if 2 * sum(number in own for own in news)
-    >= sum(s.frames[0] < number <= s.frames[-1] for s in strands)
+    for number in {number for own in switches for number in own}
+    if 2 * sum(number in own for own in switches)
+    >= sum(s.frames[0] < number <= s.frames[-1] for s in builders)
   ]
 
 
-def build_tracks(strand: TrackBuilder, cuts) -> list[Track]:
-  """The strand as tracks, one a shot, each with its own appearance."""
+def build_tracks(builder: TrackBuilder, cuts) -> list[Track]:
+  """The finished tracks, one for each shot, with their appearances."""
   whole = Track(
-    np.array(strand.frames, np.int64),
-    np.array(strand.boxes, np.float32).reshape(-1, 4),
-    np.array(strand.scores, np.float32),
-    # Not copied: these are most of what a video leaves.
-    np.frombuffer(strand.points, np.float32).reshape(
+    np.array(builder.frames, np.int64),
+    np.array(builder.boxes, np.float32).reshape(-1, 4),
+    np.array(builder.scores, np.float32),
+    # Not copied: these are most of the memory of an analysis.
+    np.frombuffer(builder.points, np.float32).reshape(
       -1, len(landmarks.LANDMARK_IDS), 2
     ),
-    strand.looks[0][1],
+    builder.appearances[0][1],
   )
   found = []
   for piece in tracks.split_at_cuts(whole, cuts):
     first, last = piece.frames[0], piece.frames[-1]
-    own = [v for f, v in strand.looks if first <= f <= last]
-    # The median: while the face came from behind something, it looked odd.
-    usual = np.median(own or [v for _, v in strand.looks], axis=0)
-    found.append(dataclasses.replace(piece, look=usual.astype(np.float32)))
+    own = [v for f, v in builder.appearances if first <= f <= last]
+    # The median ignores frames in which the face was partly hidden.
+    usual = np.median(own or [v for _, v in builder.appearances], axis=0)
+    found.append(
+      dataclasses.replace(piece, appearance=usual.astype(np.float32))
+    )
   return found

@@ -1,9 +1,8 @@
-"""Detect: find and follow every face of a video in one streamed pass.
+"""Detection and tracking of every face of a video in one streamed pass.
 
-The landmarker runs on every frame for every face followed, on a crop where
-the face is expected; YuNet every few frames, at cuts, and wherever a face is
-lost or none is followed. What comes out is small (under 1 kB a face and
-frame); `analyzes` remembers it.
+The landmarker runs on every frame for every tracked face, on a crop at its
+expected position. YuNet runs every few frames, at cuts, and while a face is
+lost or none is tracked. Results take under 1 kB a face and frame.
 """
 
 import array
@@ -19,22 +18,20 @@ from lipsync_jax.faces.detector import FaceDetector
 from lipsync_jax.faces.track_builder import TrackBuilder
 from lipsync_jax.faces.tracks import Analysis, Track
 
-DETECT_EVERY = 5  # frames between two searches for faces
-MAX_FACES = 6  # faces followed at once, the largest
+DETECT_EVERY = 5  # frames between two runs of YuNet
+MAX_FACES = 6  # faces tracked at once, the largest
 LOST_SECONDS = 0.5  # seconds after which a lost face is a new track
-MARGIN = 1.8  # side of the landmarker's crop against the face's
-TIGHT_MARGIN = 1.2  # the same, where another face is in the way
+MARGIN = 1.8  # side of the landmarker's crop relative to the face's
+TIGHT_MARGIN = 1.2  # the same, beside another face
 MIN_SCORE = 0.65  # YuNet's score that starts a track
-MAX_UNCONFIRMED = 4  # searches in a row without the face that end its track
-MIN_TRACK_FRAMES = 3  # frames; fewer are no track, unless the shot is as short
-APPEARANCE_EVERY = 25  # frames between two looks at a face's appearance …
-APPEARANCE_SOON = 5  # … and while it is new: what hides it then must not count
-APPEARANCE_AFTER = (
-  4  # frames, after which a face that changed must be another still
-)
+MAX_UNCONFIRMED = 4  # searches without the face after which its track ends
+MIN_TRACK_FRAMES = 3  # minimum frames of a track, except in shorter shots
+APPEARANCE_EVERY = 25  # frames between two descriptors of a face …
+APPEARANCE_SOON = 5  # … and while it is new, when it may be partly hidden
+APPEARANCE_AFTER = 4  # frames after which a replaced face must still differ
 
-# (number, seconds, frame of at most 640 pixels a side, the function that
-# cuts the whole-pixel box (x0, y0, x1, y1) out of the frame at full size)
+# (number, seconds, frame of at most 640 pixels a side, function that returns
+# the whole-pixel box (x0, y0, x1, y1) of the frame at full size)
 Fetch = Callable[[tuple[int, int, int, int]], np.ndarray]
 Frame = tuple[int, float, np.ndarray, Fetch]
 
@@ -45,14 +42,14 @@ def track_faces(
   """Faces, cuts and times of the frames of a stream.
 
   Args:
-    stream: frames in order, numbered from 0. Their `fetch` is called before
-      the next frame is asked for, and from this thread only.
+    stream: frames in order, numbered from 0. Their `fetch` is called before the
+      next frame is read, and only from this thread.
     frame: height and width at full size, pixels.
-    detector: an open Detector.
+    detector: an open FaceDetector.
   """
   times, steps = array.array('d'), array.array('d')
   past: list = []  # the last three signatures, newest first
-  grown: list[TrackBuilder] = []
+  builders: list[TrackBuilder] = []
   for number, time, small, fetch in stream:
     sign = shots.frame_signature(small)
     step = [shots.signature_distance(sign, other) for other in past]
@@ -60,18 +57,18 @@ def track_faces(
     steps.extend(step + [0.0] * (3 - len(step)))
     times.append(float(time))
     view = (number, float(time), small, fetch)
-    _advance_frame(grown, view, frame, detector, shots.may_be_cut(steps[-3]))
+    _advance_frame(builders, view, frame, detector, shots.may_be_cut(steps[-3]))
   cuts = shots.find_cuts(np.array(steps).reshape(-1, 3))
-  news = [track_builder.identity_switches(strand) for strand in grown]
+  switches = [track_builder.identity_switches(builder) for builder in builders]
   cuts = np.union1d(
-    cuts, track_builder.simultaneous_changes(grown, news)
+    cuts, track_builder.simultaneous_changes(builders, switches)
   ).astype(np.int64)
   ends = np.array([0, *cuts, len(times)])
   found = [
     piece
-    for strand, own in zip(grown, news, strict=True)
+    for builder, own in zip(builders, switches, strict=True)
     for piece in track_builder.build_tracks(
-      strand, np.union1d(cuts, own).astype(np.int64)
+      builder, np.union1d(cuts, own).astype(np.int64)
     )
     if len(piece.frames) >= min(MIN_TRACK_FRAMES, _shot_range(ends, piece))
   ]
@@ -79,17 +76,19 @@ def track_faces(
 
 
 def _shot_range(ends: Int[np.ndarray, 'e'], piece: Track) -> int:
-  """Frames of the shot in which a piece lies."""
+  """Frames of the shot of a track."""
   return int(np.diff(ends)[np.searchsorted(ends, piece.frames[0], 'right') - 1])
 
 
-def _advance_frame(grown, view, frame, detector, jump: bool) -> None:
-  """Take one frame: extend the strands and open new ones."""
+def _advance_frame(builders, view, frame, detector, jump: bool) -> None:
+  """Process one frame: extend tracks and start new ones."""
   number, time, small, _ = view
-  live = [s for s in grown if s.frames[-1] == number - 1 and _is_confirmed(s)]
+  live = [
+    s for s in builders if s.frames[-1] == number - 1 and _is_confirmed(s)
+  ]
   lost = [
     s
-    for s in grown
+    for s in builders
     if s.frames[-1] < number - 1
     and time - s.times[-1] < LOST_SECONDS
     and _is_confirmed(s)
@@ -112,40 +111,40 @@ def _advance_frame(grown, view, frame, detector, jump: bool) -> None:
     elif scores[i] >= MIN_SCORE:
       new.append((TrackBuilder(), box, scores[i]))
   _read_landmarks(again + new, view, frame, detector, jump)
-  grown += [s for s, _, _ in new if s.frames]
-  _resolve_merged(grown, number)
+  builders += [s for s, _, _ in new if s.frames]
+  _resolve_merged(builders, number)
 
 
-def _is_confirmed(strand: TrackBuilder) -> bool:
-  return len(strand.doubts) < MAX_UNCONFIRMED
+def _is_confirmed(builder: TrackBuilder) -> bool:
+  return len(builder.misses) < MAX_UNCONFIRMED
 
 
-def _predict_box(strand: TrackBuilder) -> Float[np.ndarray, '4']:
-  """Where the face should be now: its last step once more, within reason."""
-  last = strand.box()
-  if len(strand.frames) < 2 or strand.frames[-2] != strand.frames[-1] - 1:
+def _predict_box(builder: TrackBuilder) -> Float[np.ndarray, '4']:
+  """The expected box: the last step repeated, within limits."""
+  last = builder.box()
+  if len(builder.frames) < 2 or builder.frames[-2] != builder.frames[-1] - 1:
     return last
   reach = 0.2 * (last[2] - last[0])
-  return last + np.clip(last - strand.box(2), -reach, reach)
+  return last + np.clip(last - builder.box(2), -reach, reach)
 
 
 def _match_detections(live: list[TrackBuilder], boxes, scores) -> list[bool]:
-  """Match YuNet's boxes with faces already read; count who is missing."""
+  """Match YuNet's boxes with tracked faces; count missing ones."""
   taken = [False] * len(boxes)
-  for strand in live:
-    shared = iou_matrix(strand.box()[None], boxes)[0]
+  for builder in live:
+    shared = iou_matrix(builder.box()[None], boxes)[0]
     if shared.size and shared.max() > 0.3:
       best = int(shared.argmax())
       taken[best] = True
-      strand.scores[-1] = float(scores[best])
-      strand.doubts.clear()
+      builder.scores[-1] = float(scores[best])
+      builder.misses.clear()
     else:
-      strand.doubts.append(strand.frames[-1])
+      builder.misses.append(builder.frames[-1])
   return taken
 
 
 def _nearest_lost(waiting: list[TrackBuilder], box) -> TrackBuilder | None:
-  """The lost strand that a newly found box continues, if any."""
+  """The lost track that a new box continues, if any."""
   if not waiting:
     return None
   last = np.stack([s.box() for s in waiting])
@@ -156,9 +155,9 @@ def _nearest_lost(waiting: list[TrackBuilder], box) -> TrackBuilder | None:
 def _read_landmarks(
   jobs, view, frame, detector: FaceDetector, jump=False
 ) -> set[int]:
-  """Landmarks of every (strand, box, score); the ids of strands that grew.
+  """Read landmarks of every (track, box, score); returns extended tracks.
 
-  After a jump the face in the same place may be another's: look again.
+  After a jump the face at the same position may be another: detect again.
   """
   number, time, _, fetch = view
 
@@ -166,7 +165,7 @@ def _read_landmarks(
     x0, y0, x1, y1 = _square_region(box, margin, frame)
     if x1 - x0 < 8 or y1 - y0 < 8:
       return None
-    # Only this thread touches the decoder's frames: two at once can hang it.
+    # Only this thread reads the decoder's frames: two at once can hang it.
     return np.ascontiguousarray(fetch((x0, y0, x1, y1))), (x0, y0)
 
   def read(part):
@@ -174,63 +173,67 @@ def _read_landmarks(
 
   parts = [crop(box, MARGIN) for _, box, _ in jobs]
   meshes = detector.map(read, parts)
-  grown = set()
-  for (strand, box, score), part, mesh in zip(jobs, parts, meshes, strict=True):
+  extended = set()
+  for (builder, box, score), part, mesh in zip(
+    jobs, parts, meshes, strict=True
+  ):
     points = _landmarks_in_box(mesh, box)
     if points is None and part:
-      # Those points are a neighbor's: a tighter crop keeps it out.
+      # These points belong to a neighbor: a smaller crop excludes it.
       part = crop(box, TIGHT_MARGIN)
       points = _landmarks_in_box(read(part), box)
     if points is None:
       continue
-    _update_appearance(strand, number, points, part, jump)
-    strand.frames.append(number)
-    strand.times.append(time)
-    strand.boxes.extend(detector_boxes(points[None])[0])
-    strand.scores.append(float(score))
-    strand.points.frombytes(points.astype(np.float32).tobytes())
-    grown.add(id(strand))
-  return grown
+    _update_appearance(builder, number, points, part, jump)
+    builder.frames.append(number)
+    builder.times.append(time)
+    builder.boxes.extend(detector_boxes(points[None])[0])
+    builder.scores.append(float(score))
+    builder.points.frombytes(points.astype(np.float32).tobytes())
+    extended.add(id(builder))
+  return extended
 
 
 def _update_appearance(
-  strand: TrackBuilder, number: int, points, part, jump: bool
+  builder: TrackBuilder, number: int, points, part, jump: bool
 ) -> None:
-  """Remember how the face looks, and whether it became another's."""
+  """Record the appearance, and whether the face was replaced."""
   cut = crop.crop_from_row(crop.face_crops(points[None].astype(np.float64))[0])
   cut = dataclasses.replace(cut, w=1.5 * cut.w, h=1.5 * cut.h)
   seen = identity.appearance(crop.extract_crop(part[0], cut, 96, part[1]))
-  if strand.news and number - strand.news[-1][0] <= APPEARANCE_AFTER:
-    strand.news[-1][2] = seen
+  if builder.switches and number - builder.switches[-1][0] <= APPEARANCE_AFTER:
+    builder.switches[-1][2] = seen
   alike = (
-    identity.appearance_similarity(strand.last[0], seen) if strand.last else 1.0
+    identity.appearance_similarity(builder.last[0], seen)
+    if builder.last
+    else 1.0
   )
-  strand.changes.append(1 - alike)
+  builder.changes.append(1 - alike)
   if alike < track_builder.CHANGED_BELOW:
     true = track_builder.identity_switches(
-      strand
-    )  # all else goes: memory is to be flat
+      builder
+    )  # everything else is dropped, for constant memory
     old = [
       x
-      for x in strand.news
+      for x in builder.switches
       if x[0] in true or number - x[0] <= APPEARANCE_AFTER
     ]
-    strand.news[:] = [*old, [number, strand.last[0], seen]]
+    builder.switches[:] = [*old, [number, builder.last[0], seen]]
     jump = True
-  strand.last[:] = [seen]
-  if jump or not strand.looks:
-    strand.born[:] = [number]
+  builder.last[:] = [seen]
+  if jump or not builder.appearances:
+    builder.born[:] = [number]
   pause = (
     APPEARANCE_SOON
-    if number - strand.born[0] <= APPEARANCE_EVERY
+    if number - builder.born[0] <= APPEARANCE_EVERY
     else APPEARANCE_EVERY
   )
-  if number in strand.born or number - strand.looks[-1][0] >= pause:
-    strand.looks.append((number, seen))
+  if number in builder.born or number - builder.appearances[-1][0] >= pause:
+    builder.appearances.append((number, seen))
 
 
 def _landmarks_in_box(mesh, box) -> Float[np.ndarray, 'n 2'] | None:
-  """The landmarks kept, if they are those of the face in the box."""
+  """The landmarks, if they belong to the face in the box."""
   if mesh is None:
     return None
   points = mesh[list(landmarks.LANDMARK_IDS), :2]
@@ -239,7 +242,7 @@ def _landmarks_in_box(mesh, box) -> Float[np.ndarray, 'n 2'] | None:
 
 
 def _square_region(box, margin: float, frame) -> tuple[int, int, int, int]:
-  """A square of `margin` times the box round it, cut off at the frame."""
+  """A square of `margin` times the box around it, cut at the frame."""
   h, w = frame
   cx, cy = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
   half = margin * max(box[2] - box[0], box[3] - box[1]) / 2
@@ -251,19 +254,19 @@ def _square_region(box, margin: float, frame) -> tuple[int, int, int, int]:
   )
 
 
-def _resolve_merged(grown: list[TrackBuilder], number: int) -> None:
-  """Where two strands came to follow one face, the younger ends."""
-  now = [s for s in grown if s.frames[-1] == number]
+def _resolve_merged(builders: list[TrackBuilder], number: int) -> None:
+  """End the younger of two tracks that follow one face."""
+  now = [s for s in builders if s.frames[-1] == number]
   for i, young in enumerate(now):
     for old in now[:i]:
       both = iou_matrix(young.box()[None], old.box()[None])
       if both[0, 0] > 0.5 and _is_confirmed(old):
-        young.doubts.extend([number] * MAX_UNCONFIRMED)
+        young.misses.extend([number] * MAX_UNCONFIRMED)
         rows = (young.frames, young.times, young.scores, young.changes)
         for values in rows:
           values.pop()
         del young.boxes[-4:]
         del young.points[-2 * len(landmarks.LANDMARK_IDS) :]
-        young.news[:] = [x for x in young.news if x[0] != number]
+        young.switches[:] = [x for x in young.switches if x[0] != number]
         break
-  grown[:] = [s for s in grown if s.frames]
+  builders[:] = [s for s in builders if s.frames]

@@ -1,11 +1,7 @@
-"""Tracks: faces over time, shot cuts, persons and the choice of one.
+"""Tracks of faces, and the analysis of a video.
 
-Alphabet: `f` frames of the video, `t` frames of one track, `n` landmarks,
-`k` values a frame. Times are seconds. Everything here is arithmetic on what
-`detect` measured; nothing looks at pixels but `frame_signature` and `appearance`.
-
-`group_people` joins tracks into persons, `choose_person` takes one for the whole video;
-`paths` then makes of that person what is cut and drawn.
+Shapes: f frames of the video, t frames of one track, n landmarks, d length of
+an appearance. Times are seconds.
 """
 
 import dataclasses
@@ -17,18 +13,18 @@ from jaxtyping import Float, Float32, Int
 
 @dataclasses.dataclass(frozen=True)
 class Track:
-  """One face followed within one shot; frames may be missing inside."""
+  """One face within one shot; frames in between may be missing."""
 
   frames: Int[np.ndarray, 't']  # numbers of the frames, ascending
   boxes: Float32[np.ndarray, 't 4']  # pixels, as a detector would draw them
-  scores: Float32[np.ndarray, 't']  # YuNet's latest, 0 to 1
-  points: Float32[np.ndarray, 't n 2']  # the landmarks faces.KEPT, pixels
-  look: Float32[np.ndarray, 'd']  # appearance
+  scores: Float32[np.ndarray, 't']  # YuNet's latest score, 0 to 1
+  points: Float32[np.ndarray, 't n 2']  # `landmarks.LANDMARK_IDS`, pixels
+  appearance: Float32[np.ndarray, 'd']  # of `identity.appearance`
 
 
 @dataclasses.dataclass(frozen=True)
 class Analysis:
-  """All that the first pass knows of a video."""
+  """The result of the first pass over a video."""
 
   times: Float[np.ndarray, 'f']  # seconds
   frame: tuple[int, int]  # height, width in pixels
@@ -37,7 +33,7 @@ class Analysis:
 
 
 def split_at_cuts(track: Track, cuts: Int[np.ndarray, 'c']) -> list[Track]:
-  """A track cut where the shot changes; the pieces share its memory."""
+  """A track split at cuts; the parts share its memory."""
   edges = np.unique(np.searchsorted(track.frames, cuts)).tolist()
   ends = itertools.pairwise([0, *edges, len(track.frames)])
   return [

@@ -1,8 +1,10 @@
-"""Paths: one person's face over time, gaps filled and jitter removed.
+"""The trajectory of one person's face: gaps filled, jitter removed.
 
-Alphabet: `f` frames of the video, `t` frames of one unbroken span, `n`
-landmarks, `k` values a frame. Times are seconds. Smoothing is centerd, so
-it has no lag, and never reaches across a cut or a gap.
+Smoothing is centered, so that it has no delay, and never crosses a cut or a
+gap.
+
+Shapes: f frames of the video, t frames of one span, n landmarks, k values a
+frame. Times are seconds.
 """
 
 import dataclasses
@@ -15,19 +17,19 @@ from lipsync_jax.faces import boxes, crop, landmarks
 from lipsync_jax.faces.identity import Person
 from lipsync_jax.faces.tracks import Analysis
 
-MAX_GAP = 0.5  # seconds without landmarks that are bridged within a shot
+MAX_GAP = 0.5  # seconds of a gap that is filled within a shot
 SMOOTHING_SECONDS = 0.07  # seconds, of the smoothing kernel
-MAX_STEP = 0.02  # seconds, of the kernel that takes over in fast motion
-BLOCK = 2048  # frames smoothed at once, to keep memory flat
+MAX_STEP = 0.02  # seconds, of the kernel for fast motion
+BLOCK = 2048  # frames smoothed at once, for constant memory
 
 
 @dataclasses.dataclass(frozen=True)
 class FaceTrajectory:
-  """One person's face, ready to cut and paste; NaN where absent."""
+  """One person's face in every frame; NaN where absent."""
 
   present: Bool[np.ndarray, 'f']
   filled: Bool[np.ndarray, 'f']  # interpolated, not measured
-  crops: Float[np.ndarray, 'f 5']  # as faces.crops
+  crops: Float[np.ndarray, 'f 5']  # of `crop.face_crops`
   points: Float32[np.ndarray, 'f n 2']  # for the mask
   spans: Int[np.ndarray, 's 2']  # first and end frame of unbroken motion
 
@@ -38,13 +40,13 @@ def build_trajectory(
   pads: tuple[float, float, float, float] | None = None,
   smoothing: bool = True,
 ) -> FaceTrajectory:
-  """The chosen person's crops and mask landmarks, frame by frame.
+  """Crops and landmarks of a person, frame by frame.
 
   Args:
     analysis: of the whole video, or of its first frames.
-    person: who; frames without them are absent from the path.
+    person: of `identity.group_people`; other frames have no face.
     pads: see `crop.face_crops`.
-    smoothing: False leaves the measurements as they are (`--nosmooth`).
+    smoothing: False returns the measured values (`--nosmooth`).
   """
   count = len(analysis.times)
   points = np.full((count, len(landmarks.LANDMARK_IDS), 2), np.nan, np.float32)
@@ -55,8 +57,8 @@ def build_trajectory(
   _bridge_gaps(points, seen, shots, analysis.times)
   present = np.isfinite(points[:, 0, 0])
   crops = np.full((count, 5), np.nan)
-  # The median proportions behind a crop are those of one shot: another shot
-  # may see the head from another height.
+  # The median proportions of a crop are those of one shot: another shot may
+  # show the head from another height.
   for shot in np.unique(shots[present]):
     here = present & (shots == shot)
     crops[here] = crop.face_crops(points[here], pads)
@@ -65,7 +67,7 @@ def build_trajectory(
     for start, end in found:
       here = slice(int(start), int(end))
       times, width = analysis.times[here], crops[here, 2].copy()
-      # The lean in pixels of the crop's edge, so that it shares their scale.
+      # The roll in pixels at the crop's edge, so that all columns share a unit.
       unit = np.array([1, 1, 1, 1, float(width.mean()) / 2])
       crops[here] = smooth_span(crops[here] * unit, times, width) / unit
       flat = points[here].reshape(len(times), -1)  # [t n*2]
@@ -79,14 +81,14 @@ def _bridge_gaps(
   shots: Int[np.ndarray, 'f'],
   times: Float[np.ndarray, 'f'],
 ) -> None:
-  """Fill short gaps within a shot, in place, by straight lines in time."""
+  """Fill short gaps within a shot, in place, by linear interpolation."""
   known = np.flatnonzero(seen)
   for a, b in itertools.pairwise(known):
     if b - a < 2 or shots[a] != shots[b] or times[b] - times[a] > MAX_GAP:
       continue
     ends = boxes.bounding_boxes(points[[a, b]].astype(np.float64))
     if boxes.iou_matrix(ends[:1], ends[1:])[0, 0] < 0.1:
-      continue  # too far apart to know the way between
+      continue  # too far apart to interpolate
     share = (times[a + 1 : b] - times[a]) / (times[b] - times[a])
     step = (points[b] - points[a])[None]
     points[a + 1 : b] = points[a] + share[:, None, None] * step
@@ -95,10 +97,10 @@ def _bridge_gaps(
 def continuous_spans(
   crops: Float[np.ndarray, 'f 5'], shots: Int[np.ndarray, 'f']
 ) -> Int[np.ndarray, 's 2']:
-  """Runs of frames whose face moves without a break: [first, end).
+  """Runs of frames with continuous motion: [first, end).
 
-  A break is a frame without a face, a cut, or a leap no head makes: 0.35 of
-  the face's width from one frame to the next, a cut too mild to notice.
+  A run ends at a frame without a face, at a cut, and at a jump of 0.35 of the
+  face's width between two frames, which is a cut that was not found.
   """
   present = np.isfinite(crops[:, 0])
   leap = np.hypot(*np.diff(crops[:, :2], axis=0).T)
@@ -115,28 +117,27 @@ def smooth_span(
   width: Float[np.ndarray, 't'],
   out: Float[np.ndarray, 't k'] | None = None,
 ) -> Float[np.ndarray, 't k']:
-  """Remove jitter without lag from one unbroken span.
+  """Remove jitter from one span, without delay.
 
-  A straight line is fitted to the neighbors of every frame, by Gaussian
-  weights of their time stamps, so constants and linear motion come back
-  exactly, also at the ends and with a variable frame rate. Where that
-  departs from a much narrower fit by more than noise can, the motion is
-  fast and the narrow fit is taken.
+  A line is fitted to the neighbors of every frame, with Gaussian weights of
+  their time stamps. Constants and linear motion are exact, also at the ends and
+  with a variable frame rate. Where the fit differs from a much narrower one by
+  more than noise, the motion is fast, and the narrow fit is taken.
 
   Differs from Wav2Lip, whose mean of five frames leads by two (spec 7.4).
 
   Args:
-    values: pixels, all of one face.
+    values: pixels, of one face.
     times: seconds, ascending.
     width: of the face in pixels, the scale of noise and motion.
-    out: takes the result and may be `values` itself; else it is a new array.
+    out: receives the result and may be `values`; None makes a new array.
   """
   out = values.copy() if out is None else out
   if len(times) < 3:
     out[:] = values
     return out
   reach = _max_neighbors(times)
-  before = values[:0]  # as they were measured, of the frames next before
+  before = values[:0]  # measured values of the preceding frames
   for start in range(0, len(times), BLOCK):
     low, end = start - len(before), min(start + BLOCK, len(times))
     high = min(len(times), end + 2 * reach)
@@ -151,15 +152,15 @@ def _smooth_block(values, times, width):
   calm = _local_linear(values, times, SMOOTHING_SECONDS)
   quick = _local_linear(values, times, MAX_STEP)
   apart = np.abs(calm - quick).max(-1) / width
-  # Noise keeps the two within 0.8 % of the face's width on talking clips.
+  # Noise keeps the two within 0.8 % of the face's width on clips of speakers.
   share = np.clip((apart - 0.01) / 0.015, 0, 1)[:, None]
-  # The change from one fit to the other must not jitter either.
+  # The transition between both fits must not jitter.
   share = np.clip(_local_linear(share, times, SMOOTHING_SECONDS), 0, 1)
   return calm + share.astype(values.dtype) * (quick - calm)
 
 
 def _max_neighbors(times: Float[np.ndarray, 't']) -> int:
-  """The most frames that lie within three sigma on one side."""
+  """The largest number of frames within three sigma on one side."""
   ahead = np.searchsorted(times, times + 3 * SMOOTHING_SECONDS, side='right')
   return max(int((ahead - np.arange(len(times))).max()), 1)
 
@@ -167,7 +168,7 @@ def _max_neighbors(times: Float[np.ndarray, 't']) -> int:
 def _local_linear(
   values: Float[np.ndarray, 't k'], times: Float[np.ndarray, 't'], sigma: float
 ) -> Float[np.ndarray, 't k']:
-  """Local lines through `values`, weights Gaussian in time, read at `times`."""
+  """Local lines through `values`, Gaussian in time, evaluated at `times`."""
   count = len(times)
   weights, moments, squares = (np.zeros(count) for _ in range(3))
   level, slope = np.zeros(values.shape), np.zeros(values.shape)
@@ -181,7 +182,7 @@ def _local_linear(
     weights[here] += weight
     moments[here] += weight * away
     squares[here] += weight * away**2
-    # Differences, so that a constant comes back to the last bit.
+    # Differences, so that constants are exact to the last bit.
     rise = values[there].astype(np.float64) - values[here]
     level[here] += weight[:, None] * rise
     slope[here] += (weight * away)[:, None] * rise
@@ -196,14 +197,14 @@ def _local_linear(
 def smooth_like_wav2lip(
   boxes: Int[np.ndarray, 't 4'], window: int = 5
 ) -> Int[np.ndarray, 't 4']:
-  """The original's box smoothing, exactly (spec 7.4); for `--compat`.
+  """Wav2Lip's box smoothing (spec 7.4), for `--compat`.
 
-  It averages forwards over five frames, in place, so boxes lead by two
+  It averages forwards over five frames, in place, so that boxes lead by two
   frames and the last four are averages of averages.
   """
   out, count = boxes.copy(), len(boxes)
   for i in range(count):
-    # For fewer than five boxes the start is negative and wraps, as there.
+    # With fewer than five boxes the start is negative and wraps, as in Wav2Lip.
     part = out[i : i + window] if i + window <= count else out[count - window :]
     out[i] = part.mean(0)  # truncated on assignment
   return out

@@ -25,7 +25,7 @@ def same(a, b):
   np.testing.assert_array_equal(a.times, b.times)
   np.testing.assert_array_equal(a.cuts, b.cuts)
   for one, two in zip(a.tracks, b.tracks, strict=True):
-    for name in ('frames', 'boxes', 'scores', 'points', 'look'):
+    for name in ('frames', 'boxes', 'scores', 'points', 'appearance'):
       np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
 
 

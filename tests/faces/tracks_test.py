@@ -52,7 +52,7 @@ def person_at(x, frames, width=100.0, look=None):
   rng = np.random.default_rng(int(x) if look is None else look)
   vector = rng.normal(size=620).astype(np.float32)
   vector[:512] /= np.linalg.norm(vector[:512])
-  return dataclasses.replace(one, look=vector)
+  return dataclasses.replace(one, appearance=vector)
 
 
 @pytest.fixture
