@@ -1,4 +1,4 @@
-"""Generators: everything that can run the network, against one another."""
+"""Speed of the generator: our runtimes and PyTorch."""
 
 import math
 from collections.abc import Callable
@@ -20,7 +20,7 @@ SECONDS = 0.5  # of one sample on a GPU, where a call is milliseconds
 def random_variables(
   size: int, width: float, seed: int = 0, network: str = 'generator'
 ) -> dict:
-  """Weights of a network's shapes that keep its signals alive."""
+  """Random weights that keep activations in range."""
   module = models.build_model(network, size, width)
   zeros = models.dummy_inputs(network, size)
   shapes = jax.eval_shape(
@@ -40,16 +40,17 @@ def random_variables(
 
 
 def random_inputs(size: int, batch: int, seed: int = 0):
-  """A mel window in its range and noise for a face."""
+  """A random mel window and face."""
   rng = np.random.default_rng(seed)
   mel = rng.uniform(-4, 4, (batch, 80, 16)).astype(np.float32)
   return mel, rng.integers(0, 256, (batch, size, size, 3), np.uint8)
 
 
 def torch_generator(variables: dict, size: int, width: float, low: bool):
-  """The folded generator in PyTorch, as quick as it goes: a callable.
+  """The folded generator in PyTorch, at its fastest.
 
-  `low` is bfloat16 and channels last, and on a GPU torch.compile.
+  Args:
+    low: bfloat16 and channels last; with torch.compile on a GPU.
   """
   import torch
   from torch.nn import functional
@@ -99,7 +100,7 @@ def torch_generator(variables: dict, size: int, width: float, low: bool):
 def torch_candidate(
   variables, size, width, low, inputs
 ) -> Callable[[int], None]:
-  """Run the twin `n` times on inputs that are already on its device."""
+  """A runner of the PyTorch generator on inputs that are on its device."""
   import torch
 
   predict = torch_generator(variables, size, width, low)
@@ -117,7 +118,7 @@ def torch_candidate(
 
 
 def own_candidate(variables, size, width, dtype, backend, inputs):
-  """The name and the runner of one of our engines."""
+  """Name and runner of one of our runtimes."""
   batch = inputs[0].shape[0]
   predict, name = runtime.build_predictor(
     variables, size, width, dtype, batch, backend
@@ -132,7 +133,7 @@ def own_candidate(variables, size, width, dtype, backend, inputs):
 
 
 def candidates(size: int, width: float, batch: int) -> Candidates:
-  """Everything that can run the generator here; PyTorch first if present."""
+  """All runtimes of the generator here; PyTorch first, if installed."""
   variables = random_variables(size, width)
   inputs = random_inputs(size, batch)
   gpu = jax.default_backend() != 'cpu'

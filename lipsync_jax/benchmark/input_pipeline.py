@@ -110,12 +110,13 @@ def report(
   head += ['streamed, x 160', 'resident, x 160']
   rows = []
   for kind in KINDS:
-    found = stream[kind], held[kind]
-    row = [kind, *(f'{x:.0f}' for x in found)]
-    rows.append(row + [f'{x / SHOWN:.1f}' for x in found])
+    rates = stream[kind], held[kind]
+    row = [kind, *(f'{x:.0f}' for x in rates)]
+    rows.append(row + [f'{x / SHOWN:.1f}' for x in rates])
   title = (
     f'{len(source)} clips of {folder} ({split}), {size} px, batch {batch}, '
-    f'{threads} threads, {size_of:.2g} GB resident\non {timing.machine_name()}\n'
+    f'{threads} threads, {size_of:.2g} GB resident\n'
+    f'on {timing.machine_name()}\n'
   )
-  tail = 'x 160: against 10 batches of 16 a second, see data_prep/README.md.'
+  tail = 'x 160: relative to 10 batches of 16 a second (docs/benchmarks.md).'
   return '\n'.join([title, *timing.markdown_table(head, rows), '', tail])

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Settings that the JAX and PyTorch training benchmarks share."""
 
 from lipsync_jax import audio
 
@@ -10,7 +10,7 @@ FRAMES = audio.FRAMES_PER_WINDOW
 
 
 def trained_networks(stage: str) -> tuple[str, ...]:
-  """Names of the networks that a stage teaches."""
+  """Names of the networks that a stage trains."""
   if stage == 'syncnet':
     return ('syncnet',)
   return ('generator', 'discriminator')[: 1 + (stage == 'hq')]

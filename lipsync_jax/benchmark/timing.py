@@ -1,4 +1,4 @@
-"""Rounds: rivals take turns, and a table says who was how fast."""
+"""Alternating timings of candidates, and tables of them."""
 
 import importlib.util
 import math
@@ -16,13 +16,14 @@ Candidates = dict[str, Callable[[int], None]]  # name -> run n calls, then wait
 
 
 def has_torch() -> bool:
+  """Whether PyTorch is installed."""
   return importlib.util.find_spec('torch') is not None
 
 
 def time_candidates(
   rivals: Candidates, rounds: int, seconds: float = 0
 ) -> dict[str, np.ndarray]:
-  """Seconds a call in each round; a sample lasts at least `seconds`."""
+  """Seconds a call in each round; a sample takes at least `seconds`."""
   calls = {}
   for name, run in rivals.items():
     run(1)  # compiles
@@ -39,7 +40,7 @@ def time_candidates(
 
 
 def machine_name() -> str:
-  """What this runs on: accelerator or processor, and cores."""
+  """The accelerator or processor, and its cores."""
   device = jax.devices()[0]
   if device.platform != 'cpu':
     return f'one {device.device_kind}'  # of however many there are
@@ -55,7 +56,7 @@ def machine_name() -> str:
 
 
 def markdown_table(head: list[str], rows: list[list[str]]) -> list[str]:
-  """Lines of a Markdown table whose columns line up."""
+  """Lines of a Markdown table with aligned columns."""
   widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
   lines = []
   for row in (head, ['-' * width for width in widths], *rows):

@@ -1,11 +1,11 @@
-"""Twins: our networks and training steps in PyTorch, as quick as they go.
+"""The networks and training steps in PyTorch, at their fastest.
 
-Built from the same tables of layers, so that every size and width has its
-twin; the same losses, clipping, Adam and moving average. `tests/twins_test`
-holds that they compute what ours compute. Needs PyTorch.
+They are built from the same layer tables, with the same losses, clipping, Adam
+and moving average. `tests/benchmark` compares their results with ours. Needs
+PyTorch.
 
-Alphabet: `b` batch, `t` five frames, `k` windows of a clip, `d` embedding.
-Pictures are channels first here, [b, c, h, w], in either memory format.
+Shapes: b batch, t five frames, k windows of a clip, d embedding. Pictures are
+channels first here, [b, c, h, w], in either memory format.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ Tensors = dict[str, torch.Tensor]
 
 
 class Block(nn.Module):
-  """One row of a table."""
+  """One layer of a table."""
 
   def __init__(self, layer):
     super().__init__()
@@ -50,7 +50,7 @@ class Block(nn.Module):
 
 
 class Network(nn.Module):
-  """A network of ours by its name."""
+  """A network by its name."""
 
   def __init__(self, name: str, size: int, width: float):
     super().__init__()
@@ -93,7 +93,7 @@ def l2_normalize(x):
 
 
 def copy_weights(network: Network, variables: dict) -> None:
-  """Copy the weights of our network of the same table."""
+  """Copy the weights of our network with the same table."""
 
   def put(tensor, array):
     with torch.no_grad():
@@ -124,7 +124,7 @@ def log_linear_below_floor(x):
 
 
 def info_nce(audio, face, log_scale):
-  """Mean over all windows of vectors [b, k, d]."""
+  """Mean contrastive loss over all windows of vectors [b, k, d]."""
   scale = log_scale.clamp(max=losses.MAX_LOG_SCALE).exp()
   logits = scale * audio @ face.transpose(1, 2)  # [b, k, k]
   hit = logits.diagonal(dim1=1, dim2=2)
@@ -135,7 +135,7 @@ def info_nce(audio, face, log_scale):
 
 
 def to_torch_batch(batch: dict, device, form) -> Tensors:
-  """A batch of ours, leading axes as one, channels first."""
+  """A batch of ours with merged leading axes, channels first."""
 
   def one(x):
     x = torch.from_numpy(np.array(x)).to(device)
@@ -153,7 +153,7 @@ def syncnet_losses(net, log_scale, batch: Tensors) -> Tensors:
 
 
 def generator_losses(nets: dict, batch: Tensors):
-  """Losses by name with 'total', and the faces made."""
+  """Losses by name with 'total', and the generated faces."""
   made = nets['generator'](batch['mels'], batch['face'])
   half = made[:, :, made.shape[2] // 2 :]
   frames = half.reshape(-1, 3 * settings.FRAMES, *half.shape[2:])
@@ -183,7 +183,7 @@ def discriminator_losses(net, true, made) -> Tensors:
 def build_train_step(
   stage: str, nets: dict, log_scale, low: bool, compiled: bool
 ):
-  """`step(batch) -> losses and norms of gradients`, which changes `nets`."""
+  """`step(batch) -> losses and gradient norms`, which updates `nets`."""
   names = settings.trained_networks(stage)
   device = log_scale.device
   groups = {name: list(nets[name].parameters()) for name in names}
@@ -233,7 +233,7 @@ def adam_optimizer(params) -> torch.optim.Optimizer:
 
 
 def ema_updater(net: Network) -> Callable[[], None]:
-  """Moves an average of weights and statistics after each step."""
+  """Update of a moving average of weights and statistics."""
   now = [x for x in net.state_dict().values() if x.is_floating_point()]
   kept = [x.clone() for x in now]
   step = 0
@@ -249,7 +249,7 @@ def ema_updater(net: Network) -> Callable[[], None]:
 
 @contextlib.contextmanager
 def freeze(net: Network | None):
-  """Gradients pass through the network, none is kept for its weights."""
+  """Let gradients pass through a network without computing its own."""
   if net:
     net.requires_grad_(False)
   yield
@@ -286,7 +286,11 @@ def build_reference(
   low: bool = False,
   compiled: bool = False,
 ):
-  """`step() -> losses` on one batch. `low`: bfloat16 and channels last."""
+  """`step() -> losses` on one batch.
+
+  Args:
+    low: bfloat16 and channels last.
+  """
   form = torch.channels_last if low else torch.contiguous_format
   device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
   torch.backends.cudnn.benchmark = True
@@ -307,10 +311,10 @@ def candidates(
   expert_variables: dict | None,
   eager: bool = False,
 ) -> Candidates:
-  """What PyTorch can do here; what fails is named and left out.
+  """The PyTorch configurations that run here; failures are named.
 
   Args:
-    eager: leave torch.compile out.
+    eager: without torch.compile.
   """
   gpu = torch.cuda.is_available()
   low = 'PyTorch bf16 channels-last'
@@ -328,7 +332,7 @@ def candidates(
     )
     try:
       run(1)
-    except Exception as error:  # of any kind: compilers fail in many ways
+    except Exception as error:  # any exception: compilers fail in many ways
       line = str(error).strip().partition('\n')[0]
       print(f'{stage}: {name} left out: {line}', file=sys.stderr)
     else:

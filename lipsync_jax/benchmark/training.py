@@ -1,8 +1,8 @@
-"""Training: each of our steps against the equal step in PyTorch.
+"""Speed of our training steps against equal steps in PyTorch.
 
-A step is what `train` runs: forward, losses, backward, clipping, Adam and
-the moving average, on a batch that is already on the device. Both sides
-start from the same weights (`twins` is the other one).
+A step is that of `train`: forward, losses, backward, clipping, Adam and moving
+average, on a batch on the device. Both start from the same weights
+(`torch_reference`).
 """
 
 import functools
@@ -22,7 +22,7 @@ from lipsync_jax.training.state import init_state
 
 
 def random_batch(stage: str, size: int, batch: int, seed: int = 0) -> dict:
-  """A batch as the steps take it: mels in their range, noise for pictures."""
+  """A random batch: mels in their range, noise for pictures."""
   rng = np.random.default_rng(seed)
 
   def mel(*lead):
@@ -48,7 +48,7 @@ def own_step(stage: str, size: int, width: float, dtype: str):
   """Our step, its first state, and the expert's variables.
 
   Returns:
-    (step, state, expert_variables); the step is not jitted yet.
+    (step, state, expert_variables); the step is not jitted.
   """
   names = settings.trained_networks(stage)
   build = functools.partial(
@@ -87,13 +87,13 @@ def own_step(stage: str, size: int, width: float, dtype: str):
 
 
 def initial_state(shapes, names, size: int, width: float):
-  """A state of these shapes, on the host: random weights, all else zero."""
+  """A state of these shapes on the host: random weights, all else zero."""
   made = {n: generator.random_variables(size, width, 0, n) for n in names}
   zero = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
   params = {name: made[name]['params'] for name in names}
   if 'temperature' in shapes.params:
     params['temperature'] = np.float32(losses.LOG_SCALE)
-  # As late in a run, when the sync loss counts.
+  # As in a late step, with the sync loss.
   weight = {
     name: np.float32(settings.SYNC_WEIGHT)
     for name in ('sync_weight', 'sync_goal')
@@ -107,7 +107,7 @@ def initial_state(shapes, names, size: int, width: float):
 
 
 def own_candidate(stage: str, size: int, width: float, dtype: str, batch: dict):
-  """Run our step n times, as `train` compiles it."""
+  """A runner of our step, compiled as `train` does."""
   step, state, expert = own_step(stage, size, width, dtype)
   mesh = sharding.make_mesh(1, devices=jax.devices()[:1])
   where = sharding.state_sharding(state, mesh)
@@ -180,10 +180,11 @@ def report(
       lines.append(row)
   title = (
     f'Training steps, {size} px, width {width:g}, batch {batch} '
-    f'({settings.WINDOWS_PER_CLIP} windows each for syncnet): {", ".join(notes)} a step; '
-    f'median of {turns} rounds\non {timing.machine_name()}\n'
+    f'({settings.WINDOWS_PER_CLIP} windows each for syncnet): '
+    f'{", ".join(notes)} a step; median of {turns} rounds\n'
+    f'on {timing.machine_name()}\n'
   )
-  tail = 'x PyTorch: how many times as fast as the fastest PyTorch there is.'
+  tail = 'x PyTorch: speed relative to the fastest PyTorch candidate.'
   if not timing.has_torch():
-    tail = 'PyTorch is not installed (pip install torch), so ours runs alone.'
+    tail = 'PyTorch is not installed (pip install torch): no comparison.'
   return '\n'.join([title, *timing.markdown_table(head, lines), '', tail])

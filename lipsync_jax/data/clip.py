@@ -1,12 +1,11 @@
-"""Records: what a training clip is, and how it lies on disk.
+"""Training clips: their fields and their form on disk.
 
-A clip is one person's face over an unbroken run of frames at 25 frames/s
-with the sound that belongs to it. It is stored as a `tf.train.Example`
-just as TFDS encodes the features of `features()`, so that
-`tfds.builder_from_directory` opens the data set anywhere. Reading and
-writing need neither TensorFlow nor TFDS.
+A clip is one person's face over consecutive frames at 25 frames/s, with its
+sound. It is stored as a `tf.train.Example` in the encoding of TFDS, so that
+`tfds.builder_from_directory` opens the data set anywhere. Reading and writing
+need neither TensorFlow nor TFDS.
 
-Alphabet: `n` frames, `t` mel columns, `s` sound samples.
+Shapes: n frames, t mel columns, s sound samples.
 """
 
 import dataclasses
@@ -22,10 +21,8 @@ from lipsync_jax.audio import FPS, HOP, MELS
 from lipsync_jax.common.errors import LipSyncError
 from lipsync_jax.data import tf_example, tfrecord
 
-DATASET_NAME = (
-  'lipsync_clips'  # of the data set, first word of every shard's name
-)
-NUM_LANDMARKS = 89  # landmarks of a face (`landmarks.LANDMARK_IDS`)
+DATASET_NAME = 'lipsync_clips'  # first word of every shard's name
+NUM_LANDMARKS = 89  # `landmarks.LANDMARK_IDS`
 _KEY = re.compile(r'^[^\s/]+/[^\s/]+$')
 _ARRAYS = {
   'crops': ('<f4', (-1, 5)),
@@ -39,25 +36,24 @@ _NUMBERS = ('fps', 'offset', 'confidence')
 
 
 class RecordError(LipSyncError):
-  """A clip that is not as the schema wants it; one line says how."""
+  """A clip or record that does not fit the schema."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
   """One training clip.
 
-  Every frame is stored as a JPEG of the face with a margin round it, and
-  its crop as a row (cx, cy, w, h, roll) in pixels of that JPEG: a network's
-  input is `crop.extract_crop(decoded, faces.crop_of(row), size)`, the function
-  that inference uses.
+  Every frame is a JPEG of the face with a margin, and its crop is a row (cx,
+  cy, w, h, roll) in pixels of the JPEG. A network's input is
+  `crop.extract_crop(decoded, crop.crop_from_row(row), size)`, as in inference.
 
-  The log-mel is float32, not float16: half precision would be off by up to
-  0.001 where inference agrees to 1e-5, and saves a sixth of a record at
-  best. It must be `audio.log_mel(audio.int16_to_float(wave))`, so that an
-  augmentation can compute it again from changed sound.
+  The log-mel is float32: float16 would be off by up to 0.001, where inference
+  agrees to 1e-5, and saves a sixth of a record at best. It is
+  `audio.log_mel(audio.int16_to_float(wave))`, so that augmentation can compute
+  it from changed sound.
   """
 
-  key: str  # '<speaker>/<clip>', '#n' added where a clip has several people
+  key: str  # '<speaker>/<clip>', '#n' is added for several people
   speaker: str  # never in two splits
   frames: tuple[bytes, ...]  # JPEG, all of one size
   crops: Float32[np.ndarray, 'n 5']  # pixels of the JPEG, radians
@@ -66,14 +62,14 @@ class Clip:
   mel: Float32[np.ndarray, 'm t']  # [-4, 4], 80 columns a second
   wave: Int16[np.ndarray, 's']  # 16 kHz; sample 0 is shown with frame 0
   fps: float = float(FPS)
-  offset: float = math.nan  # frames the sound was late by; NaN: not measured
-  confidence: float = math.nan  # of the offset; NaN: not measured
-  source: str = ''  # path of the video, for people
+  offset: float = math.nan  # frames by which the sound was late; NaN: unknown
+  confidence: float = math.nan  # of the offset; NaN: unknown
+  source: str = ''  # path of the video
 
 
 @dataclasses.dataclass(frozen=True)
 class ClipInfo:
-  """What the index knows of a clip without opening it."""
+  """Facts of a clip in the index."""
 
   frames: int
   columns: int  # of the mel
@@ -82,13 +78,17 @@ class ClipInfo:
 
 
 def clip_info(clip: Clip) -> ClipInfo:
-  """The numbers that go into the index."""
+  """The facts of a clip for the index."""
   columns = clip.mel.shape[1]
   return ClipInfo(len(clip.frames), columns, clip.offset, clip.confidence)
 
 
 def check_clip(clip: Clip) -> Clip:
-  """The clip itself; raises RecordError if it breaks the schema."""
+  """The clip, unchanged.
+
+  Raises:
+    RecordError: it does not fit the schema.
+  """
   n, columns = len(clip.frames), 1 + len(clip.wave) // HOP
   rows = len(clip.crops), len(clip.points), len(clip.boxes)
   faults = {
@@ -112,7 +112,7 @@ def check_clip(clip: Clip) -> Clip:
 
 
 def encode_clip(clip: Clip) -> bytes:
-  """A clip as the bytes of a `tf.train.Example`; the same clip, same bytes."""
+  """A clip as a serialized `tf.train.Example`, deterministic."""
   check_clip(clip)
   fields = {'frames': list(clip.frames)}
   fields |= {k: [getattr(clip, k).encode()] for k in _TEXTS}
@@ -123,7 +123,11 @@ def encode_clip(clip: Clip) -> bytes:
 
 
 def decode_clip(data: bytes, key: str | None = None) -> Clip:
-  """The clip in a record; raises RecordError if it is not `key`."""
+  """The clip of a record.
+
+  Raises:
+    RecordError: it is not a clip, or not that of `key`.
+  """
   fields = tf_example.decode_example(data)
   wanted = {f.name for f in dataclasses.fields(Clip)}
   if missing := sorted(wanted - set(fields)):
@@ -147,7 +151,7 @@ def decode_clip(data: bytes, key: str | None = None) -> Clip:
 def write_clips(
   path: str | os.PathLike, clips: Iterable[Clip]
 ) -> tfrecord.Index:
-  """Write clips to a shard with its index, whole or not at all."""
+  """Write clips to a shard with its index, atomically."""
   return write_encoded_clips(
     path, ((c.key, encode_clip(c), clip_info(c)) for c in clips)
   )
@@ -156,14 +160,14 @@ def write_clips(
 def write_encoded_clips(
   path: str | os.PathLike, records: Iterable[tuple[str, bytes, ClipInfo]]
 ) -> tfrecord.Index:
-  """`write_clips` for clips that were encoded before, elsewhere perhaps."""
+  """`write_clips` for encoded clips: (key, bytes, facts)."""
   return tfrecord.write_shard(
     path, ((key, data, dataclasses.astuple(f)) for key, data, f in records)
   )
 
 
 def rebuild_index(path: str | os.PathLike) -> tfrecord.Index:
-  """Write the index of a shard anew from its records."""
+  """Write the index of a shard from its records."""
   keys, lengths, rows = [], [], []
   for _, data in tfrecord.scan_records(path):
     clip = decode_clip(data)
@@ -199,7 +203,7 @@ class ClipDataset:
     return len(self.keys)
 
   def __getitem__(self, i: int) -> Clip:
-    """Clip `i`, every byte of it checked."""
+    """Clip `i`; its checksum is verified."""
     return decode_clip(self._shards.read(i), self.keys[i])
 
   def close(self) -> None:
@@ -208,7 +212,7 @@ class ClipDataset:
 
 
 def tfds_features():
-  """The schema as TFDS features. Imports TFDS; only data_prep needs it."""
+  """The schema as TFDS features. Imports TFDS; for data_prep only."""
   import tensorflow_datasets as tfds
 
   types = tfds.features
@@ -236,8 +240,8 @@ def write_tfds_info(
 ) -> None:
   """Write `features.json` and `dataset_info.json` beside finished shards.
 
-  With them `tfds.builder_from_directory(folder)` opens the data set.
-  Imports TFDS; only data_prep needs it.
+  Then `tfds.builder_from_directory(folder)` opens the data set. Imports TFDS;
+  for data_prep only.
   """
   import tensorflow_datasets as tfds
 

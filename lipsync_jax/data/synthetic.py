@@ -1,9 +1,9 @@
-"""Cartoons: drawn faces that speak, as a data set that needs no download.
+"""Synthetic talking faces, a data set without a download.
 
-A mouth opens as loud as the sound is, so that there is something to
-learn. Everything follows from the seed. Used by `configs/debug.py`.
+The mouth opening follows the loudness of the sound. Everything is a function of
+the seed. Used by `configs/debug.py`.
 
-Alphabet: `n` frames, `s` sound samples at 16 kHz.
+Shapes: n frames, s sound samples at 16 kHz.
 """
 
 import pathlib
@@ -19,7 +19,7 @@ IMAGE_SIZE = 120  # pixels of a stored picture, crop and margin
 
 
 def synthetic_clip(key: str, frames: int, seed: int) -> Clip:
-  """One talking face of `frames` frames; its speaker's looks are theirs."""
+  """One talking face of `frames` frames; the speaker determines its looks."""
   speaker = key.split('/')[0]
   looks = np.random.default_rng([seed, *speaker.encode()])
   rng = np.random.default_rng([seed, *key.encode()])
@@ -48,9 +48,9 @@ def synthetic_clip(key: str, frames: int, seed: int) -> Clip:
 def synthetic_speech(
   frames: int, rng: np.random.Generator
 ) -> tuple[Int16[np.ndarray, 's'], Float32[np.ndarray, 'n']]:
-  """A buzzing voice with syllables, and how far the mouth is open, [0, 1]."""
+  """A buzzing voice with syllables, and the mouth opening in [0, 1]."""
   count = frames * audio.SAMPLES_PER_FRAME
-  # A new loudness every three frames or so, and never a rhythm.
+  # A new loudness about every three frames, without a rhythm.
   knots = np.sort(rng.uniform(0, count, max(2, frames // 3)))
   level = np.interp(np.arange(count), knots, rng.random(len(knots)))
   level = np.clip(level * 1.6 - 0.3, 0, 1)
@@ -63,7 +63,7 @@ def synthetic_speech(
 
 
 def draw_face(colors, shift, opening: float) -> UInt8[np.ndarray, 'h w 3']:
-  """A face: `opening` in [0, 1] is that of the mouth."""
+  """A face with a mouth opening in [0, 1]."""
   import cv2
 
   skin, shirt, wall = (tuple(int(v) for v in row) for row in colors)
@@ -91,9 +91,9 @@ def _jpeg(rgb: np.ndarray) -> bytes:
 def build_dataset(
   folder, seed: int = 0, speakers: int = 4, frames: int = 40
 ) -> None:
-  """Shards of two splits, 'train' and 'val', whose speakers differ.
+  """Write shards of the splits 'train' and 'val', with disjoint speakers.
 
-  What is there already stays.
+  Existing shards are kept.
   """
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)

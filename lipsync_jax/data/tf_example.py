@@ -1,10 +1,10 @@
-"""Examples: named fields as the bytes of a `tf.train.Example`.
+"""Serialization of `tf.train.Example`.
 
-The message is two levels of protocol buffers, small enough to be written
-out: `Example {1: Features {1: map<name, Feature {1: BytesList {1: bytes} |
-2: FloatList {1: packed float}}>}}`. Fields are written in the order of
-their names, so that equal fields give equal bytes, which a map does not
-promise. Source: `tensorflow/core/example/{example,feature}.proto`.
+The message has two levels of protocol buffers: `Example {1: Features {1:
+map<name, Feature {1: BytesList {1: bytes} | 2: FloatList {1: packed
+float}}>}}`. Fields are sorted by name, so that equal fields give equal bytes,
+which protobuf's map does not promise. Training then needs no protobuf package.
+Source: `tensorflow/core/example/{example,feature}.proto`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,11 +17,11 @@ from lipsync_jax.common.errors import LipSyncError
 Field = list[bytes] | Float32[np.ndarray, 'n']
 
 _BYTES, _FLOATS = 1, 2
-_LENGTH = 2  # the wire type of what is preceded by its length
+_LENGTH = 2  # the wire type of values with a length
 
 
 class ExampleError(LipSyncError):
-  """Bytes that are no `tf.train.Example` of bytes and floats."""
+  """Bytes that are not a `tf.train.Example` of bytes and floats."""
 
 
 def encode_example(fields: Mapping[str, Field]) -> bytes:
@@ -46,7 +46,7 @@ def decode_example(data: bytes) -> dict[str, Field]:
   """The fields of a serialized example.
 
   Raises:
-    ExampleError: it holds integers, or is not such a message at all.
+    ExampleError: it has integers, or is not such a message.
   """
   fields = {}
   for features in _field_bounds(data, 0, len(data), 1):
@@ -78,7 +78,7 @@ def _decode_feature(data: bytes, start: int, end: int) -> Field:
 def _field_bounds(
   data: bytes, start: int, end: int, wanted: int
 ) -> Iterator[tuple[int, int]]:
-  """Bounds of every part that is field `wanted` of a message."""
+  """Bounds of every part with field number `wanted` of a message."""
   return (
     (a, b) for field, a, b in _walk_fields(data, start, end) if field == wanted
   )
@@ -100,7 +100,7 @@ def _walk_fields(
 
 
 def _read_varint(data: bytes, at: int, end: int) -> tuple[int, int]:
-  """A varint at `at`, and where it ends."""
+  """The varint at `at`, and its end."""
   value = shift = 0
   while at < end and shift < 64:
     byte = data[at]

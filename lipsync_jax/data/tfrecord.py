@@ -1,13 +1,13 @@
-"""Shards: files of checksummed records, each with an index for random access.
+"""TFRecord shards with checksums, each with an index for random access.
 
-A shard is a TFRecord file: per record the length (8 bytes), its masked
-crc32c, the data and its masked crc32c. Beside `x.tfrecord-00000-of-00004`
-lies `x.tfrecord-00000-of-00004.index` with the key and the length of every
-record, some numbers about it, and a checksum of its own.
+A record has its length (8 bytes), the masked crc32c of the length, the data,
+and the masked crc32c of the data. Beside `x.tfrecord-00000-of-00004` is
+`x.tfrecord-00000-of-00004.index` with the key, the length and some facts of
+every record, and a checksum.
 
-Both checksums and the length of every record are compared on every read.
-TensorFlow's own reader does so too; grain's does not. What is damaged or
-missing is an error that names shard and byte, never a short epoch.
+Every read compares both checksums and the length, as TensorFlow's reader does;
+grain's does not. Damaged or missing data raise an error that names shard and
+byte.
 """
 
 import contextlib
@@ -27,8 +27,8 @@ from lipsync_jax.common.errors import LipSyncError
 
 MAX_RECORD_BYTES = (
   2**30
-)  # bytes of one record; a damaged length must not be allocated
-_FRAME = 8 + 4 + 4  # bytes round the data of a record
+)  # bytes of one record; limits the effect of a damaged length
+_FRAME = 8 + 4 + 4  # bytes of a record besides its data
 _MAGIC = b'LIPSIDX1'
 _HEAD = struct.Struct('<8sQII')  # magic, records, numbers a record, key bytes
 _NAME = re.compile(r'^.+-([^-]+)\.tfrecord-(\d{5})-of-(\d{5})$')
@@ -36,20 +36,20 @@ _REMEDY = 'delete this shard and its index and run the build again'
 
 
 class ShardError(LipSyncError):
-  """Damaged, missing or foreign shards: one line, with shard and byte."""
+  """A damaged, missing or foreign shard."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Index:
-  """What a shard holds, in the order of its records."""
+  """The content of a shard, in the order of its records."""
 
   keys: tuple[str, ...]
-  lengths: Int[np.ndarray, 'n']  # bytes of data, without the frame
-  facts: Float[np.ndarray, 'n k']  # their meaning is the caller's
+  lengths: Int[np.ndarray, 'n']  # bytes of data
+  facts: Float[np.ndarray, 'n k']  # defined by the caller
 
   @property
   def offsets(self) -> Int[np.ndarray, 'n']:
-    """Byte at which the frame of each record starts."""
+    """First byte of each record."""
     return np.cumsum(self.lengths + _FRAME) - self.lengths - _FRAME
 
   @property
@@ -67,36 +67,34 @@ def masked_crc(data: bytes) -> int:
 
 
 def frame_record(data: bytes) -> bytes:
-  """One TFRecord record."""
+  """One TFRecord record: lengths, checksums and data."""
   if len(data) > MAX_RECORD_BYTES:
     raise ShardError(
-      f'a record may have {MAX_RECORD_BYTES} bytes, found {len(data)}: cut long clips'
+      f'expected at most {MAX_RECORD_BYTES} bytes of a record, found '
+      f'{len(data)}: cut long clips'
     )
   head = struct.pack('<Q', len(data))
-  marks = (
-    struct.pack('<I', masked_crc(head)),
-    struct.pack('<I', masked_crc(data)),
-  )
-  return head + marks[0] + data + marks[1]
+  crcs = [struct.pack('<I', masked_crc(part)) for part in (head, data)]
+  return head + crcs[0] + data + crcs[1]
 
 
 def shard_name(name: str, split: str, shard: int, shards: int) -> str:
-  """The file name TFDS expects."""
+  """The file name that TFDS expects."""
   return f'{name}-{split}.tfrecord-{shard:05d}-of-{shards:05d}'
 
 
 def index_name(shard: str) -> str:
-  """Where the index of a shard lies."""
+  """The path of a shard's index."""
   return f'{shard}.index'
 
 
 def write_shard(
   path: str | os.PathLike, records: Iterable[tuple[str, bytes, Sequence[float]]]
 ) -> Index:
-  """Write a shard and its index; both appear only when whole.
+  """Write a shard and its index, both atomically.
 
   Args:
-    path: of the shard, local or on a bucket.
+    path: of the shard, local or in a bucket.
     records: key, data, and the same number of facts for each.
   """
   keys, lengths, facts = [], [], []
@@ -111,7 +109,7 @@ def write_shard(
       np.array(lengths, np.int64),
       np.array(facts, np.float64).reshape(len(keys), -1 if facts else 0),
     )
-    # The index first: a shard under its name always has one.
+    # The index first, so that a shard always has one.
     write_index(path, index)
   return index
 
@@ -130,7 +128,11 @@ def write_index(path: str | os.PathLike, index: Index) -> None:
 
 
 def read_index(path: str | os.PathLike) -> Index:
-  """Read the index of the shard at `path`; raises ShardError if damaged."""
+  """Read the index of the shard at `path`.
+
+  Raises:
+    ShardError: it is damaged.
+  """
   name = index_name(os.fspath(path))
   try:
     data = _path(name).read_bytes()
@@ -154,7 +156,8 @@ def read_index(path: str | os.PathLike) -> Index:
 def scan_records(path: str | os.PathLike) -> Iterator[tuple[int, bytes]]:
   """Read a shard without its index: (offset, data) of every record.
 
-  Gives all whole records before damage, then raises ShardError.
+  Raises:
+    ShardError: after the last record before damage.
   """
   path, at = os.fspath(path), 0
   size = _path(path).stat().length
@@ -173,7 +176,11 @@ def scan_records(path: str | os.PathLike) -> Iterator[tuple[int, bytes]]:
 
 
 def find_shards(folder: str | os.PathLike, split: str) -> list[str]:
-  """Paths of all shards of a split, in order; none may be missing."""
+  """Paths of all shards of a split, in order.
+
+  Raises:
+    ShardError: one is missing.
+  """
   folder = _path(os.fspath(folder))
   names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
   matches = [m for m in map(_NAME.match, sorted(names)) if m]
@@ -228,7 +235,7 @@ class TFRecordReader:
     return len(self.keys)
 
   def __getstate__(self):
-    """Without open files, so that worker processes can have a copy."""
+    """The state without open files, for copies in worker processes."""
     return {k: v for k, v in vars(self).items() if k not in ('_lock', '_files')}
 
   def __setstate__(self, state):
@@ -236,13 +243,17 @@ class TFRecordReader:
     self._open()
 
   def where(self, i: int) -> tuple[str, int]:
-    """Shard and byte of record `i`."""
+    """Shard and first byte of record `i`."""
     shard = int(np.searchsorted(self._firsts, i, side='right')) - 1
     at = int(self._offsets[shard][i - self._firsts[shard]])
     return self._paths[shard], at
 
   def read(self, i: int) -> bytes:
-    """The data of record `i`; raises ShardError if any of it is damaged."""
+    """The data of record `i`.
+
+    Raises:
+      ShardError: it is damaged.
+    """
     if not 0 <= i < len(self):
       raise IndexError(f'record {i} of {len(self)}')
     shard = int(np.searchsorted(self._firsts, i, side='right')) - 1
@@ -318,7 +329,7 @@ def _path(path: str):
 
 @contextlib.contextmanager
 def _atomic_file(path: str):
-  """A file that appears under its name only when all of it is written."""
+  """A file that is renamed to its name after the last byte."""
   if '://' not in path:
     with atomic_file.atomic_write(path) as part, open(part, 'wb') as file:
       yield file

@@ -1,8 +1,8 @@
-"""Flops: operations of networks and steps, and what a chip can do.
+"""Operation counts of networks and training steps, and peaks of chips.
 
-Counted from the tables of layers, two for a multiply-add. Norms, losses,
-R1, augmentation and Adam are not counted, so that a share of the peak is what
-the convolutions make of it, whatever the compiler adds.
+Counts come from the layer tables; a multiply-add is two operations. Norms,
+losses, R1, augmentation and Adam do not count, so that the share of the peak
+measures the convolutions.
 """
 
 import jax
@@ -10,7 +10,7 @@ import jax
 from lipsync_jax import audio
 from lipsync_jax.models import discriminator, generator, syncnet
 
-# Of bfloat16 products, FLOP/s: as measured, elsewhere as the makers state.
+# FLOP/s of bfloat16 products: measured, or the maker's figure.
 PEAK_FLOPS = {
   'H200': 790e12,  # measured
   'H100 80GB HBM3': 798e12,  # measured
@@ -23,13 +23,13 @@ PEAK_FLOPS = {
 
 
 def peak_flops() -> float | None:
-  """FLOP/s of the accelerator at hand, None where it is not known."""
+  """FLOP/s of the present accelerator; None if unknown."""
   kind = jax.devices()[0].device_kind
   return next((v for name, v in PEAK_FLOPS.items() if name in kind), None)
 
 
 def generator_flops(size: int, width: float) -> int:
-  """Of the generator, one face forward."""
+  """Operations of the generator for one face, forward."""
   total = 0
 
   def run(layer, shape):
@@ -43,7 +43,7 @@ def generator_flops(size: int, width: float) -> int:
 
 
 def layer_flops(stages, height: int, width: int) -> int:
-  """Of layers in a row, one example forward."""
+  """Operations of consecutive layers for one example, forward."""
   total, shape = 0, (height, width)
   for layer in (layer for stage in stages for layer in stage):
     total += 2 * layer.macs(*shape)
@@ -58,31 +58,34 @@ def train_window_flops(
   frames: int = audio.FRAMES_PER_WINDOW,
   expert: float | None = None,
 ) -> int:
-  """Of a training step, for one window.
+  """Operations of a training step for one window.
 
-  Three times the forward pass where weights learn, twice where only the
-  gradient passes through.
+  Three times the forward pass for trained networks, twice for networks that
+  only pass gradients.
 
   Args:
     stage: of `stages.STAGES`.
-    frames: that the generator makes for the window.
-    expert: width of the SyncNet that listens, None where none does.
+    size: pixels of the crop.
+    width: multiplier of the channels.
+    frames: generated frames of the window.
+    expert: width of the expert SyncNet; None without one.
   """
   if stage == 'syncnet':
     return 3 * sum(syncnet_flops(size, width))
   total = 3 * frames * generator_flops(size, width)
   if expert is not None:
     audio, picture = syncnet_flops(size, expert)
-    total += audio + 2 * picture  # nothing asks for a gradient of the sound
+    total += audio + 2 * picture  # the sound needs no gradient
   if stage == 'hq':
     rows = discriminator.layer_specs(size, width)
     once = layer_flops(rows['encoder'] + rows['output'], size // 2, size)
-    total += (2 + 3 + 3) * frames * once  # for the generator, real, made
+    # For the generator, real faces, generated faces.
+    total += (2 + 3 + 3) * frames * once
   return total
 
 
 def syncnet_flops(size: int, width: float) -> tuple[int, int]:
-  """Of SyncNet's towers, one window forward: sound, picture."""
+  """Operations of SyncNet's encoders for one window, forward: audio, face."""
   rows = syncnet.layer_specs(size, width)
   return layer_flops(rows['audio'], 80, 16), layer_flops(
     rows['face'], size // 2, size

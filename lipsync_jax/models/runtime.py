@@ -1,8 +1,8 @@
-"""Which machinery runs the generator here: XLA or OpenVINO, which dtype.
+"""Choice of the runtime and dtype that execute the generator.
 
-On a GPU or TPU it is XLA in bfloat16. On a CPU it is OpenVINO where that
-is installed (`pip install lipsync-jax[openvino]`), else XLA; bfloat16 where
-the processor multiplies it, else float32.
+A GPU or TPU uses XLA in bfloat16. A CPU uses OpenVINO if it is installed (`pip
+install lipsync-jax[openvino]`), else XLA; bfloat16 if the processor has
+bfloat16 products, else float32. A runtime is a module with `build_predictor`.
 """
 
 import importlib.util
@@ -23,23 +23,23 @@ def build_predictor(
   batch: int = 16,
   backend: str = 'auto',
 ):
-  """The fastest `predict` of this machine, and its name for people.
+  """The fastest `predict` on this machine, and the name of its engine.
 
   Args:
     variables: `params` and `batch_stats` of the generator.
     size: pixels of the square crop.
     width: multiplier of its channels.
-    dtype: of DTYPES. OpenVINO's float32 is within 1 of 255 levels of XLA's,
-      bfloat16 of either usually within 8 and 1 on average.
-    batch: examples in a call, always all of them: pad the last one.
+    dtype: of DTYPES. OpenVINO's float32 is within 1 of 255 levels of XLA's;
+      bfloat16 of either is usually within 8, and 1 on average.
+    batch: examples of every call; pad the last one.
     backend: of BACKENDS.
 
   Returns:
-    `predict`, which maps (float32 mel [b, 80, 16], uint8 crop [b, h, w, 3])
-    to the uint8 face [b, h, w, 3], and a name such as 'OpenVINO bf16'.
+    `predict`, which maps (float32 mel [b, 80, 16], uint8 crop [b, h, w, 3]) to
+    the uint8 face [b, h, w, 3], and a name such as 'OpenVINO bf16'.
 
   Raises:
-    ValueError: for a dtype or backend that is not there.
+    ModelError: the dtype or backend does not exist here.
   """
   dtype, backend = resolve_backend(dtype, backend)
   room = runtime_openvino if backend == 'openvino' else runtime_xla
@@ -51,7 +51,7 @@ def build_predictor(
 def resolve_backend(
   dtype: str = 'auto', backend: str = 'auto'
 ) -> tuple[str, str]:
-  """The dtype and backend that 'auto' stands for on this machine."""
+  """Dtype and backend for 'auto' on this machine."""
   import jax
 
   for found, known in ((dtype, DTYPES), (backend, BACKENDS)):
@@ -71,13 +71,14 @@ def resolve_backend(
 
 
 def has_openvino() -> bool:
+  """Whether OpenVINO is installed."""
   return importlib.util.find_spec('openvino') is not None
 
 
 def has_native_bfloat16() -> bool:
-  """Whether the processor has bfloat16 products, as far as can be known.
+  """Whether the processor has bfloat16 products.
 
-  Only Linux says so in a file; elsewhere the safe answer is no.
+  Only Linux reports it; elsewhere the answer is no.
   """
   try:
     flags = pathlib.Path('/proc/cpuinfo').read_text(encoding='utf-8').split()

@@ -1,11 +1,11 @@
-"""The folded generator as an OpenVINO graph: the fastest form on a CPU.
+"""The folded generator as an OpenVINO graph, the fastest form on a CPU.
 
-Built from the same table of layers, wired by the same function as the
-networks in jax. XLA on CPU gains nothing from bfloat16; OpenVINO's
-kernels (oneDNN) double with it where the processor has it.
+It is built from the layer table and the function that connect the networks in
+JAX. XLA on a CPU gains nothing from bfloat16; OpenVINO's kernels (oneDNN)
+double their speed if the processor has it.
 
-Alphabet: b batch, h w height and width, c channels. Inside the graph
-channels come first, [b, c, h, w]; bytes outside are channels last.
+Shapes: b batch, h w height and width, c channels. Channels come first inside
+the graph, [b, c, h, w], and last in its inputs and output.
 """
 
 import sys
@@ -16,10 +16,10 @@ from lipsync_jax.models import generator, layers, runtime_xla
 
 
 def import_openvino():
-  """The `openvino` module, imported without its telemetry.
+  """The `openvino` module without its telemetry.
 
-  That would fork this process and call home; where its package is absent
-  OpenVINO uses a stub, so a None in sys.modules is enough.
+  Telemetry forks the process and connects to the network. OpenVINO uses a stub
+  if its package is absent, which None in sys.modules achieves.
   """
   name = 'openvino_telemetry'
   hidden = name not in sys.modules
@@ -34,7 +34,7 @@ def import_openvino():
 
 
 def build_graph(variables: dict, size: int, width: float, batch: int):
-  """The `openvino.Model` of the generator, bytes in and bytes out."""
+  """The `openvino.Model` of the generator, uint8 in and out."""
   openvino = import_openvino()
   from openvino import opset13 as op
 
@@ -67,14 +67,14 @@ def build_graph(variables: dict, size: int, width: float, batch: int):
 
 
 def apply_conv(op, layer: layers.ConvSpec, kernel: np.ndarray, x):
-  """The convolution of `layer` without bias.  -> [b, o, h', w']"""
+  """The convolution of `layer` without bias, [b, o, h', w']."""
   if not layer.up:
     kernel = kernel.transpose(3, 2, 0, 1)  # [o, i, kh, kw]
     pad, dilations = list(layer.pad), [1, 1]
     return op.convolution(
       x, np.ascontiguousarray(kernel), list(layer.stride), pad, pad, dilations
     )
-  # Tables hold the kernel of the equal plain convolution, spec 3: mirrored.
+  # Tables have the mirrored kernel of the equivalent plain convolution.
   kernel = kernel[::-1, ::-1].transpose(2, 3, 0, 1)  # [i, o, kh, kw]
   return op.convolution_backprop_data(
     x,
@@ -88,6 +88,7 @@ def apply_conv(op, layer: layers.ConvSpec, kernel: np.ndarray, x):
 
 
 def activate(op, act: str, x):
+  """The activation of `layer`."""
   if act == 'relu':
     return op.relu(x)
   assert act == 'sigmoid', act
@@ -99,13 +100,13 @@ def build_predictor(
 ):
   """Compile `(mel [b 80 16], face uint8 [b h w 3]) -> uint8 [b h w 3]`.
 
-  As `runtime_xla.build_predictor`, but not to be called from two threads at once.
+  As `runtime_xla.build_predictor`, but only one thread may call it at a time.
   """
   openvino = import_openvino()
   model = build_graph(variables, size, width, batch)
   config = {
     'INFERENCE_PRECISION_HINT': {'float32': 'f32', 'bfloat16': 'bf16'}[dtype],
-    # Two streams of half the batch are no faster, and answer later.
+    # Two streams of half the batch are no faster and have a longer delay.
     'PERFORMANCE_HINT': 'LATENCY',
   }
   compiled = openvino.Core().compile_model(model, 'CPU', config)

@@ -1,10 +1,10 @@
-"""A trained generator made small for inference: only kernels and biases.
+"""The generator for inference: kernels and biases only.
 
-With stored statistics a norm is a gain and a shift per channel, so it
-moves into the kernel and bias of the convolution before it, exactly. A
-residual is a one at the center of its layer's kernel.
+With stored statistics a BatchNorm is a gain and a shift per channel, which fold
+exactly into the kernel and bias of the convolution before it. A residual
+connection is a one at the center of its layer's kernel.
 
-Alphabet: b batch, h w height and width, c channels (i in, o out).
+Shapes: b batch, h w height and width, c channels (i input, o output).
 """
 
 import functools
@@ -22,7 +22,7 @@ Folded = dict[str, tuple]  # layer name -> (kernel [kh kw i o], bias [o])
 
 
 def fold_batch_norm(variables: dict, size: int, width: float) -> Folded:
-  """Kernels and biases, float32 numpy, norms and residuals folded in."""
+  """Float32 kernels and biases with norms and residuals folded in."""
   folded = {}
   for layer in generator_rows(size, width):
     params = variables['params'][layer.name]
@@ -57,7 +57,7 @@ def apply_folded(
   width: float,
   convolve=layers.apply_conv,
 ) -> Float[Array, 'b h w 3']:
-  """The folded generator, in the dtype of its biases."""
+  """Apply the folded generator, in the dtype of its biases."""
 
   def run(layer, x):
     kernel, bias = folded[layer.name]
@@ -76,10 +76,10 @@ def build_predictor(
 ):
   """Compile `(mel [b 80 16], face uint8 [b h w 3]) -> uint8 [b h w 3]`.
 
-  `face` is the crop of the source; masking its lower half, pairing it with
-  itself as reference (spec 7.2) and rounding happen on the device, so that
-  bytes, not floats, cross to it and back. The batch must be `batch`.
-  'bfloat16' on a CPU is a mixture, see `prefers_bf16_product`.
+  The lower half of the crop is masked, the crop is its own reference (spec
+  7.2), and the result is rounded on the device, so that uint8 is transferred.
+  The batch is fixed. 'bfloat16' on a CPU is a mixture, see
+  `prefers_bf16_product`.
   """
   folded = fold_batch_norm(variables, size, width)
   convolve = layers.apply_conv
@@ -100,7 +100,7 @@ def build_predictor(
     out = apply_folded(
       folded, mel[..., None], both, width=width, convolve=convolve
     )
-    # Differs from Wav2Lip, which truncates: half a level darker.
+    # Differs from Wav2Lip, which truncates and is half a level darker.
     return jnp.round(out.astype(jnp.float32) * 255).astype(jnp.uint8)
 
   def predict(mel: HostOrDevice, face: HostOrDevice) -> jax.Array:
@@ -112,12 +112,12 @@ def build_predictor(
 
 
 def prefers_bf16_product(layer: layers.ConvSpec) -> bool:
-  """Whether a bfloat16 matrix product beats XLA's convolution on CPU.
+  """Whether a bfloat16 matrix product is faster than XLA's CPU convolution.
 
-  Its convolutions gain nothing from bfloat16; its products with float32
-  sums double. Gathering their operands eats that where maps are large and
-  channels few, stride-2 transposed layers excepted. Layers that cost
-  little are left alone, since each product takes 0.3 s to compile.
+  XLA's convolutions gain nothing from bfloat16; its products with float32 sums
+  double their speed. Gathering their operands costs this gain for large maps
+  with few channels, except for transposed layers of stride 2. Small layers stay
+  convolutions, since each product takes 0.3 s to compile.
   """
   doubling = layer.up and layer.stride == (2, 2)
   return doubling or (layer.residual and layer.cin >= 256)
@@ -126,7 +126,7 @@ def prefers_bf16_product(layer: layers.ConvSpec) -> bool:
 def conv_bf16(
   layer: layers.ConvSpec, kernel: Float[Array, 'kh kw i o'], x: Image
 ):
-  """Convolve by bfloat16 products if `prefers_bf16_product`.  -> float32 output"""
+  """Convolve by bfloat16 products if `prefers_bf16_product`; float32 output."""
   if not prefers_bf16_product(layer):
     return layers.apply_conv(layer, kernel, x)
   x = x.astype(kernel.dtype)
@@ -134,7 +134,7 @@ def conv_bf16(
 
 
 def conv3x3_bf16(kernel: Float[Array, '3 3 i o'], x: Image):
-  """A 3x3 convolution of stride 1, three products.  -> [b, h, w, o]"""
+  """A 3x3 convolution of stride 1 as three products, [b, h, w, o]."""
   h, w = x.shape[1:3]
   x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
   x = jnp.concatenate([x[:, :, u : u + w] for u in range(3)], axis=-1)
@@ -142,11 +142,11 @@ def conv3x3_bf16(kernel: Float[Array, '3 3 i o'], x: Image):
 
 
 def conv_transpose_bf16(kernel: Float[Array, '3 3 i o'], x: Image):
-  """A stride-2 transposed 3x3 convolution.  -> [b, 2h, 2w, o]
+  """A transposed 3x3 convolution of stride 2, [b, 2h, 2w, o].
 
-  Along an axis, output 2n sees x[n] through tap 1; output 2n + 1 sees x[n]
-  through tap 0 and x[n + 1] through tap 2. Columns are done in pairs, at
-  the price of one zero tap in four.
+  Along an axis, output 2n is x[n] times tap 1; output 2n + 1 is x[n] times tap
+  0 plus x[n + 1] times tap 2. Columns are computed in pairs, with one zero tap
+  of four.
   """
   b, h, w, _ = x.shape
   x = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))
@@ -162,6 +162,6 @@ def conv_transpose_bf16(kernel: Float[Array, '3 3 i o'], x: Image):
 
 
 def matmul_bf16(x: Image, kernel: Float[Array, '*taps o']):
-  """Pixels times a matrix, summed in float32.  -> [b, h, w, o]"""
+  """Pixels times a matrix, summed in float32, [b, h, w, o]."""
   kernel = kernel.reshape(x.shape[-1], -1)
   return jnp.matmul(x, kernel, preferred_element_type=jnp.float32)

@@ -1,14 +1,14 @@
-"""Checkpoints: a run on disk, whole and verified, or not there at all.
+"""Checkpoints: complete and verified, or ignored.
 
-`workdir/checkpoints/00000120/` holds the state (Orbax), the place in the
-data, the config, some facts, and last a manifest with the sha256 of all of
-these. What has no manifest was interrupted and does not count;
-what differs from its manifest is refused, and the step before is taken.
-Saving goes on behind the training. Orbax lives only in this room.
+`workdir/checkpoints/00000120/` holds the state (Orbax), the position in the
+data, the config, some facts, and a manifest with the SHA-256 of all of these,
+which is written last. A checkpoint without a manifest was interrupted and is
+ignored. One that differs from its manifest is refused, and the previous step is
+taken. Saves run in the background.
 
-Of several processes each writes its parts of the arrays, which needs a
-folder that all share; the first does everything else. Nothing of it depends
-on how many there are, so that any number may go on with a run.
+With several processes each writes its parts of the arrays to a shared folder;
+process 0 does everything else. A checkpoint does not depend on the number of
+processes.
 """
 
 import concurrent.futures
@@ -31,11 +31,11 @@ BLOCK = 2**22  # bytes hashed at once
 
 
 class CheckpointError(LipSyncError):
-  """A run that cannot be stored or continued; one line says what to do."""
+  """A run that cannot be saved or resumed."""
 
 
 def canonical_json(value) -> bytes:
-  """JSON whose bytes depend on the value alone."""
+  """JSON whose bytes depend only on the value."""
   text = json.dumps(value, sort_keys=True, indent=1, allow_nan=True)
   return f'{text}\n'.encode()
 
@@ -63,7 +63,7 @@ def checkpoint_files(
 
 
 def write_manifest(folder: epath.Path) -> None:
-  """Write the manifest, which makes a checkpoint count."""
+  """Write the manifest, which makes a checkpoint valid."""
   table = {
     name: file_sha256(path) for name, path in checkpoint_files(folder).items()
   }
@@ -76,7 +76,7 @@ def write_manifest(folder: epath.Path) -> None:
 
 
 def find_damage(folder: epath.Path) -> str | None:
-  """What keeps a sealed checkpoint from being as it was saved, or None."""
+  """The difference of a checkpoint from its manifest, or None."""
   digest, _, body = (folder / MANIFEST).read_bytes().partition(b'\n')
   if hashlib.sha256(body).hexdigest().encode() != digest:
     return f'{MANIFEST} is damaged'
@@ -93,19 +93,19 @@ def find_damage(folder: epath.Path) -> str | None:
 class CheckpointManager:
   """The checkpoints of one workdir, locked against a second run.
 
-  `with Checkpoints(workdir) as checkpoints:` waits for the last save.
+  As a context manager it waits for the last save.
   """
 
   def __init__(self, workdir, keep: int = 3, keep_best: bool = True):
     """Open a workdir.
 
     Args:
-      workdir: a folder or a bucket; made if absent.
-      keep: how many of the newest steps stay.
-      keep_best: whether the one with the least 'measured' fact stays too.
+      workdir: a folder or a bucket; created if absent.
+      keep: number of the newest steps that stay.
+      keep_best: the step with the smallest 'measured' fact stays too.
 
     Raises:
-      CheckpointError: another run has it, or it cannot be written.
+      CheckpointError: another run uses it, or it cannot be written.
     """
     self.folder = epath.Path(workdir) / 'checkpoints'
     self.keep, self.keep_best = keep, keep_best
@@ -117,7 +117,7 @@ class CheckpointManager:
     with as_checkpoint_error(self.folder.parent):
       self.folder.mkdir(parents=True, exist_ok=True)
       self._lock = lock_folder(self.folder)
-      for step in self.folder.iterdir():  # what was interrupted
+      for step in self.folder.iterdir():  # interrupted saves
         if step.is_dir() and not (step / MANIFEST).exists():
           step.rmtree()
 
@@ -126,7 +126,7 @@ class CheckpointManager:
 
   def __exit__(self, kind, *rest):
     try:
-      # An error under way must not be hidden by that of a save.
+      # An error of a save must not hide an earlier error.
       with (
         contextlib.suppress(CheckpointError)
         if kind
@@ -139,7 +139,7 @@ class CheckpointManager:
         self._lock.close()
 
   def steps(self) -> list[int]:
-    """Sealed steps, oldest first."""
+    """Valid steps, oldest first."""
     return sorted(
       int(path.name)
       for path in self.folder.iterdir()
@@ -150,12 +150,14 @@ class CheckpointManager:
     return self.folder / f'{step:08d}'
 
   def save(self, step: int, state, data: dict, config: dict, facts: dict):
-    """Begin to save; returns when the arrays are copied from the device.
+    """Start a save; returns after the arrays are copied from the device.
 
     Args:
-      data: the place in them, anything JSON can hold.
-      config: of the run, likewise.
-      facts: likewise; 'measured' decides which step is the best (least).
+      step: of the checkpoint.
+      state: of the training.
+      data: position in the data, a JSON value.
+      config: of the run, a JSON value.
+      facts: a JSON value; its 'measured' decides which step is the best.
     """
     from orbax.checkpoint import v1 as ocp
 
@@ -163,7 +165,7 @@ class CheckpointManager:
     folder = self.at(step)
     if (folder / MANIFEST).exists():
       return
-    # Orbax lets processes meet by arrays of its own.
+    # Orbax synchronizes processes by arrays of its own.
     with as_checkpoint_error(folder), jax.transfer_guard('allow'):
       folder.mkdir(parents=True, exist_ok=True)
       if distributed.is_process_zero():
@@ -175,7 +177,7 @@ class CheckpointManager:
 
   def _finish(self, folder: epath.Path, response) -> None:
     with as_checkpoint_error(folder):
-      # Orbax ends in the first process when all have written their parts.
+      # In process 0, Orbax returns after all have written their parts.
       response.result()
       if distributed.is_process_zero():
         self._seal(folder)
@@ -185,12 +187,12 @@ class CheckpointManager:
     steps = self.steps()
     stay = set(steps[-self.keep :]) | ({self.best()} - {None})
     for step in set(steps) - stay:
-      # The manifest first: half a checkpoint must not look whole.
+      # The manifest first, so that a partial checkpoint is invalid.
       (self.at(step) / MANIFEST).unlink()
       self.at(step).rmtree()
 
   def wait(self) -> None:
-    """Until what was begun is on disk; raises what went wrong there."""
+    """Wait until the save has finished; raises its error."""
     pending, self._pending = self._pending, None
     if pending:
       pending.result()
@@ -199,7 +201,7 @@ class CheckpointManager:
     return json.loads((self.at(step) / 'facts.json').read_bytes())
 
   def best(self) -> int | None:
-    """The step whose 'measured' is least, if any was measured."""
+    """The step with the smallest 'measured', if there is one."""
     if not self.keep_best:
       return None
     rows = [(self.facts(s).get('measured', math.nan), s) for s in self.steps()]
@@ -207,7 +209,7 @@ class CheckpointManager:
     return min(rows)[1] if rows else None
 
   def newest(self, step: int | None = None) -> int | None:
-    """The newest undamaged step (or just `step`), None where none was saved.
+    """The newest undamaged step (or `step`); None without checkpoints.
 
     Raises:
       CheckpointError: all are damaged.
@@ -241,7 +243,7 @@ class CheckpointManager:
       abstract: the state's shapes with shardings.
 
     Returns:
-      step, state, data, config and facts, or None where none was saved.
+      step, state, data, config and facts; None without checkpoints.
 
     Raises:
       CheckpointError: all are damaged, or of another architecture.
@@ -261,18 +263,18 @@ class CheckpointManager:
     return found, state, data, config, facts
 
   def config(self, step: int) -> dict:
-    """The config of a checkpoint, to be compared before its state is read."""
+    """The config of a checkpoint, without its state."""
     return json.loads((self.at(step) / 'config.json').read_bytes())
 
 
 def lock_folder(folder: epath.Path):
-  """An open file that no other run can have open so, or None on a bucket.
+  """An open, locked file; None for a bucket.
 
-  The system drops it with the process, however that ends.
+  The operating system releases the lock with the process.
   """
   try:
     import fcntl
-  except ImportError:  # no such locks on this system
+  except ImportError:  # this system has no such locks
     return None
   if '://' in str(folder):
     return None
@@ -289,7 +291,7 @@ def lock_folder(folder: epath.Path):
 
 
 def as_checkpoint_error(path) -> contextlib.AbstractContextManager[None]:
-  """Turn an error of the file system or of Orbax into one line."""
+  """Raise an error of the file system or of Orbax as a CheckpointError."""
 
   def message(error: Exception) -> str:
     reason = str(getattr(error, 'strerror', None) or error).split('\n')[0]

@@ -1,7 +1,7 @@
-"""Processes: several that train as one, over JAX's distributed runtime.
+"""Several processes that train as one, over JAX's distributed runtime.
 
-With one process nothing here costs anything. Every function must be called
-by all processes, in the same order, from the thread that runs the steps.
+With one process nothing here has a cost. All processes must call every
+function, in the same order, from the thread that runs the steps.
 """
 
 import json
@@ -16,28 +16,28 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from lipsync_jax.common.errors import LipSyncError
 
-MAX_MESSAGE = 2**14  # bytes that the first process tells the others
+MAX_MESSAGE = 2**14  # bytes of a message from process 0
 
 
 class ProcessError(LipSyncError):
-  """What went wrong in the first process, for all others to know."""
+  """An error of process 0, raised in all other processes."""
 
 
 def is_process_zero() -> bool:
-  """Whether this is the process that writes what is written once."""
+  """Whether this process writes the files of the run."""
   return jax.process_index() == 0
 
 
 def run_on_process_zero(action: Callable[[], Any]) -> Any:
-  """What `action` returns in the first process; the others do not call it.
+  """The result of `action` in process 0, for all processes.
 
-  So that all go on alike, and none waits for one that gave up.
+  All processes continue alike, and none waits for a failed one.
 
   Args:
-    action: its result is anything JSON can hold.
+    action: returns a JSON value.
 
   Raises:
-    ValueError: as the action did, with the same words in every process.
+    ValueError: as the action does, with the same message in every process.
   """
   if jax.process_count() == 1:
     return action()
@@ -64,7 +64,7 @@ def run_on_process_zero(action: Callable[[], Any]) -> Any:
 
 
 def fully_replicate(tree):
-  """Arrays that every process can fetch, wherever their parts lie."""
+  """The arrays with all parts on every process."""
   leaves = [x for x in jax.tree.leaves(tree) if isinstance(x, jax.Array)]
   if all(x.is_fully_addressable or x.is_fully_replicated for x in leaves):
     return tree
@@ -73,16 +73,16 @@ def fully_replicate(tree):
 
 
 class PreemptionGuard:
-  """Whether to end: SIGTERM or SIGINT came, to any of the processes.
+  """Detects SIGTERM or SIGINT in any of the processes.
 
-  A second signal ends a lone process at once.
+  A second signal ends a single process at once.
   """
 
   def __enter__(self):
     self._asked, self._before = False, {}
     numbers = (signal.SIGTERM, signal.SIGINT)
     if jax.process_count() > 1:
-      # SIGTERM is JAX's own then, which tells the other processes.
+      # JAX handles SIGTERM then, and informs the other processes.
       numbers = (signal.SIGINT,)
     if threading.current_thread() is threading.main_thread():
       for number in numbers:
@@ -94,7 +94,7 @@ class PreemptionGuard:
       signal.signal(number, handler)
 
   def asked(self, step: int) -> bool:
-    """Whether to end before `step + 1`; ask once a step."""
+    """Whether to end before step `step + 1`; call it once a step."""
     if jax.process_count() > 1:
       from jax.experimental import multihost_utils
 

@@ -1,8 +1,8 @@
-"""Metrics: numbers and pictures of a run, as JSON lines and TensorBoard.
+"""Numbers and pictures of a run, as JSON lines and TensorBoard events.
 
-`workdir/metrics.jsonl` has one object a line with 'step', 'kind' and
-numbers; it can be read while the run goes on. Pictures lie as PNG under
-`workdir/strips/`. Only the first process writes.
+`workdir/metrics.jsonl` has one object a line with 'step', 'kind' and numbers;
+it can be read during the run. Pictures are PNG files in `workdir/strips/`. Only
+process 0 writes.
 """
 
 import json
@@ -23,7 +23,7 @@ def sample_grid(
   made: Float[np.ndarray, 'b t h w 3'],
   true: Float[np.ndarray, 'b t h w 3'],
 ) -> ImageGrid:
-  """Rows of reference | masked | generated | truth, one for each frame.
+  """Rows of reference | masked | generated | ground truth, one for each frame.
 
   Args:
     face, made, true: of `batches.to_model_inputs` and the generator, in [0, 1].
@@ -35,14 +35,18 @@ def sample_grid(
 
 
 class MetricWriter:
-  """Writes the numbers of one run; a resumed run goes on in the same file.
+  """Writer of one run; a resumed run continues the same file.
 
-  What a broken run wrote after its last checkpoint is dropped, so that
-  every step is there once.
+  Lines after the last checkpoint of an interrupted run are dropped, so that
+  every step occurs once.
   """
 
   def __init__(self, workdir, start: int = 0, active: bool = True):
-    """Args: `start` is the step to go on from, `active` whether to write."""
+    """Args:
+    workdir: of the run.
+    start: step from which the run continues.
+    active: whether to write.
+    """
     self.folder = pathlib.Path(workdir)
     self._lines = self._board = None
     if not active:
@@ -64,7 +68,7 @@ class MetricWriter:
         file.close()
 
   def write(self, step: int, kind: str, numbers: dict[str, float]) -> None:
-    """One line; `kind` is 'train' or 'validation'."""
+    """Write one line; `kind` is 'train' or 'validation'."""
     if not self._lines:
       return
     values = {k: _round_value(v) for k, v in numbers.items()}
@@ -79,7 +83,7 @@ class MetricWriter:
       self._board.flush()
 
   def picture(self, step: int, name: str, rgb: ImageGrid) -> None:
-    """A picture, as `strips/<step>-<name>.png`."""
+    """Write a picture as `strips/<step>-<name>.png`."""
     if not self._lines:
       return
     import cv2
@@ -103,19 +107,19 @@ class MetricWriter:
 
 
 def open_tensorboard(folder: pathlib.Path, start: int):
-  """An open file of TensorBoard's, or None where that is not installed.
+  """An open TensorBoard event file; None if that is not installed.
 
-  Written without tensorboardX's own thread: that dies of a full disk, and
-  then the run would wait for it for ever.
+  It is written without tensorboardX's thread, which a full disk would end, and
+  then the run would wait for it without end.
   """
   try:
     from tensorboardX.event_file_writer import EventsWriter
     from tensorboardX.proto.event_pb2 import Event, SessionLog
-  except ImportError:  # the JSON lines are enough
+  except ImportError:  # the JSON lines suffice
     return None
   folder.mkdir(exist_ok=True)
   file = EventsWriter(str(folder / 'events'))
-  # What a broken run wrote beyond `start` is not shown.
+  # Events of an interrupted run after `start` are hidden.
   began = SessionLog(status=SessionLog.START)
   file.write_event(Event(step=start + 1, session_log=began))
   file.flush()
@@ -123,13 +127,13 @@ def open_tensorboard(folder: pathlib.Path, start: int):
 
 
 def _round_value(value: float) -> float | str:
-  """Seven digits; JSON has no word for what is not finite."""
+  """Seven digits; None for values that JSON cannot hold."""
   value = float(value)
   return float(f'{value:.7g}') if math.isfinite(value) else str(value)
 
 
 def _whole_lines(path: pathlib.Path) -> list[dict]:
-  """Whole lines of a file that may end in half a one."""
+  """The complete lines of a file."""
   if not path.exists():
     return []
   found = []

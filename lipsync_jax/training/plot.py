@@ -1,70 +1,97 @@
-"""Draw the curves of training runs: one picture from their metrics.jsonl.
+"""Plot the metrics of training runs.
 
-python scripts/curves.py OUT.png WORKDIR [WORKDIR …]
+python -m lipsync_jax.training.plot WORKDIR [WORKDIR …] --out curves.png
 """
 
-import json
+import argparse
 import pathlib
 import sys
+from collections.abc import Sequence
 
+from lipsync_jax.common.cli import run_command
+from lipsync_jax.common.errors import LipSyncError
+from lipsync_jax.training.metric_writer import read_metrics
+
+METRICS = ('accuracy', 'sync', 'l1', 'mouth_l1', 'temporal')
 CHANCE = {'accuracy': 1 / 6}  # six windows of a clip compete
-TRUTH = {'sync': 'real lips', 'motion': 'lips that keep still'}
-ACROSS = 5  # panels in a row
-NAMES = ('accuracy', 'sync', 'l1', 'lips', 'motion')
+BASELINES = {  # metric -> its baseline, and the baseline's label
+  'sync': ('sync/ground_truth', 'ground truth'),
+  'temporal': ('temporal/static_baseline', 'static lips'),
+}
+COLUMNS = 5  # panels of a row
 
 
-def read(workdir: str, kind: str) -> list[dict]:
-  """The rows of one kind, 'train' or 'validation', in order."""
-  lines = (pathlib.Path(workdir) / 'metrics.jsonl').read_text().splitlines()
-  rows = [json.loads(line) for line in lines]
-  return [row for row in rows if row['kind'] == kind]
+class PlotError(LipSyncError):
+  """A run without metrics."""
 
 
-def draw(axis, workdir: str, name: str) -> None:
-  """One number of one run: taught on, and on speakers never seen."""
+def draw_metric(axis, workdir: pathlib.Path, name: str) -> None:
+  """Draw one metric of one run: training, and validation speakers."""
   for kind, style in (('train', '-'), ('validation', 'o-')):
-    rows = [row for row in read(workdir, kind) if name in row]
+    rows = [row for row in read_metrics(workdir, kind) if name in row]
     steps = [row['step'] for row in rows]
     axis.plot(steps, [row[name] for row in rows], style, ms=4, label=kind)
-  for row in read(workdir, 'validation')[-1:]:
-    if f'{name}_of_truth' in row:
-      truth = row[f'{name}_of_truth']
-      axis.axhline(truth, ls=':', c='k', label=TRUTH[name])
+  baseline, label = BASELINES.get(name, ('', ''))
+  for row in read_metrics(workdir, 'validation')[-1:]:
+    if baseline in row:
+      axis.axhline(row[baseline], ls=':', c='k', label=label)
   if name in CHANCE:
     axis.axhline(CHANCE[name], ls=':', c='k', label='chance')
-  axis.set(title=f'{pathlib.Path(workdir).name}: {name}', xlabel='step')
+  axis.set(title=f'{workdir.name}: {name}', xlabel='step')
   axis.legend()
 
 
-def main(argv: list[str]) -> int:
-  """Write the picture; one panel for every run and number."""
-  if len(argv) < 2:
-    print(__doc__.strip(), file=sys.stderr)
-    return 2
+def plot_runs(workdirs: Sequence[str], out: str) -> str:
+  """Write one picture with a panel for every run and metric.
+
+  Args:
+    workdirs: folders of the runs.
+    out: picture, in any format of matplotlib.
+
+  Returns:
+    `out`.
+
+  Raises:
+    PlotError: no run has metrics.
+  """
   import matplotlib
 
   matplotlib.use('agg')
   from matplotlib import pyplot
 
   panels = [
-    (workdir, name)
-    for workdir in argv[1:]
-    for name in NAMES
-    if any(name in row for row in read(workdir, 'train'))
+    (pathlib.Path(workdir), name)
+    for workdir in workdirs
+    for name in METRICS
+    if any(name in row for row in read_metrics(workdir, 'train'))
   ]
-  across = min(len(panels), ACROSS)
-  down = -(-len(panels) // across)
+  if not panels:
+    raise PlotError(
+      f'expected metrics.jsonl of a run in {", ".join(workdirs)}, found none; '
+      'give the --workdir of a training'
+    )
+  columns = min(len(panels), COLUMNS)
+  rows = -(-len(panels) // columns)
   figure, axes = pyplot.subplots(
-    down, across, figsize=(4 * across, 3 * down), squeeze=False
+    rows, columns, figsize=(4 * columns, 3 * rows), squeeze=False
   )
   for axis in axes.flat[len(panels) :]:
     axis.remove()
   for axis, panel in zip(axes.flat, panels, strict=False):
-    draw(axis, *panel)
+    draw_metric(axis, *panel)
   figure.tight_layout()
-  figure.savefig(argv[0], dpi=80)
-  return 0
+  figure.savefig(out, dpi=80)
+  return out
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Run the command; returns its exit code."""
+  parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
+  parser.add_argument('workdirs', nargs='+', metavar='WORKDIR')
+  parser.add_argument('--out', required=True, help='picture to write')
+  args = parser.parse_args(argv)
+  return run_command(lambda: plot_runs(args.workdirs, args.out))
 
 
 if __name__ == '__main__':
-  sys.exit(main(sys.argv[1:]))
+  sys.exit(main())

@@ -1,4 +1,4 @@
-"""Progress: the numbers of a running loop, as it goes on."""
+"""Progress bar and logged numbers of the training loop."""
 
 import contextlib
 import math
@@ -13,14 +13,14 @@ from lipsync_jax.training import metric_writer
 
 
 class NonFiniteLossError(LipSyncError):
-  """A loss or gradient was not finite; one line names the batch."""
+  """A loss or gradient that is not finite; the message names the batch."""
 
 
 class TrainingLog:
-  """Reads each step's numbers when the next is under way.
+  """Log of the steps; reads the numbers of a step during the next one.
 
-  So the device never waits for the host. A step that was not finite
-  changed nothing (`steps.apply_updates`), and ends the run here.
+  The device therefore never waits for the host. A step that is not finite
+  changes nothing (`steps.apply_updates`), and ends the run here.
   """
 
   def __init__(
@@ -35,13 +35,15 @@ class TrainingLog:
     rate: Callable,
     shown: bool,
   ):
-    """Of a run.
-
-    Args:
-      faces: that a step learns from.
-      cost: operations of a step, on all devices together.
-      rate: the schedule.
-      shown: whether to draw a bar.
+    """Args:
+    writer: of the metrics.
+    every: steps between two log lines.
+    start: first step of this run.
+    steps: total.
+    faces: trained on in a step.
+    cost: operations of a step, over all devices.
+    rate: learning rate schedule.
+    shown: whether to draw a progress bar.
     """
     import tqdm
 
@@ -61,29 +63,31 @@ class TrainingLog:
     self._bar.close()
 
   def wait(self, seconds: float) -> None:
-    """Take the time that a batch took to come, right after it came.
+    """Record the seconds that the loop waited for a batch.
 
-    It counts as far as the device may have been idle: not where the step
-    before is still under way.
+    They count only while the device was idle, not while the previous step was
+    still running.
     """
     busy = self._previous and not _is_ready(self._previous[1])
     self._waited += 0 if busy else seconds
 
   def add(self, step: int, values: dict, names) -> None:
-    """Take the numbers of a step, and look at those of the one before.
+    """Take the numbers of a step, and log those of the previous one.
 
     Args:
-      names: function that says what was in its batch.
+      step: number.
+      values: metrics on the device.
+      names: returns the names of the batch's clips.
     """
     self.flush()
     self._previous = step, values, names
     self._bar.update()
 
   def flush(self) -> None:
-    """Look at the last step's numbers now.
+    """Log the numbers of the last step now.
 
     Raises:
-      NotFinite: they are not finite.
+      NonFiniteLossError: they are not finite.
     """
     if not self._previous:
       return
@@ -99,7 +103,7 @@ class TrainingLog:
     for name, value in found.items():
       self._sums[name] = self._sums.get(name, 0.0) + value
     self._count += 1
-    if self._began is None:  # the first step is compilation
+    if self._began is None:  # the first step includes compilation
       self._began, self._waited = time.perf_counter(), 0.0
       self._timed = 0
     else:
@@ -109,7 +113,7 @@ class TrainingLog:
 
   def _write(self, step: int) -> None:
     means = {k: v / self._count for k, v in self._sums.items()}
-    with jax.transfer_guard('allow'):  # the schedule's few numbers
+    with jax.transfer_guard('allow'):  # a few numbers
       means['rate'] = float(self._rate(step))
     now = time.perf_counter()
     if self._timed:
@@ -122,7 +126,7 @@ class TrainingLog:
       }
       if self._peak:
         each = self._cost * speed / jax.device_count()
-        means['of_peak'] = each / self._peak
+        means['mfu'] = each / self._peak
     self._writer.write(step, 'train', means)
     self._bar.set_postfix(
       {k: f'{means[k]:.3f}' for k in ('sync', 'l1', 'accuracy') if k in means}
@@ -132,7 +136,7 @@ class TrainingLog:
 
   @contextlib.contextmanager
   def pause(self):
-    """Time spent here, on validation say, is not the steps'."""
+    """Exclude the time of the block from the steps' time."""
     before = time.perf_counter()
     yield
     if self._began is not None:

@@ -1,8 +1,7 @@
-"""Film: a clip as a generator speaks it, with its sound, to be looked at.
+"""Sample videos: a clip as the generator speaks it, with its sound.
 
-`videos/<step>.mp4` in the workdir: every frame is reference | masked |
-generated | truth. Frames are made in windows of five as in training, so a
-film shows just what the losses are computed of.
+The columns of `videos/<step>.mp4` are reference | masked | generated | ground
+truth. Frames are generated in windows of five as in training.
 """
 
 import pathlib
@@ -23,24 +22,24 @@ from lipsync_jax.media.types import Color, Frame, Video
 from lipsync_jax.training import metric_writer
 
 SECONDS = 3  # of a clip, at most
-MAX_VIDEOS = 5  # newest films that stay
+MAX_VIDEOS = 5  # newest videos that stay
 RATE = Fraction(audio.FPS)
-# BT.709 in limited range, and tagged so.
+# BT.709 in limited range.
 COLOR = Color(matrix=1, range=1, primaries=1, transfer=1)
 
 
 def choose_clip(source: ClipDataset) -> int:
-  """The first clip that fills a film, or else the longest."""
+  """The first clip that is long enough, else the longest."""
   return int(np.argmax(np.minimum(source.frames, SECONDS * audio.FPS)))
 
 
 def clip_batches(
   source: ClipDataset, clip: int, size: int, batch: int
 ) -> Iterator[batches.Batch]:
-  """Batches as those of validation, of a clip's first whole windows.
+  """Batches as those of validation, of a clip's first complete windows.
 
-  Their references are from the farther end of the clip. `mask` is 0 for
-  the rows that fill up the last batch.
+  References come from the farther end of the clip. `mask` is 0 for rows that
+  fill up the last batch.
   """
   frames = int(source.frames[clip])
   count = min(SECONDS * audio.FPS, frames) // audio.FRAMES_PER_WINDOW
@@ -70,10 +69,10 @@ def clip_batches(
 def video_frames(
   batches: Iterable[batches.Batch], show: Callable[[batches.Batch], dict]
 ) -> Iterator[UInt8[np.ndarray, 'h w 3']]:
-  """The frames of a film, in order.
+  """The frames of a video, in order.
 
   Args:
-    show: of a batch the parts that `metric_writer.sample_grid` takes.
+    show: maps a batch to the arguments of `metric_writer.sample_grid`.
   """
   for batch in batches:
     shown = batch['mask'] > 0
@@ -118,6 +117,6 @@ def write_video(path, pictures: Iterable, sound_of: Clip) -> None:
 
 
 def remove_old_videos(folder: pathlib.Path) -> None:
-  """Delete all films but the newest."""
+  """Delete all videos but the newest."""
   for path in sorted(folder.glob('*.mp4'))[:-MAX_VIDEOS]:
     path.unlink()

@@ -16,7 +16,7 @@ from lipsync_jax.weights.safetensors_file import WeightsError
 
 
 def build_parser() -> argparse.ArgumentParser:
-  """The command line."""
+  """The parser of the command."""
   parser = argparse.ArgumentParser(
     prog='python -m lipsync_jax.weights',
     description='Import, export, inspect and combine weight files.',
@@ -46,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> str:
-  """Carry out a command; returns what to print."""
+  """Run a command; returns the text to print."""
   if args.command == 'info':
     return convert.describe_file(args.src)
   if args.command == 'import':

@@ -1,8 +1,8 @@
-"""Weights for inference, from any file that holds them.
+"""Weights for inference, from any supported file.
 
-Our own files are safetensors (`stored`). Files of Wav2Lip, PaddleGAN and
-SyncNet v2 are imported and exported bit-exactly (`published`); nothing in
-them is executed (`containers`).
+Our own files are safetensors (`safetensors_file`). Files of Wav2Lip, PaddleGAN
+and SyncNet v2 are imported and exported bit-exactly (`tensor_mapping`); nothing
+in them is executed (`readers`).
 """
 
 import contextlib
@@ -35,7 +35,7 @@ from lipsync_jax.weights.safetensors_file import (
 
 __all__ = ['LEAD', 'UnsafeFile', 'Weights', 'WeightsError', 'load', 'save']
 
-# The generator that `sync` uses when it is given none, with its card.
+# The bundled generator, the default of `sync`, with its model card.
 DEFAULT_GENERATOR = asset_path('default.safetensors')
 NETWORKS = ('generator', 'syncnet', 'discriminator', 'syncnet_v2')
 KNOWN_FILES = {  # spec 6.5
@@ -55,26 +55,30 @@ KNOWN_FILES = {  # spec 6.5
 
 
 def file_sha256(path: pathlib.Path) -> str:
+  """SHA-256 of a file, hexadecimal."""
   with open(path, 'rb') as file:
     return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 def is_own_format(path: str | os.PathLike) -> bool:
-  """Whether a file (which must exist) is a safetensors file of `stored`."""
+  """Whether an existing file is a safetensors file of ours."""
   if readers.file_format(path) != 'safetensors':
     return False
   return 'format' in safetensors_file.read_metadata(path)
 
 
 def load_any(path: str | os.PathLike, network: str | None = None) -> Weights:
-  """Weights from any file, ours or published; the latter are cached.
+  """Load weights from any file, ours or published; imports are cached.
 
   Args:
-    path: what it is, its content says, not its name.
-    network: one of NETWORKS that the caller needs; without it, a file with
-      several gives its generator.
+    path: the file; its content determines the format.
+    network: name in NETWORKS that the caller needs. None takes the generator of
+      a file with several networks.
 
-  Raises: WeightsError or UnsafeFile, in one line that starts with the path.
+  Raises:
+    WeightsError: the file has no such network; the message begins with the
+      path.
+    UnsafeFile: the file is damaged or is not a file of tensors.
   """
   path = pathlib.Path(path)
   if is_own_format(path):
@@ -86,7 +90,9 @@ def load_any(path: str | os.PathLike, network: str | None = None) -> Weights:
   with contextlib.suppress(WeightsError):  # absent, damaged or outdated
     return _require_network(path, load(cached), network)
   weights = convert(path, network)
-  with contextlib.suppress(OSError):  # a full or read-only disk is no matter
+  with contextlib.suppress(
+    OSError
+  ):  # a full or read-only disk only costs the cache
     cached.parent.mkdir(parents=True, exist_ok=True)
     save(cached, weights)
   return weights
@@ -107,6 +113,7 @@ def convert(path: str | os.PathLike, network: str | None = None) -> Weights:
   found, tensors = select_network(path, tree, network)
   check_tensors(path, found, tensors)
   sha256 = file_sha256(path)
+  title = KNOWN_FILES.get(sha256, printable_name(path.name))
   counters = {
     name: int(x.item())
     for name, x in tensors.items()
@@ -117,7 +124,7 @@ def convert(path: str | os.PathLike, network: str | None = None) -> Weights:
     size=96,
     width=1.0,
     variables=tensor_mapping.from_published(found, tensors),
-    source=f'{KNOWN_FILES.get(sha256, printable_name(path.name))}, SHA-256 {sha256}',
+    source=f'{title}, SHA-256 {sha256}',
     # Only the generator's window starts before its frame.
     mel_lead=LEAD_PUBLISHED if found == 'generator' else Fraction(0),
     meta={'counters': counters, 'published': sha256 in KNOWN_FILES},
@@ -129,7 +136,7 @@ def convert(path: str | os.PathLike, network: str | None = None) -> Weights:
 
 
 def select_network(path, tree: dict, network: str | None) -> tuple[str, dict]:
-  """The network's name and its tensors, from all that a file holds."""
+  """Name and tensors of a network, from all state dicts of a file."""
   ranked = []
   for tensors in tensor_mapping.state_dicts(tree):
     scores = {
@@ -157,7 +164,7 @@ def select_network(path, tree: dict, network: str | None) -> tuple[str, dict]:
 
 
 def check_tensors(path, network: str, tensors: dict) -> None:
-  """Raise with everything that keeps tensors from being the network."""
+  """Raise a WeightsError that lists all mismatches with the network."""
   faults = {
     k: v
     for k, v in tensor_mapping.find_mismatches(network, tensors).items()
@@ -181,7 +188,7 @@ def check_tensors(path, network: str, tensors: dict) -> None:
 def import_file(
   src: str | os.PathLike, dst: str | os.PathLike, network: str | None = None
 ) -> Weights:
-  """Convert a published file to one of ours; nothing is written on error."""
+  """Convert a published file to ours; nothing is written on an error."""
   if pathlib.Path(dst).suffix != '.safetensors':
     raise weights_error(dst, 'expected a name ending in .safetensors')
   if is_own_format(src):
@@ -193,9 +200,9 @@ def import_file(
 
 
 def halve_file(src: str | os.PathLike, dst: str | os.PathLike) -> None:
-  """Store weights as float16, half as large; statistics stay float32.
+  """Store weights as float16; statistics stay float32.
 
-  Running variances span more than float16 does, and weigh nothing.
+  Running variances exceed the range of float16, and they are small.
   """
   weights = load(src) if is_own_format(src) else convert(src)
   flat = dict(safetensors_file.flatten(weights.variables))
@@ -216,8 +223,8 @@ def halve_file(src: str | os.PathLike, dst: str | os.PathLike) -> None:
 def export_file(src: str | os.PathLike, dst: str | os.PathLike) -> None:
   """Write weights as PyTorch's .pth or Paddle's .pdparams.
 
-  PyTorch's file has the published form ({'state_dict': …}; SyncNet v2 is
-  bare). Step counters that an import did not find are written as 0.
+  A PyTorch file has the published form ({'state_dict': …}; SyncNet v2 is a bare
+  state dict). Unknown step counters are 0.
   """
   suffix = pathlib.Path(dst).suffix
   if suffix not in ('.pth', '.pdparams'):
@@ -243,7 +250,7 @@ def export_file(src: str | os.PathLike, dst: str | os.PathLike) -> None:
 
 @contextlib.contextmanager
 def as_weights_error(path):
-  """Turn the system's refusal to write into one line."""
+  """Raise an OSError of the block as a WeightsError."""
   try:
     yield
   except OSError as error:
@@ -251,7 +258,7 @@ def as_weights_error(path):
 
 
 def describe_file(path: str | os.PathLike) -> str:
-  """What a file holds, in lines of `name value`."""
+  """The content of a file, in lines of `name value`."""
   weights = load(path) if is_own_format(path) else convert(path)
   flat = dict(safetensors_file.flatten(weights.variables['params']))
   count = sum(x.size for x in flat.values())

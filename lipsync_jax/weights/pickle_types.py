@@ -1,9 +1,9 @@
-"""What a pickle of tensors may name, and what the names mean here.
+"""The names that a pickle of tensors may contain, and their meaning.
 
-Nothing is imported by name. Each name stands for an object of this room,
-which holds facts (a dtype, a shape, where the bytes are) until they are
-checked; only then does NumPy see them. `pickles` is the machine that uses
-these parts. Functions get `spend`, to account for the bytes they copy.
+Nothing is imported by name. Each name maps to a placeholder object that holds
+facts (dtype, shape, position of the bytes) until they are checked; only then
+does NumPy get them. `safe_unpickle` is the interpreter. Functions get `spend`,
+which counts the bytes that they copy.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ import numpy as np
 
 from lipsync_jax.common.errors import LipSyncError
 
-MAGIC = 0x1950A86A20F9469CFC6C  # first object of a legacy PyTorch file
+MAGIC = 0x1950A86A20F9469CFC6C  # the first object of a legacy PyTorch file
 VERSION = 1001  # the second
 CODES = ('f2', 'f4', 'f8', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', 'b1')
 DTYPES = {code: np.dtype(code) for code in CODES}
@@ -34,16 +34,17 @@ STORAGES = {
 
 
 class UnsafeFile(LipSyncError):
-  """The file is damaged, or holds more than tensors."""
+  """A file that is damaged or contains more than tensors."""
 
 
 def printable_name(text) -> str:
-  """A name from outside, fit for one line of a terminal."""
+  """A name from a file, safe to print in one line."""
   text = str(text)
   return text if text.isprintable() else ascii(text)
 
 
 def refuse(what: str):
+  """Raise UnsafeFile unless a condition holds."""
   raise UnsafeFile(what)
 
 
@@ -56,19 +57,21 @@ class Name:
 
 @dataclasses.dataclass(frozen=True)
 class DType:
+  """A NumPy dtype that the file names."""
+
   code: str  # a key of DTYPES
 
 
 @dataclasses.dataclass
 class Array:
-  """A NumPy array; its facts arrive after it was put into containers."""
+  """A NumPy array whose facts follow after its creation."""
 
   facts: tuple | None = None  # (code, shape, data, order)
 
 
 @dataclasses.dataclass(frozen=True)
 class Storage:
-  """A flat PyTorch buffer of `count` elements kept elsewhere in the file."""
+  """A flat PyTorch buffer of `count` elements elsewhere in the file."""
 
   code: str
   key: str
@@ -77,7 +80,7 @@ class Storage:
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-  """A PyTorch tensor: a strided view of a storage (units: elements)."""
+  """A PyTorch tensor: a strided view of a storage, in elements."""
 
   storage: Storage
   offset: int
@@ -85,31 +88,32 @@ class Tensor:
   stride: tuple
 
 
-# What the functions that tensor files call do here.
+# The functions that files of tensors call.
 
 
 def call_dtype(spend, code, *flags):
-  """numpy.dtype: a little-endian scalar type, and nothing else."""
+  """numpy.dtype: little-endian scalar types only."""
   code = code.lstrip('<|=') if isinstance(code, str) else ''
   code = {'V2': 'bf16', '?': 'b1'}.get(code, code)
   return DType(code) if code in DTYPES else refuse(f'dtype {code!r}')
 
 
 def call_reconstruct(spend, kind, shape, tag):
-  """The empty array that BUILD fills."""
+  """numpy's _reconstruct: an empty array, filled by BUILD."""
   if isinstance(kind, Name) and kind.path == 'numpy.ndarray':
     return Array()
   return refuse('it reconstructs something that is no array')
 
 
 def call_scalar(spend, dtype, data):
+  """numpy's scalar: one number from its bytes."""
   if isinstance(dtype, DType) and isinstance(data, bytes | str):
     return Array((dtype.code, (), data, 'C'))
   return refuse('a malformed scalar')
 
 
 def call_encode(spend, text, encoding):
-  """_codecs.encode, by which protocol 2 spells bytes."""
+  """_codecs.encode, the form of bytes in protocol 2."""
   if not isinstance(text, str) or encoding not in ('latin1', 'latin-1'):
     refuse('a malformed string of bytes')
   spend(len(text))
@@ -117,16 +121,18 @@ def call_encode(spend, text, encoding):
 
 
 def call_bytes(spend):
+  """bytes(): empty."""
   return b''
 
 
 def call_tuple(spend, items=()):
+  """tuple() of a list."""
   spend(8 * len(items))
   return tuple(items) if type(items) in (tuple, list) else refuse('a tuple')
 
 
 def call_ordered(spend, pairs=()):
-  """collections.OrderedDict: empty, or Python 2's list of pairs."""
+  """collections.OrderedDict: empty, or a list of pairs from Python 2."""
   result = {}
   if type(pairs) not in (tuple, list):
     refuse('a malformed OrderedDict')
@@ -137,12 +143,14 @@ def call_ordered(spend, pairs=()):
 
 
 def call_tensor(spend, storage, offset, shape, stride, *flags):
+  """torch's _rebuild_tensor: a view of a storage."""
   if isinstance(storage, Storage):
     return Tensor(storage, offset, shape, stride)
   return refuse('a tensor without storage')
 
 
 def call_parameter(spend, tensor, *flags):
+  """torch's _rebuild_parameter: its tensor."""
   return tensor if isinstance(tensor, Tensor) else refuse('a parameter')
 
 
@@ -164,13 +172,14 @@ NAMES = frozenset(CALLS) | frozenset(KINDS) | {'numpy.ndarray'}
 
 
 def stand_in(path: str) -> Name:
+  """The placeholder of a name."""
   if path not in NAMES:
     refuse(f'it asks for {path[:60]!r}, which no file of tensors needs')
   return Name(path)
 
 
 def build_object(target, state):
-  """Fill what was reconstructed; PyTorch hangs notes on dictionaries."""
+  """BUILD: fill a reconstructed array; ignore attributes of dictionaries."""
   if isinstance(target, dict):
     return  # _metadata of a state dict: not needed
   if not isinstance(state, tuple):
@@ -192,7 +201,7 @@ def build_object(target, state):
 
 
 def persistent_storage(storages: dict[str, Storage], pid) -> Storage:
-  """('storage', kind, key, device, count, …) to a stand-in, remembered."""
+  """The placeholder of ('storage', kind, key, device, count, …)."""
   if not (isinstance(pid, tuple) and len(pid) in (5, 6)):
     refuse('a malformed storage')
   tag, kind, key, _, count = pid[:5]
@@ -209,7 +218,8 @@ def persistent_storage(storages: dict[str, Storage], pid) -> Storage:
 
 
 def put_item(target, key, value):
-  # Only plain keys: hashing a nested tuple can take for ever.
+  # Only plain keys: the hash of a nested tuple can take exponential time.
+  """Set an item of a dictionary."""
   if not (isinstance(target, dict) and type(key) in (str, int)):
     refuse('a dictionary with odd keys')
   target[key] = value
@@ -218,7 +228,7 @@ def put_item(target, key, value):
 def to_array(
   spend: Callable, code: str, shape, data, order: str = 'C'
 ) -> np.ndarray:
-  """Bytes to an array (a view of them), once all facts agree."""
+  """Bytes as an array (a view), after all facts were checked."""
   plain = type(shape) is tuple and len(shape) <= 8
   if not plain or any(
     type(n) is not int or not 0 <= n < 1 << 31 for n in shape
@@ -237,7 +247,7 @@ def to_array(
 
 
 def strided_view(flat: np.ndarray, tensor: Tensor) -> np.ndarray:
-  """The strided view that a PyTorch tensor is, within its storage."""
+  """A PyTorch tensor as a strided view of its storage."""
   offset, shape, stride = tensor.offset, tensor.shape, tensor.stride
   if not (type(shape) is tuple and type(stride) is tuple):
     refuse('a tensor of malformed shape')
@@ -249,7 +259,7 @@ def strided_view(flat: np.ndarray, tensor: Tensor) -> np.ndarray:
   if 0 in shape:
     return np.zeros(shape, flat.dtype)
   last = offset + sum((n - 1) * s for n, s in zip(shape, stride, strict=True))
-  # The second test refuses zero strides, a few bytes posing as terabytes.
+  # The second test refuses zero strides: a few bytes could become terabytes.
   if last >= flat.size or math.prod(shape) > flat.size:
     refuse('a tensor that runs out of its storage')
   strides = [s * flat.itemsize for s in stride]

@@ -1,8 +1,8 @@
 """Files of tensors: PyTorch's two containers, Paddle's pickle, safetensors.
 
-`read_tree` finds out from the content what a file is and returns nested
-dictionaries of arrays; nothing in it is executed (`pickles`). `exports`
-writes the same containers.
+`read_tree` detects the format from the content and returns nested dictionaries
+of arrays; nothing in the file is executed (`safe_unpickle`). `writers` writes
+the same containers.
 
   zip     PyTorch >= 1.6: stored entries data.pkl, data/0, data/1 …
   legacy  PyTorch < 1.6: five pickles, then (int64 count, bytes) per storage
@@ -33,7 +33,7 @@ from lipsync_jax.weights.pickle_types import (
 
 # Adam's moments, two thirds of a published file, are never read.
 SKIPPED_KEY = 'optimizer'
-# What people save under the name of a checkpoint by mistake.
+# Files that are often saved under the name of a checkpoint by mistake.
 OTHER_FORMATS = (
   (b'', 'an empty file'),
   (b'version https://git-lfs', 'a Git LFS pointer, not the file itself'),
@@ -64,7 +64,7 @@ def sniff_format(head: bytes) -> str:
 
 @contextlib.contextmanager
 def as_unsafe_file(path: pathlib.Path) -> Iterator[None]:
-  """Turn whatever a file raises inside into one UnsafeFile."""
+  """Raise any error of the block as one UnsafeFile."""
   try:
     yield
   except UnsafeFile as error:
@@ -74,15 +74,16 @@ def as_unsafe_file(path: pathlib.Path) -> Iterator[None]:
       f'{printable_name(path)}: cannot be read: {error.strerror}'
     ) from None
   except Exception as error:
-    # Damage shows itself anywhere: an index, a decoder, a zip directory.
+    # Damage raises errors anywhere: an index, a decoder, a zip directory.
     what = f'{type(error).__name__}: {" ".join(str(error).split())[:80]}'
     raise UnsafeFile(
-      f'{printable_name(path)}: damaged or cut short; download it again ({what})'
+      f'{printable_name(path)}: damaged or cut short; download it again '
+      f'({what})'
     ) from None
 
 
 def file_format(path: str | os.PathLike) -> str:
-  """What `sniff_format` says of a file."""
+  """`sniff_format` of a file."""
   path = pathlib.Path(path)
   with as_unsafe_file(path):
     if path.is_dir():
@@ -96,10 +97,13 @@ def file_format(path: str | os.PathLike) -> str:
 
 
 def read_tree(path: str | os.PathLike) -> dict:
-  """Nested dictionaries of arrays, without what an optimizer left.
+  """Nested dictionaries of arrays, without optimizer state.
 
   Arrays are views of bytes in memory, in the file's dtype (bfloat16 as
-  float32). Raises UnsafeFile, whatever is wrong.
+  float32).
+
+  Raises:
+    UnsafeFile: for any error in the file.
   """
   path = pathlib.Path(path)
   readers = {
@@ -114,19 +118,24 @@ def read_tree(path: str | os.PathLike) -> dict:
 
 
 def read_safetensors(path: pathlib.Path) -> dict:
+  """The tensors of a safetensors file."""
   from safetensors import numpy as safetensors
 
   return safetensors.load_file(path)
 
 
 def without_optimizer(raw):
+  """The dictionary without the keys of optimizer state."""
   if type(raw) is not dict:
     return raw
   return {k: v for k, v in raw.items() if not str(k).startswith(SKIPPED_KEY)}
 
 
 def read_zip(path: pathlib.Path):
-  """Entries must be stored, unique, and together no larger than the file."""
+  """Read a zip container.
+
+  Entries must be stored, unique, and together no larger than the file.
+  """
   size = path.stat().st_size
   with zipfile.ZipFile(path) as archive:
     entries = {e.filename: e for e in archive.infolist()}
@@ -160,7 +169,7 @@ def read_zip(path: pathlib.Path):
 
 
 def read_pickle(path: pathlib.Path):
-  """A legacy PyTorch file or a Paddle one, by the first object in it."""
+  """Read a legacy PyTorch or a Paddle file, by its first object."""
   with open(path, 'rb') as file:
     tape = safe_unpickle.BoundedReader(file, path.stat().st_size)
     raw = safe_unpickle.parse_pickle(tape)
@@ -173,11 +182,12 @@ def read_pickle(path: pathlib.Path):
 
 
 def refuse_storage(storage: Storage):
+  """Raise UnsafeFile: this file may not have storages."""
   return refuse('a PyTorch tensor outside a PyTorch file')
 
 
 def read_legacy(tape: safe_unpickle.BoundedReader):
-  """What follows the magic number."""
+  """Read a legacy PyTorch file after its magic number."""
   version, system = (
     safe_unpickle.parse_pickle(tape),
     safe_unpickle.parse_pickle(tape),
@@ -209,7 +219,10 @@ def read_legacy(tape: safe_unpickle.BoundedReader):
 
 
 def paddle_values(tape: safe_unpickle.BoundedReader, x):
-  """A nested tensor is (its name, the array); uint16 means bfloat16."""
+  """Arrays of a Paddle state dict.
+
+  A nested tensor is (its name, the array); uint16 means bfloat16.
+  """
   if type(x) is dict:
     return {key: paddle_values(tape, value) for key, value in x.items()}
   if type(x) is tuple and len(x) == 2 and isinstance(x[1], np.ndarray):

@@ -1,12 +1,11 @@
-"""A machine for pickles that can build tensors and do nothing else.
+"""An interpreter for pickles that builds tensors and nothing else.
 
-A pickle is a program for a small stack machine that can call any function
-by name. This machine knows only the instructions that files of tensors
-use, and only the names in `standins`: no INST, OBJ, NEWOBJ, EXT or POP.
-Depth, steps and copied bytes are bounded, and no length is believed before
-it is compared with what is left of the file.
+A pickle is a program for a stack machine that can call any function by name.
+This interpreter has only the instructions of files of tensors and only the
+names in `pickle_types`: no INST, OBJ, NEWOBJ, EXT or POP. Depth, steps and
+copied bytes are bounded. Every length is compared with the remaining file.
 
-`containers` reads whole files with it. The instructions: pickletools.
+`readers` reads whole files with it. Instructions: see pickletools.
 """
 
 import pickletools
@@ -38,10 +37,13 @@ CONSTANTS = {
 
 
 class BoundedReader:
-  """An open file that refuses to read past its end and meters copies."""
+  """An open file that never reads past its end and counts copied bytes."""
 
   def __init__(self, file: BufferedIOBase, whole: int):
-    """From where `file` stands; `whole` is the size of the file on disk."""
+    """Args:
+    file: open at the start of the pickle.
+    whole: size of the file on disk in bytes.
+    """
     self.file = file
     start = file.tell()
     self.left = file.seek(0, 2) - start
@@ -50,34 +52,38 @@ class BoundedReader:
     self.storages: dict[str, pickle_types.Storage] = {}
 
   def tell(self) -> int:
+    """Position in the file."""
     return self.file.tell()
 
   def read(self, n: int) -> bytes:
+    """Exactly `n` bytes."""
     if not 0 <= n <= self.left:
       refuse('it ends in the middle of an object; download it again')
     self.left -= n
     return self.file.read(n)
 
   def skip(self, n: int):
+    """Move forward by `n` bytes."""
     if not 0 <= n <= self.left:
       refuse('it ends before its last tensor; download it again')
     self.left -= n
     self.file.seek(n, 1)
 
   def readline(self) -> bytes:
+    """A line without its end."""
     line = self.file.readline(min(self.left, 4096))
     self.left -= len(line)
     return line
 
   def spend(self, n: int):
-    """Account for `n` bytes that an instruction copies."""
+    """Count `n` bytes that an instruction copies."""
     self.allowance -= n
     if self.allowance < 0:
       refuse('it unpacks to much more than its own size')
 
 
 def container_op(name: str, stack: list, since_mark: Callable) -> bool:
-  """Instructions on containers; False if `name` is none of them."""
+  """Run an instruction on containers; False for another one."""
   match name:
     case 'EMPTY_DICT':
       stack.append({})
@@ -106,7 +112,7 @@ def container_op(name: str, stack: list, since_mark: Callable) -> bool:
 
 
 def call_op(name: str, arg, stack: list, tape: BoundedReader) -> bool:
-  """Instructions on named things; False if `name` is none of them."""
+  """Run an instruction on names; False for another one."""
   match name:
     case 'GLOBAL':
       stack.append(pickle_types.stand_in(arg.replace(' ', '.', 1)))
@@ -136,7 +142,7 @@ def call_op(name: str, arg, stack: list, tape: BoundedReader) -> bool:
 
 
 def parse_pickle(tape: BoundedReader):
-  """Run one pickle; return containers, plain values and stand-ins."""
+  """Run one pickle; returns containers, plain values and placeholders."""
   stack, marks, memo = [], [], {}
 
   def since_mark() -> list:
@@ -173,9 +179,12 @@ def parse_pickle(tape: BoundedReader):
 def materialize(
   tape: BoundedReader, raw, fetch: Callable[[pickle_types.Storage], np.ndarray]
 ):
-  """Stand-ins to arrays; containers copied, bounded in depth and number.
+  """Replace placeholders by arrays.
 
-  `fetch` returns the flat array of a PyTorch storage.
+  Containers are copied, with bounded depth and number.
+
+  Args:
+    fetch: returns the flat array of a PyTorch storage.
   """
   count, above = 0, set()
 

@@ -1,8 +1,8 @@
-"""Our own file of weights: safetensors that say what they are.
+"""Our weight file: safetensors with architecture and constants.
 
-Metadata carry the architecture, the mel and crop constants of training,
-the source, and a SHA-256 of the tensors that is checked on loading
-(safetensors has no check of its own). `weights` is the door to this room.
+The metadata hold the architecture, the mel and crop constants of training, the
+source, and a SHA-256 of the tensors that is verified on loading (safetensors
+has no checksum).
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from lipsync_jax.weights import tensor_mapping
 from lipsync_jax.weights.pickle_types import printable_name
 
 FORMAT = 'lipsync_jax weights 1'
-# What a network was trained on; other constants need another network.
+# Constants of the training data; other values need another network.
 MEL_TEXT = (
   '16000 Hz, hop 200, window 800, 80 mels 55-7600 Hz, pre-emphasis 0.97, '
   '16 columns, range -4 to 4'
@@ -36,7 +36,7 @@ LEAD = Fraction(2, 25)
 
 
 class WeightsError(LipSyncError):
-  """One line; `problems` is the complete list of tensors at fault."""
+  """Weights that cannot be used; `problems` lists all faulty tensors."""
 
   def __init__(self, message: str, problems: tuple[str, ...] = ()):
     super().__init__(message)
@@ -46,7 +46,7 @@ class WeightsError(LipSyncError):
 def weights_error(
   path, what: str, problems: tuple[str, ...] = ()
 ) -> WeightsError:
-  """The error about a file, ready to be raised."""
+  """A WeightsError about a file."""
   return WeightsError(f'{printable_name(path)}: {what}', problems)
 
 
@@ -54,9 +54,9 @@ def weights_error(
 class Weights:
   """A trained network.
 
-  `variables` are Linen's {'params', 'batch_stats'} of float32 (or float16,
-  to store them so) NumPy arrays; `sha256` is that of the stored tensors,
-  empty before they are stored. `meta` holds anything that JSON can.
+  `variables` are Linen's {'params', 'batch_stats'} of float32 (or float16)
+  NumPy arrays. `sha256` is that of the stored tensors, empty before they are
+  stored. `meta` is any JSON value.
   """
 
   network: str
@@ -70,7 +70,7 @@ class Weights:
 
 
 def flatten(tree: dict, prefix: str = '') -> Iterator[tuple[str, np.ndarray]]:
-  """('params/output_block_1/kernel', array) and so on."""
+  """Arrays by their joined names, such as 'params/output_block_1/kernel'."""
   for key, value in tree.items():
     if isinstance(value, dict):
       yield from flatten(value, f'{prefix}{key}/')
@@ -79,6 +79,7 @@ def flatten(tree: dict, prefix: str = '') -> Iterator[tuple[str, np.ndarray]]:
 
 
 def unflatten(flat: dict[str, np.ndarray]) -> dict:
+  """The inverse of `flatten`."""
   tree: dict = {}
   for name, value in flat.items():
     *parents, leaf = name.split('/')
@@ -100,24 +101,26 @@ def tensor_digest(flat: dict[str, np.ndarray]) -> str:
 
 
 def metadata_digest(facts: dict[str, str]) -> str:
-  """SHA-256 of the metadata, so that damage there shows too."""
+  """SHA-256 of the metadata, which detects damage there."""
   facts = {k: v for k, v in facts.items() if k != 'seal'}
   return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def preprocessing_constants(network: str) -> dict[str, str]:
+  """The mel and crop constants as text."""
   if network == 'syncnet_v2':
     return {'mel': MFCC_TEXT, 'crop': PIXELS_TEXT}
   return {'mel': MEL_TEXT, 'crop': CROP_TEXT}
 
 
 def expected_tensors(network: str, size: int, width: float) -> set[str]:
+  """Names and shapes of a network's tensors."""
   slots = tensor_mapping.tensor_specs(network, size, width)
   return {'/'.join(slot.path) for slot in slots}
 
 
 def save(path: str | os.PathLike, weights: Weights) -> None:
-  """Write a safetensors file; it appears under its name only when whole."""
+  """Write a safetensors file atomically."""
   from safetensors import numpy as safetensors
 
   flat = dict(flatten(weights.variables))
@@ -139,7 +142,7 @@ def save(path: str | os.PathLike, weights: Weights) -> None:
 
 
 def load(path: str | os.PathLike) -> Weights:
-  """Read one of our files, as float32, and check that it is undamaged."""
+  """Read one of our files as float32, and verify its checksums."""
   flat, facts = open_safetensors(path)
   if facts.get('format') != FORMAT:
     raise weights_error(
@@ -158,7 +161,7 @@ def load(path: str | os.PathLike) -> Weights:
 
 
 def weights_from(path, flat: dict, facts: dict[str, str]) -> Weights:
-  """Weights from tensors and metadata that were found undamaged."""
+  """Weights from verified tensors and metadata."""
   network, size = facts['network'], int(facts['size'])
   width = float(facts['width'])
   for key, value in preprocessing_constants(network).items():
@@ -180,14 +183,14 @@ def weights_from(path, flat: dict, facts: dict[str, str]) -> Weights:
 
 
 def read_metadata(path: str | os.PathLike) -> dict[str, str]:
-  """Metadata of any safetensors file; 'format' is there in ours only."""
+  """Metadata of any safetensors file; only ours have the key 'format'."""
   return open_safetensors(path, names=())[1]
 
 
 def open_safetensors(
   path: str | os.PathLike, names: tuple[str, ...] | None = None
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-  """Tensors (all, or those named) and metadata of a safetensors file."""
+  """Tensors (all, or the named ones) and metadata of a safetensors file."""
   from safetensors import safe_open
 
   if not pathlib.Path(path).is_file():

@@ -1,15 +1,15 @@
-"""Published files against our variables: names, layouts and channel order.
+"""Published files and our variables: names, layouts, channel order.
 
-A published file is a flat dictionary of PyTorch's tensors (Paddle's have
-the same names and layouts but for two suffixes). Our variables are Linen's
-{'params': …, 'batch_stats': …}. `tensor_specs` lists, from the layer tables, every
-tensor of a network in both worlds; `from_published` and `to_published` convert, bit-exactly,
-in opposite directions. Spec 6.4, 6.5, 8.1 and 12.
+A published file is a flat dictionary of PyTorch's tensors (Paddle's have the
+same names and layouts but for two suffixes). Our variables are Linen's
+{'params': …, 'batch_stats': …}. `tensor_specs` lists every tensor of a network
+in both forms, from the layer tables. `from_published` and `to_published`
+convert bit-exactly.
 
-Alphabet: i input channels, o output channels, h w kernel rows and columns.
-Differs from Wav2Lip: published networks take BGR, ours RGB, so kernels that
-touch pixels are stored with their channel triples reversed. SyncNet v2 is
-defined on BGR and stays so.
+Shapes: i input channels, o output channels, h w kernel rows and columns.
+Source: spec 6.4, 6.5, 8.1 and 12. Differs from Wav2Lip: published networks take
+BGR, ours RGB, so that the channel triples of the first and last kernels are
+reversed. SyncNet v2 is defined on BGR and unchanged.
 """
 
 import dataclasses
@@ -20,9 +20,9 @@ import numpy as np
 
 from lipsync_jax.weights import pickle_types
 
-# Layers outside a conv_block: their convolution carries their own name.
+# Layers outside a conv_block: the convolution has the layer's name.
 LAYERS_WITHOUT_NORM = ('output_block_1', 'binary_pred_0')
-# (network, layer, leaf): the axis whose triples are BGR in published files.
+# (network, layer, leaf): axis with BGR triples in published files.
 BGR_TENSORS = {
   ('generator', 'face_encoder_blocks_0_0', 'kernel'): 2,
   ('generator', 'output_block_1', 'kernel'): 3,
@@ -30,7 +30,7 @@ BGR_TENSORS = {
   ('syncnet', 'face_encoder_0', 'kernel'): 2,
   ('discriminator', 'face_encoder_blocks_0_0', 'kernel'): 2,
 }
-# Ours, and the published name for the same part of a BatchNorm.
+# Parts of a BatchNorm: our name, published name.
 NORM_TENSORS = (
   ('params', 'scale', 'weight'),
   ('params', 'bias', 'bias'),
@@ -44,7 +44,7 @@ TRAINER_KEYS = ('netG', 'netDS', 'netDH', 'netD')  # PaddleGAN's names
 
 @dataclasses.dataclass(frozen=True)
 class TensorSpec:
-  """One tensor: its name and shape in a published file, its path in ours."""
+  """One tensor: name and shape in a published file, path in our variables."""
 
   name: str
   shape: tuple[int, ...]
@@ -53,7 +53,7 @@ class TensorSpec:
 
   @property
   def counter(self) -> str | None:
-    """Name of the step counter that goes with a running variance."""
+    """Name of the step counter beside a running variance."""
     stem, _, leaf = self.name.rpartition('.')
     return f'{stem}.{STEP_COUNTER}' if leaf == 'running_var' else None
 
@@ -108,7 +108,7 @@ def kernel_shape(layer) -> tuple[int, ...]:
 
 def kernel_in(slot: TensorSpec, x: np.ndarray) -> np.ndarray:
   """A published weight as a kernel [h, w, i, o]."""
-  if slot.up:  # [i, o, h, w], and turned by half a turn
+  if slot.up:  # [i, o, h, w], rotated by 180 degrees
     return x.transpose(2, 3, 0, 1)[::-1, ::-1]  # [h, w, i, o]
   if x.ndim == 2:
     x = x[:, :, None, None]  # [o, i, 1, 1]
@@ -119,7 +119,7 @@ def kernel_in(slot: TensorSpec, x: np.ndarray) -> np.ndarray:
 
 
 def kernel_out(slot: TensorSpec, x: np.ndarray) -> np.ndarray:
-  """Undo `kernel_in`."""
+  """The inverse of `kernel_in`."""
   if slot.up:
     return x[::-1, ::-1].transpose(2, 3, 0, 1)  # [i, o, h, w]
   x = x.transpose(3, 2, 0, 1)  # [o, i, h, w]
@@ -130,7 +130,7 @@ def kernel_out(slot: TensorSpec, x: np.ndarray) -> np.ndarray:
 
 
 def swap_bgr(network: str, slot: TensorSpec, x: np.ndarray) -> np.ndarray:
-  """Reverse the channel triples of a tensor that touches pixels."""
+  """Reverse the channel triples of a tensor between pixels and channels."""
   axis = BGR_TENSORS.get((network, slot.path[1], slot.path[-1]))
   if axis is None:
     return x
@@ -191,7 +191,7 @@ def with_counters(
 def to_paddle_names(
   network: str, size: int, width: float, tensors: dict
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-  """Tensors under Paddle's names, and its internal names for them."""
+  """Tensors under Paddle's names, and Paddle's internal names."""
   renamed, internal = {}, {}
   for i, slot in enumerate(tensor_specs(network, size, width)):
     stem, _, leaf = slot.name.rpartition('.')
@@ -202,7 +202,7 @@ def to_paddle_names(
 
 
 def clean_name(name: str) -> str:
-  """A key without wrappers' prefixes and with PyTorch's suffixes."""
+  """A key without wrappers' prefixes, with PyTorch's suffixes."""
   name = name.replace('module.', '').replace('_layers.', '')
   stem, _, leaf = name.rpartition('.')
   for ours, theirs in PADDLE_SUFFIXES.items():
@@ -228,7 +228,7 @@ def state_dicts(tree: dict, depth: int = 3) -> Iterator[dict[str, np.ndarray]]:
 
 
 def name_overlap(network: str, tensors: dict[str, np.ndarray]) -> float:
-  """Share of names in common with a network, 0 to 1."""
+  """Share of a network's names that occur in a dictionary, 0 to 1."""
   names = {slot.name for slot in tensor_specs(network)}
   found = {name for name in tensors if not name.endswith(STEP_COUNTER)}
   return len(names & found) / len(names | found)
@@ -237,7 +237,7 @@ def name_overlap(network: str, tensors: dict[str, np.ndarray]) -> float:
 def find_mismatches(
   network: str, tensors: dict[str, np.ndarray]
 ) -> dict[str, list]:
-  """What keeps tensors from being the published network, by kind."""
+  """All differences from the published network, by kind."""
   wanted = {slot.name: slot.shape for slot in tensor_specs(network)}
   counters = {s.counter for s in tensor_specs(network) if s.counter}
   legal = wanted.keys() | counters

@@ -1,8 +1,7 @@
-"""Write the files of weights that PyTorch and Paddle load.
+"""Writers of weight files that PyTorch and Paddle load.
 
-The pickles inside are put together from the few instructions they need,
-so that neither framework has to be installed, and the bytes depend on
-nothing but the tensors.
+The pickles are composed of the few instructions that they need. Neither
+framework must be installed, and the bytes depend on the tensors only.
 """
 
 import dataclasses
@@ -32,7 +31,7 @@ class Global:
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-  """A function called with arguments, then optionally given a state."""
+  """A call of a function with arguments, with an optional state."""
 
   function: Global
   args: tuple
@@ -41,7 +40,7 @@ class Call:
 
 @dataclasses.dataclass(frozen=True)
 class Persistent:
-  """Something that the reader fetches from elsewhere by this tuple."""
+  """An object that the reader loads from elsewhere by this tuple."""
 
   pid: tuple
 
@@ -95,13 +94,15 @@ def write_pickle(file: BufferedIOBase, x, protocol: int = 2):
 
 
 def dtype_code(array: np.ndarray) -> str:
+  """NumPy's code of a little-endian dtype."""
   return array.dtype.newbyteorder('=').str[1:]
 
 
 def torch_tree(x, storages: list[np.ndarray], tail: tuple = ()):
-  """Arrays to PyTorch's spelling of them; their bytes go to `storages`.
+  """Replace arrays by PyTorch tensors; their bytes go to `storages`.
 
-  `tail` ends the address of a storage: nothing, or None in legacy files.
+  Args:
+    tail: end of a storage's address: empty, or None in legacy files.
   """
   if isinstance(x, dict):
     return {key: torch_tree(value, storages, tail) for key, value in x.items()}
@@ -118,7 +119,7 @@ def torch_tree(x, storages: list[np.ndarray], tail: tuple = ()):
 
 
 def write_pth(path: str | os.PathLike, tree: dict):
-  """PyTorch's zip container of nested dictionaries of arrays."""
+  """Write PyTorch's zip container of nested dictionaries of arrays."""
   storages: list[np.ndarray] = []
   tree = torch_tree(tree, storages)
   with (
@@ -140,7 +141,7 @@ def write_pth(path: str | os.PathLike, tree: dict):
 
 
 def write_legacy(path: str | os.PathLike, tree: dict):
-  """PyTorch's container before 1.6, as the published files probably are."""
+  """Write PyTorch's container before 1.6, the likely published format."""
   storages: list[np.ndarray] = []
   tree = torch_tree(tree, storages, tail=(None,))
   sizes = {'short': 2, 'int': 4, 'long': 4}
@@ -171,9 +172,11 @@ def write_pdparams(
   tensors: dict[str, np.ndarray],
   internal: dict[str, str],
 ):
-  """Paddle's flat state dict; `internal` are its names for parameters.
+  """Write Paddle's flat state dict.
 
-  paddle.load turns into tensors what that table lists.
+  Args:
+    internal: Paddle's names of parameters; `paddle.load` makes tensors of
+      these.
   """
   tree = {name: paddle_array(x) for name, x in tensors.items()}
   with atomic_file.atomic_write(path) as part, open(part, 'wb') as file:

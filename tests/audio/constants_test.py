@@ -52,7 +52,7 @@ def test_both_offset_searches_agree_but_for_the_published_sign(late):
   """`Clip.offset` is positive, a published score negative, for late sound."""
   vectors = np.random.default_rng(0).normal(size=(90, 16))
   face, sound = vectors[20:70], vectors[20 - late : 70 - late]
-  assert av_offset.search(face, sound)[0] == late
+  assert av_offset.find_offset(face, sound)[0] == late
   scores = sync_metrics.sync_scores(sync_metrics.distance_table(face, sound))
   assert scores.offset == audio.published_offset(late) == -late
   assert scores.fine == pytest.approx(-late, abs=0.5)

@@ -76,12 +76,16 @@ def test_table_of_the_generator(monkeypatch, capsys):
   assert len({len(row) for row in rows}) == 1, 'columns do not line up'
 
 
-def test_table_of_sync(monkeypatch, capsys):
-  """Two runs, one cache between them, weights made when none are given."""
+@pytest.mark.parametrize('flags', [[], ['--random-weights']])
+def test_table_of_sync(flags, monkeypatch, capsys):
+  """Two runs share a cache; the weights are the bundled or random ones."""
   runs = []
 
   def sync(face, audio, outfile, checkpoint_path, **rest):
-    assert pathlib.Path(checkpoint_path).stat().st_size > 1e8
+    if flags:
+      assert pathlib.Path(checkpoint_path).stat().st_size > 1e8
+    else:
+      assert checkpoint_path is None
     runs.append(os.environ['LIPSYNC_JAX_CACHE'])
     spent = 2.0 / len(runs)
     return {
@@ -92,7 +96,8 @@ def test_table_of_sync(monkeypatch, capsys):
 
   monkeypatch.setattr(end_to_end, 'sync', types.SimpleNamespace(sync=sync))
   before = os.environ['LIPSYNC_JAX_CACHE']
-  assert command.main(['sync', '--face', 'a.mp4', '--audio', 'b.wav']) == 0
+  words = ['sync', '--face', 'a.mp4', '--audio', 'b.wav', *flags]
+  assert command.main(words) == 0
   assert len(runs) == 2 and runs[0] == runs[1] != before
   assert os.environ['LIPSYNC_JAX_CACHE'] == before
   out = capsys.readouterr().out

@@ -219,7 +219,7 @@ def strand(changes, after) -> track_builder.TrackBuilder:
   made = track_builder.TrackBuilder()
   made.frames.extend(range(20))
   made.changes.extend(changes)
-  made.news.append([8, np.eye(620, dtype=np.float32)[0], after])
+  made.switches.append([8, np.eye(620, dtype=np.float32)[0], after])
   return made
 
 

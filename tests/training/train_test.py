@@ -261,7 +261,7 @@ def test_not_finite_names_step_and_clips(tmp_path):
   assert [line['step'] for line in metric_writer.read_metrics(tmp_path)] == [1]
 
 
-def test_log_of_speed_share_of_peak_and_idle_time(tmp_path, monkeypatch):
+def test_log_of_speed_share_mfu_and_idle_time(tmp_path, monkeypatch):
   """A batch is late only where the step before it is over."""
   now = 10.0
   monkeypatch.setattr(progress.time, 'perf_counter', lambda: now)
@@ -280,7 +280,7 @@ def test_log_of_speed_share_of_peak_and_idle_time(tmp_path, monkeypatch):
   last = metric_writer.read_metrics(tmp_path)[-1]
   assert last['steps_per_s'] == 0.5 and last['faces_per_s'] == 2.5
   assert last['input_wait'] == 0.25
-  assert last['of_peak'] == 10 * 0.5 / 1e3 / jax.device_count()
+  assert last['mfu'] == 10 * 0.5 / 1e3 / jax.device_count()
 
 
 def test_generator_gets_the_audio_encoder_of_a_syncnet(drawn, tmp_path):
