@@ -13,14 +13,14 @@ from collections.abc import Iterable, Iterator
 from fractions import Fraction
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Int16, UInt8
+from jaxtyping import Bool, Float, Int16
 
+from data_prep import pictures
 from data_prep.layouts import Job
 from lipsync_jax import audio
 from lipsync_jax.audio import pcm
 from lipsync_jax.data.clip import Clip, check_clip
-from lipsync_jax.faces import crop, identity, tracker, tracks, trajectory
-from lipsync_jax.faces.boxes import bounding_boxes
+from lipsync_jax.faces import identity, tracker, tracks, trajectory
 from lipsync_jax.media import container, decoder, yuv
 from lipsync_jax.media.container import MediaError
 from lipsync_jax.media.types import Frame, Video
@@ -284,28 +284,6 @@ def check_piece(
   return key, piece, wave[: count * SAMPLES]
 
 
-def crop_boxes(
-  crops: Float[np.ndarray, 'n 5'], frame: tuple[int, int], margin: float
-) -> Int[np.ndarray, 'n 4']:
-  """Boxes of one size that contain each crop and a margin.
-
-  Corners are even, since chroma is stored for 2 x 2 pixels. The frame's edge
-  limits the margin.
-  """
-  h, w = frame
-  wide = np.array(
-    [bounding_boxes(crop.crop_corners(crop.crop_from_row(c))) for c in crops]
-  )
-  room = margin * crops[:, [2, 3, 2, 3]] * np.array([-1, -1, 1, 1])
-  wide = wide + room
-  sides = np.ceil((wide[:, 2:] - wide[:, :2]).max(0) / 2) * 2 + 2
-  sides = np.minimum(sides, [w // 2 * 2, h // 2 * 2]).astype(np.int64)
-  middle = (wide[:, :2] + wide[:, 2:]) / 2
-  low = np.round((middle - sides / 2) / 2).astype(np.int64) * 2
-  low = np.clip(low, 0, (np.array([w, h]) - sides) // 2 * 2)
-  return np.concatenate([low, low + sides], -1)
-
-
 def cut_pieces(video: Video, entries: list, settings: Settings):
   """Cut all pieces out of the video in one pass.
 
@@ -321,19 +299,18 @@ def cut_pieces(video: Video, entries: list, settings: Settings):
     while waiting and waiting[-1][1].first <= k:
       entry = waiting.pop()
       shape = (video.height, video.width)
-      places = crop_boxes(entry[1].crops, shape, settings.margin)
+      places = pictures.crop_boxes(entry[1].crops, shape, settings.margin)
       active.append((entry, [], places))
     for (_, piece, _), jpegs, places in active:
       box = tuple(int(v) for v in places[k - piece.first])
-      jpegs.append(
-        encode_jpeg(
-          scale_down(yuv.to_rgb(video, frame, box), settings), settings
-        )
+      rgb = pictures.scale_down(
+        yuv.to_rgb(video, frame, box), settings.max_image_side
       )
+      jpegs.append(pictures.encode_jpeg(rgb, settings.quality))
     done = [part for part in active if len(part[1]) == len(part[2])]
     active = [part for part in active if len(part[1]) < len(part[2])]
     for entry, jpegs, places in done:
-      scale = image_scale(
+      scale = pictures.image_scale(
         places[0, 2:] - places[0, :2], settings.max_image_side
       )
       yield *entry, jpegs, places, scale
@@ -344,36 +321,6 @@ def cut_pieces(video: Video, entries: list, settings: Settings):
       f'{video.path}: {container.STOPPED}: expected as many frames as in the '
       'first pass, found fewer; do not change files during a build'
     )
-
-
-def image_scale(sides, max_side: int) -> Float[np.ndarray, '2']:
-  """JPEG pixels per source pixel, along x and y."""
-  share = min(1.0, max_side / max(sides))
-  return np.maximum(np.round(np.asarray(sides) * share), 1) / sides
-
-
-def scale_down(
-  rgb: UInt8[np.ndarray, 'h w 3'], settings: Settings
-) -> UInt8[np.ndarray, '_ _ 3']:
-  """The picture at a size of at most `max_image_side`."""
-  import cv2
-
-  sides = np.array(rgb.shape[1::-1])
-  size = np.round(sides * image_scale(sides, settings.max_image_side)).astype(
-    int
-  )
-  if (size == sides).all():
-    return rgb
-  return cv2.resize(rgb, size.tolist(), interpolation=cv2.INTER_AREA)
-
-
-def encode_jpeg(rgb: UInt8[np.ndarray, 'h w 3'], settings: Settings) -> bytes:
-  """The picture as JPEG."""
-  import cv2
-
-  flags = [cv2.IMWRITE_JPEG_QUALITY, settings.quality]
-  bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
-  return cv2.imencode('.jpg', bgr, flags)[1].tobytes()
 
 
 def build_clip(job: Job, key: str, piece: Piece, wave, jpegs, places, scale):

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from data_prep import extract
+from data_prep import pictures as picture_files
 from data_prep.extract import Piece, Rejection, Result, Settings
 from data_prep.layouts import Job
 from lipsync_jax.faces.landmarks import LANDMARK_IDS
@@ -110,13 +111,15 @@ def build_clip(
   sides = piece.crops[:, 2:4]
   size = np.ceil(sides.max(0)).astype(np.int64)
   size = np.round(
-    size * extract.image_scale(size, settings.max_image_side)
+    size * picture_files.image_scale(size, settings.max_image_side)
   ).astype(int)
   if (sides == size).all():
     jpegs = [path.read_bytes() for path in paths]
   else:
     jpegs = [
-      extract.encode_jpeg(cv2.resize(picture, size.tolist()), settings)
+      picture_files.encode_jpeg(
+        cv2.resize(picture, size.tolist()), settings.quality
+      )
       for picture, _ in zip(pictures, paths, strict=False)
     ]
   scale = size / sides  # [n 2]

@@ -9,10 +9,12 @@ Shapes: b rows of a batch, n items of an epoch.
 
 import dataclasses
 import functools
+import hashlib
 import sys
+from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from lipsync_jax.common.errors import LipSyncError
 from lipsync_jax.data import windows
@@ -126,3 +128,27 @@ def sample_batches(index: WindowIndex, batch: int, **values):
 
   source = grain.MapDataset.source(BatchSampler(index, batch, **values))
   return source.to_iter_dataset(grain.ReadOptions(num_threads=1))
+
+
+def speaker_fold_mask(
+  speakers: Sequence[str], fold: int, num_folds: int
+) -> Bool[np.ndarray, 'n']:
+  """Mark the clips of the speakers of one fold.
+
+  The hash of a speaker's name decides the fold, so that two networks can be
+  trained on disjoint speakers: the expert SyncNet that trains a generator and
+  the held-out SyncNet that scores it.
+
+  Raises:
+    windows.WindowError: `fold` is not in 0..num_folds-1.
+  """
+  if not 0 <= fold < num_folds:
+    raise windows.WindowError(
+      f'expected 0 <= speaker_fold < num_speaker_folds, found {fold} of '
+      f'{num_folds}; set --config.data.speaker_fold'
+    )
+  folds = [
+    int.from_bytes(hashlib.sha256(s.encode()).digest()[:8], 'big') % num_folds
+    for s in speakers
+  ]
+  return np.array(folds) == fold

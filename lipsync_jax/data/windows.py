@@ -12,7 +12,6 @@ Shapes: n clips of a split, c usable clips, b batch, k windows of an example.
 
 import dataclasses
 import functools
-import hashlib
 from collections.abc import Sequence
 from fractions import Fraction
 from types import ModuleType
@@ -83,30 +82,6 @@ def arange_along_last(count: int, rank: int) -> Int[np.ndarray, '...']:
   return np.arange(count, dtype=np.int32).reshape((1,) * (rank - 1) + (-1,))
 
 
-def speaker_fold_mask(
-  speakers: Sequence[str], fold: int, num_folds: int
-) -> Bool[np.ndarray, 'n']:
-  """Mark the clips of the speakers of one fold.
-
-  The hash of a speaker's name decides the fold, so that two networks can be
-  trained on disjoint speakers: the expert SyncNet that trains a generator and
-  the held-out SyncNet that scores it.
-
-  Raises:
-    WindowError: `fold` is not in 0..num_folds-1.
-  """
-  if not 0 <= fold < num_folds:
-    raise WindowError(
-      f'expected 0 <= speaker_fold < num_speaker_folds, found {fold} of '
-      f'{num_folds}; set --config.data.speaker_fold'
-    )
-  folds = [
-    int.from_bytes(hashlib.sha256(s.encode()).digest()[:8], 'big') % num_folds
-    for s in speakers
-  ]
-  return np.array(folds) == fold
-
-
 @dataclasses.dataclass(frozen=True)
 class WindowIndex:
   """All windows that a split offers for one kind of example."""
@@ -170,18 +145,9 @@ def index_windows(
   Raises:
     WindowError: no clip is long enough, or an argument is unknown.
   """
-  if sampling not in SAMPLING_ORDERS:
-    raise WindowError(
-      f'expected a sampling order of {SAMPLING_ORDERS}, found {sampling!r}; '
-      'set --config.data.sampling'
-    )
   if min_offset is None:
     min_offset = 5 if spec.has_reference else 3
-  if min_offset < 1 or (max_offset is not None and max_offset < min_offset):
-    raise WindowError(
-      f'expected 1 <= min_offset <= max_offset, found {min_offset} and '
-      f'{max_offset} frames; set --config.data.max_offset'
-    )
+  _check_arguments(sampling, min_offset, max_offset)
   num_windows = frames - FRAMES_PER_WINDOW + 1
   first, num_starts = _starts_inside(
     num_windows, mel_columns, spec, lead, pad_audio
@@ -217,6 +183,21 @@ def index_windows(
     max_offset=max_offset,
     cross_clip_probability=cross_clip_probability,
   )
+
+
+def _check_arguments(
+  sampling: str, min_offset: int, max_offset: int | None
+) -> None:
+  if sampling not in SAMPLING_ORDERS:
+    raise WindowError(
+      f'expected a sampling order of {SAMPLING_ORDERS}, found {sampling!r}; '
+      'set --config.data.sampling'
+    )
+  if min_offset < 1 or (max_offset is not None and max_offset < min_offset):
+    raise WindowError(
+      f'expected 1 <= min_offset <= max_offset, found {min_offset} and '
+      f'{max_offset} frames; set --config.data.max_offset'
+    )
 
 
 def _starts_inside(

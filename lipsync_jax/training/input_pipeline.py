@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lipsync_jax.common.errors import LipSyncError
-from lipsync_jax.data import batches, device_dataset, sampler, windows
+from lipsync_jax.data import batches, device_dataset, sampler
 from lipsync_jax.data.clip import ClipDataset
 from lipsync_jax.data.device_dataset import DeviceDataset
 from lipsync_jax.data.windows import WindowIndex
@@ -104,7 +104,7 @@ def _window_indices(
         f'{data.path}: expected clips in the split {dataset.split!r}, found '
         f'none; build it again or set --config.data.{field}'
       )
-  keep = windows.speaker_fold_mask(
+  keep = sampler.speaker_fold_mask(
     clips[0].speakers, data.speaker_fold, data.num_speaker_folds
   )
   index = functools.partial(

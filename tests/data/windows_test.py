@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lipsync_jax import audio
 from lipsync_jax.audio import frame_columns
-from lipsync_jax.data import windows
+from lipsync_jax.data import sampler, windows
 from tests.helpers import synthetic_speech
 
 SPECS = windows.WINDOW_SPECS
@@ -224,13 +224,13 @@ def test_nothing_to_train_on_is_one_line():
 
 def test_parts_share_no_speaker_and_lose_none():
   speakers = [f'speaker{i // 3}' for i in range(120)]
-  parts = [windows.speaker_fold_mask(speakers, i, 3) for i in range(3)]
+  parts = [sampler.speaker_fold_mask(speakers, i, 3) for i in range(3)]
   assert (np.sum(parts, 0) == 1).all()
   named = [{speakers[i] for i in np.flatnonzero(keep)} for keep in parts]
   assert not named[0] & named[1] and not named[1] & named[2]
   assert all(5 < len(names) < 25 for names in named)
-  assert windows.speaker_fold_mask(speakers, 0, 1).all()
+  assert sampler.speaker_fold_mask(speakers, 0, 1).all()
   with pytest.raises(
     windows.WindowError, match='speaker_fold < num_speaker_folds'
   ):
-    windows.speaker_fold_mask(speakers, 2, 2)
+    sampler.speaker_fold_mask(speakers, 2, 2)

@@ -25,7 +25,7 @@ from tests.helpers.training_videos import (
 )
 
 with install_import_hook('data_prep', 'tests.helpers.typecheck.typechecked'):
-  from data_prep import extract
+  from data_prep import extract, pictures
 
 SETTINGS = extract.Settings()
 
@@ -83,7 +83,7 @@ def test_boxes_hold_the_crops():
     ],
     -1,
   )
-  boxes = extract.crop_boxes(crops, (480, 640), 0.15)
+  boxes = pictures.crop_boxes(crops, (480, 640), 0.15)
   assert (boxes % 2 == 0).all() and (boxes >= 0).all()
   sides = boxes[:, 2:] - boxes[:, :2]
   assert (sides == sides[0]).all()
@@ -91,7 +91,7 @@ def test_boxes_hold_the_crops():
     low, high = np.split(bounding_boxes(crop_corners(crop_from_row(row))), 2)
     assert (low - box[:2] > 0.14 * row[2:4].min()).all()
     assert (box[2:] - high > 0.14 * row[2:4].min()).all()
-  edge = extract.crop_boxes(crops, (260, 256), 0.15)
+  edge = pictures.crop_boxes(crops, (260, 256), 0.15)
   assert (edge[:, 2] <= 256).all() and (edge[:, 3] <= 260).all()
 
 
