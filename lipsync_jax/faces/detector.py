@@ -42,7 +42,7 @@ def _silence_native_logs() -> Iterator[None]:
   """Redirect the native libraries' messages away from stderr."""
   sys.stderr.flush()
   try:
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
   except OSError:  # a process without stderr has no messages
     yield
     return
@@ -50,8 +50,8 @@ def _silence_native_logs() -> Iterator[None]:
     os.dup2(nowhere, 2)
     yield
   finally:
-    os.dup2(kept, 2)
-    os.close(kept)
+    os.dup2(stderr, 2)
+    os.close(stderr)
     os.close(nowhere)
 
 
@@ -162,11 +162,11 @@ class FaceDetector:
     image = self._mediapipe.Image(
       image_format=self._mediapipe.ImageFormat.SRGB, data=square
     )
-    found = self._landmarker().detect(image).face_landmarks
-    if not found:
+    detections = self._landmarker().detect(image).face_landmarks
+    if not detections:
       return None
     points = (
-      np.array([(p.x, p.y, p.z) for p in found[0]], np.float32)
+      np.array([(p.x, p.y, p.z) for p in detections[0]], np.float32)
       * LANDMARKER_SIZE
     )
     unit = np.array([w / small[0], h / small[1], max(h, w) / LANDMARKER_SIZE])

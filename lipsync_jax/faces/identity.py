@@ -76,14 +76,14 @@ def group_people(
       groups[best].append(track)
     else:
       groups.append([track])
-  found = [
+  people = [
     Person(
       tuple(sorted(group, key=lambda track: int(track.frames[0]))),
       float(sum(_total_area(track) for track in group)),
     )
     for group in groups
   ]
-  return sorted(found, key=lambda person: -person.area)
+  return sorted(people, key=lambda person: -person.area)
 
 
 def _total_area(track: tracks.Track) -> float:
@@ -112,11 +112,11 @@ def _same_person_score(
   return best
 
 
-def choose_person(found: list[Person], spec: str) -> Person:
+def choose_person(people: list[Person], spec: str) -> Person:
   """The person to lip-sync in the whole video.
 
   Args:
-    found: the result of `group_people`.
+    people: the result of `group_people`.
     spec: 'largest' (over all frames); 'left' or 'right' (by median position, of
       those at least a tenth as visible as the largest); a number (0 is the
       largest); or 'x,y', pixels in the person's first frame.
@@ -124,46 +124,46 @@ def choose_person(found: list[Person], spec: str) -> Person:
   Raises:
     FaceError: nobody fits; the message lists all people.
   """
-  if not found:
+  if not people:
     raise FaceError(
       'found no face in the video; a face must be upright and at least '
       'some 20 pixels wide, or be given with --box top bottom left right'
     )
   spec = str(spec).strip().lower()
   if spec == 'largest':
-    return found[0]
+    return people[0]
   if spec in ('left', 'right'):
-    ready = [p for p in found if p.area >= 0.1 * found[0].area]
+    ready = [p for p in people if p.area >= 0.1 * people[0].area]
     pick = min if spec == 'left' else max
     return pick(ready, key=lambda p: _median_center(p)[0])
-  if spec.isdecimal() and int(spec) < len(found):
-    return found[int(spec)]
+  if spec.isdecimal() and int(spec) < len(people):
+    return people[int(spec)]
   parts = spec.split(',')
   if len(parts) == 2:
     try:
       point = np.array([float(v) for v in parts])
     except ValueError:
       point = np.array([np.nan, np.nan])
-    away = [_distance_to_point(p, point) for p in found]
+    away = [_distance_to_point(p, point) for p in people]
     if np.isfinite(away).all() and min(away) <= 1:
-      return found[int(np.argmin(away))]
+      return people[int(np.argmin(away))]
   raise FaceError(
     f'--person {spec!r} is nobody here; give largest, left, right, a number '
-    f'or x,y. In this video: {describe_people(found)}'
+    f'or x,y. In this video: {describe_people(people)}'
   )
 
 
-def describe_people(found: list[Person], most: int = 8) -> str:
+def describe_people(people: list[Person], most: int = 8) -> str:
   """All people in one line: number, size, position and frames."""
   words = []
-  for i, person in enumerate(found[:most]):
+  for i, person in enumerate(people[:most]):
     boxes = np.concatenate([track.boxes for track in person.tracks])
     w, h = np.median(boxes[:, 2:] - boxes[:, :2], 0)
     x, y = _median_center(person)
     words.append(
       f'{i}: {w:.0f}x{h:.0f} px at {x:.0f},{y:.0f} in {len(boxes)} frames'
     )
-  more = [f'and {len(found) - most} more'] * (len(found) > most)
+  more = [f'and {len(people) - most} more'] * (len(people) > most)
   return '; '.join(words + more)
 
 

@@ -54,9 +54,9 @@ def resolve_backend(
   """Dtype and backend for 'auto' on this machine."""
   import jax
 
-  for found, known in ((dtype, DTYPES), (backend, BACKENDS)):
-    if found not in known:
-      raise ValueError(f'expected one of {", ".join(known)}, found {found!r}')
+  for name, known in ((dtype, DTYPES), (backend, BACKENDS)):
+    if name not in known:
+      raise ValueError(f'expected one of {", ".join(known)}, found {name!r}')
   cpu = jax.default_backend() == 'cpu'
   if backend == 'openvino' and not has_openvino():
     raise ValueError(
