@@ -23,6 +23,8 @@ def sync(
   outfile: PathLike = _DEFAULTS.outfile,
   *,
   checkpoint_path: PathLike | None = None,
+  renderer: str = _DEFAULTS.renderer,
+  strength: float = _DEFAULTS.strength,
   person: str = _DEFAULTS.person,
   audio_for: Sequence[tuple[str, PathLike]] = (),
   since: float = _DEFAULTS.since,

@@ -15,12 +15,13 @@ from collections.abc import Callable
 import numpy as np
 
 from lipsync_jax.common import atomic_file, cache
-from lipsync_jax.faces import landmarks, tracks
+from lipsync_jax.common.disk_array import BLOCK_ROWS, RowFile
+from lipsync_jax.faces import landmarks, mesh, tracks
 from lipsync_jax.faces.detector import ASSETS
 from lipsync_jax.faces.landmarks import FaceError
 from lipsync_jax.faces.tracks import Analysis, Track
 
-VERSION = 3  # part of the key: to be raised when the results change
+VERSION = 4  # part of the key: to be raised when the results change
 
 
 def content_key(path: str | os.PathLike, view: str = '') -> str:
@@ -83,6 +84,7 @@ def save_analysis(
     'scores': parts('scores'),
     'points': parts('points', len(landmarks.LANDMARK_IDS), 2),
     'looks': [np.array([t.appearance for t in found], np.float32)],
+    'mesh_rows': _mesh_rows(found),
   }
   path.parent.mkdir(parents=True, exist_ok=True)
   with (
@@ -92,6 +94,46 @@ def save_analysis(
     for name, arrays in table.items():
       with file.open(f'{name}.npy', 'w', force_zip64=True) as entry:
         _write_joined(entry, arrays)
+    with file.open('meshes.npy', 'w', force_zip64=True) as entry:
+      _write_rows(entry, analysis.meshes)
+
+
+def _mesh_rows(found: tuple[Track, ...]) -> list[np.ndarray]:
+  """Rows of the tracks' meshes; -1 for tracks without."""
+  rows = [
+    np.full(len(track.frames), -1, np.int64)
+    if track.mesh_rows is None
+    else track.mesh_rows.astype(np.int64)
+    for track in found
+  ]
+  return rows or [np.zeros(0, np.int64)]
+
+
+def _write_rows(file, rows: RowFile | None) -> None:
+  """Write all rows as `np.save` would, in blocks."""
+  shape = (mesh.NUM_POINTS, 3)
+  count = 0 if rows is None else len(rows)
+  header = {'descr': '<i2', 'fortran_order': False, 'shape': (count, *shape)}
+  np.lib.format.write_array_header_1_0(file, header)
+  for first in range(0, count, BLOCK_ROWS):
+    block = rows.read(first, min(first + BLOCK_ROWS, count))
+    file.write(np.ascontiguousarray(block, '<i2').data.cast('B'))
+
+
+def _read_rows(path: str | os.PathLike) -> RowFile:
+  """Read what `_write_rows` wrote, in blocks."""
+  rows = RowFile((mesh.NUM_POINTS, 3), np.int16)
+  with zipfile.ZipFile(path) as file, file.open('meshes.npy') as entry:
+    np.lib.format.read_magic(entry)
+    shape, _, dtype = np.lib.format.read_array_header_1_0(entry)
+    if shape[1:] != rows.shape or dtype != np.dtype('<i2'):
+      raise ValueError(f'meshes of shape {shape} and type {dtype}')
+    size = mesh.NUM_POINTS * 3 * 2
+    for first in range(0, shape[0], BLOCK_ROWS):
+      count = min(BLOCK_ROWS, shape[0] - first)
+      data = entry.read(count * size)
+      rows.append(np.frombuffer(data, '<i2').reshape(count, *rows.shape))
+  return rows
 
 
 def _write_joined(file, parts: list[np.ndarray]) -> None:
@@ -119,26 +161,33 @@ def load_analysis(path: str | os.PathLike) -> tuple[Analysis, float]:
   """
   try:
     with np.load(path, allow_pickle=False) as file:
-      table = {name: file[name] for name in file.files}
+      table = {name: file[name] for name in file.files if name != 'meshes'}
+    meshes = _read_rows(path)
     ends = np.cumsum(table['lengths'])
     last = len(table['times'])
     parts = [
       np.split(table[name], ends[:-1])
-      for name in ('frames', 'boxes', 'scores', 'points')
+      for name in ('frames', 'boxes', 'scores', 'points', 'mesh_rows')
     ]
     found = []
     for i in range(len(ends)):
-      frames, boxes, scores, points = (part[i] for part in parts)
+      frames, boxes, scores, points, rows = (part[i] for part in parts)
       frames = frames.astype(np.int64)
-      shapes = [v.shape[0] for v in (boxes, scores, points)]
-      whole = shapes == [len(frames)] * 3 and (np.diff(frames) > 0).all()
+      shapes = [v.shape[0] for v in (boxes, scores, points, rows)]
+      whole = shapes == [len(frames)] * 4 and (np.diff(frames) > 0).all()
+      whole = whole and rows.max(initial=-1) < len(meshes)
       if (
         not whole or not len(frames) or not 0 <= frames[0] <= frames[-1] < last
       ):
         raise ValueError('tracks do not fit the frames')
-      found.append(Track(frames, boxes, scores, points, table['looks'][i]))
+      # Tracks without meshes have rows of -1.
+      rows = None if rows.min(initial=0) < 0 else rows
+      look = table['looks'][i]
+      found.append(Track(frames, boxes, scores, points, look, rows))
     h, w = (int(v) for v in table['frame'])
-    analysis = Analysis(table['times'], (h, w), table['cuts'], tuple(found))
+    analysis = Analysis(
+      table['times'], (h, w), table['cuts'], tuple(found), meshes
+    )
     return analysis, float(table['reach'])
   except (OSError, ValueError, KeyError, IndexError, EOFError) as error:
     raise FaceError(f'{path} holds no analysis ({error}); delete it') from error

@@ -39,6 +39,7 @@ class TrackBuilder:
   boxes: array.array = dataclasses.field(default_factory=numeric_array('d'))
   scores: array.array = dataclasses.field(default_factory=numeric_array('d'))
   points: array.array = dataclasses.field(default_factory=numeric_array('f'))
+  mesh_rows: array.array = dataclasses.field(default_factory=numeric_array('q'))
   # Change of appearance since the previous frame, 1 - similarity.
   changes: array.array = dataclasses.field(default_factory=numeric_array('d'))
   # (frame, appearance)
@@ -102,6 +103,7 @@ def build_tracks(builder: TrackBuilder, cuts) -> list[Track]:
       -1, len(landmarks.LANDMARK_IDS), 2
     ),
     builder.appearances[0][1],
+    np.array(builder.mesh_rows, np.int64),
   )
   found = []
   for piece in tracks.split_at_cuts(whole, cuts):

@@ -12,7 +12,15 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from jaxtyping import Float, Int
 
-from lipsync_jax.faces import crop, identity, landmarks, shots, track_builder
+from lipsync_jax.common.disk_array import RowFile
+from lipsync_jax.faces import (
+  crop,
+  identity,
+  landmarks,
+  mesh,
+  shots,
+  track_builder,
+)
 from lipsync_jax.faces.boxes import detector_boxes, iou_matrix
 from lipsync_jax.faces.detector import FaceDetector
 from lipsync_jax.faces.track_builder import TrackBuilder
@@ -50,13 +58,14 @@ def track_faces(
   times, steps = array.array('d'), array.array('d')
   past: list = []  # the last three signatures, newest first
   builders: list[TrackBuilder] = []
+  meshes = RowFile((mesh.NUM_POINTS, 3), np.int16)
   for number, time, small, fetch in stream:
     sign = shots.frame_signature(small)
     step = [shots.signature_distance(sign, other) for other in past]
     past = [sign, *past[:2]]
     steps.extend(step + [0.0] * (3 - len(step)))
     times.append(float(time))
-    view = (number, float(time), small, fetch)
+    view = (number, float(time), small, fetch, meshes)
     _advance_frame(builders, view, frame, detector, shots.may_be_cut(steps[-3]))
   cuts = shots.find_cuts(np.array(steps).reshape(-1, 3))
   switches = [track_builder.identity_switches(builder) for builder in builders]
@@ -72,7 +81,7 @@ def track_faces(
     )
     if len(piece.frames) >= min(MIN_TRACK_FRAMES, _shot_range(ends, piece))
   ]
-  return Analysis(np.array(times), frame, cuts, tuple(found))
+  return Analysis(np.array(times), frame, cuts, tuple(found), meshes)
 
 
 def _shot_range(ends: Int[np.ndarray, 'e'], piece: Track) -> int:
@@ -82,7 +91,7 @@ def _shot_range(ends: Int[np.ndarray, 'e'], piece: Track) -> int:
 
 def _advance_frame(builders, view, frame, detector, jump: bool) -> None:
   """Process one frame: extend tracks and start new ones."""
-  number, time, small, _ = view
+  number, time, small, *_ = view
   live = [
     s for s in builders if s.frames[-1] == number - 1 and _is_confirmed(s)
   ]
@@ -159,7 +168,7 @@ def _read_landmarks(
 
   After a jump the face at the same position may be another: detect again.
   """
-  number, time, _, fetch = view
+  number, time, _, fetch, meshes = view
 
   def crop(box, margin):
     x0, y0, x1, y1 = _square_region(box, margin, frame)
@@ -172,22 +181,28 @@ def _read_landmarks(
     return part and detector.landmarks(*part)
 
   parts = [crop(box, MARGIN) for _, box, _ in jobs]
-  meshes = detector.map(read, parts)
+  read_meshes = detector.map(read, parts)
   extended = set()
-  for (builder, box, score), part, mesh in zip(
-    jobs, parts, meshes, strict=True
+  for (builder, box, score), part, found in zip(
+    jobs, parts, read_meshes, strict=True
   ):
-    points = _landmarks_in_box(mesh, box)
+    points = _landmarks_in_box(found, box)
     if points is None and part:
       # These points belong to a neighbor: a smaller crop excludes it.
       part = crop(box, TIGHT_MARGIN)
-      points = _landmarks_in_box(read(part), box)
+      found = read(part)
+      points = _landmarks_in_box(found, box)
     if points is None:
       continue
     _update_appearance(builder, number, points, part, jump)
     builder.frames.append(number)
     builder.times.append(time)
-    builder.boxes.extend(detector_boxes(points[None])[0])
+    place = detector_boxes(points[None])
+    builder.boxes.extend(place[0])
+    builder.mesh_rows.append(len(meshes))
+    # The track stores boxes as float32.
+    place = place.astype(np.float32)
+    meshes.append(mesh.pack(mesh.in_box(found[None], place)))
     builder.scores.append(float(score))
     builder.points.frombytes(points.astype(np.float32).tobytes())
     extended.add(id(builder))
@@ -210,9 +225,8 @@ def _update_appearance(
   )
   builder.changes.append(1 - alike)
   if alike < track_builder.CHANGED_BELOW:
-    true = track_builder.identity_switches(
-      builder
-    )  # everything else is dropped, for constant memory
+    # Everything else is dropped, for constant memory.
+    true = track_builder.identity_switches(builder)
     old = [
       x
       for x in builder.switches
@@ -232,13 +246,13 @@ def _update_appearance(
     builder.appearances.append((number, seen))
 
 
-def _landmarks_in_box(mesh, box) -> Float[np.ndarray, 'n 2'] | None:
+def _landmarks_in_box(found, box) -> Float[np.ndarray, 'n 2'] | None:
   """The landmarks, if they belong to the face in the box."""
-  if mesh is None:
+  if found is None:
     return None
-  points = mesh[list(landmarks.LANDMARK_IDS), :2]
-  found = detector_boxes(points[None])
-  return points if iou_matrix(found, box[None])[0, 0] > 0.35 else None
+  points = found[list(landmarks.LANDMARK_IDS), :2]
+  place = detector_boxes(points[None])
+  return points if iou_matrix(place, box[None])[0, 0] > 0.35 else None
 
 
 def _square_region(box, margin: float, frame) -> tuple[int, int, int, int]:

@@ -10,6 +10,8 @@ import itertools
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
+from lipsync_jax.common.disk_array import RowFile
+
 
 @dataclasses.dataclass(frozen=True)
 class Track:
@@ -20,6 +22,7 @@ class Track:
   scores: Float32[np.ndarray, 't']  # YuNet's latest score, 0 to 1
   points: Float32[np.ndarray, 't n 2']  # `landmarks.LANDMARK_IDS`, pixels
   appearance: Float32[np.ndarray, 'd']  # of `identity.appearance`
+  mesh_rows: Int[np.ndarray, 't'] | None = None  # of `Analysis.meshes`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +33,8 @@ class Analysis:
   frame: tuple[int, int]  # height, width in pixels
   cuts: Int[np.ndarray, 'c']  # first frame of every shot but the first
   tracks: tuple[Track, ...]
+  # Of `mesh.pack`, relative to the tracks' boxes; None without meshes.
+  meshes: RowFile | None = None
 
 
 def split_at_cuts(track: Track, cuts: Int[np.ndarray, 'c']) -> list[Track]:
@@ -43,6 +48,7 @@ def split_at_cuts(track: Track, cuts: Int[np.ndarray, 'c']) -> list[Track]:
       boxes=track.boxes[first:end],
       scores=track.scores[first:end],
       points=track.points[first:end],
+      mesh_rows=None if track.mesh_rows is None else track.mesh_rows[first:end],
     )
     for first, end in ends
     if end > first

@@ -9,6 +9,7 @@ frame. Times are seconds.
 
 import dataclasses
 import itertools
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
@@ -32,6 +33,7 @@ class FaceTrajectory:
   crops: Float[np.ndarray, 'f 5']  # of `crop.face_crops`
   points: Float32[np.ndarray, 'f n 2']  # for the mask
   spans: Int[np.ndarray, 's 2']  # first and end frame of unbroken motion
+  mesh: Any = None  # `mesh_trajectory.MeshTrajectory`, for the mesh renderer
 
 
 def build_trajectory(
@@ -149,13 +151,13 @@ def smooth_span(
 
 
 def _smooth_block(values, times, width):
-  calm = _local_linear(values, times, SMOOTHING_SECONDS)
-  quick = _local_linear(values, times, MAX_STEP)
+  calm = local_linear(values, times, SMOOTHING_SECONDS)
+  quick = local_linear(values, times, MAX_STEP)
   apart = np.abs(calm - quick).max(-1) / width
   # Noise keeps the two within 0.8 % of the face's width on clips of speakers.
   share = np.clip((apart - 0.01) / 0.015, 0, 1)[:, None]
   # The transition between both fits must not jitter.
-  share = np.clip(_local_linear(share, times, SMOOTHING_SECONDS), 0, 1)
+  share = np.clip(local_linear(share, times, SMOOTHING_SECONDS), 0, 1)
   return calm + share.astype(values.dtype) * (quick - calm)
 
 
@@ -165,7 +167,7 @@ def _max_neighbors(times: Float[np.ndarray, 't']) -> int:
   return max(int((ahead - np.arange(len(times))).max()), 1)
 
 
-def _local_linear(
+def local_linear(
   values: Float[np.ndarray, 't k'], times: Float[np.ndarray, 't'], sigma: float
 ) -> Float[np.ndarray, 't k']:
   """Local lines through `values`, Gaussian in time, evaluated at `times`."""

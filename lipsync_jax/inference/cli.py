@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 
-from lipsync_jax.inference.options import RENAMED, SyncError
+from lipsync_jax.inference.options import RENAMED, RENDERERS, SyncError
 
 FACE_ENHANCEMENT = (
   '--face_enhancement does not exist yet: leave it out, or run a face '
@@ -59,8 +59,19 @@ def build_parser() -> argparse.ArgumentParser:
   add('--outfile', help='default results/result_voice.mp4')
   add(
     '--checkpoint-path',
-    help='weights: .safetensors, or a .pth or .pdparams of Wav2Lip; '
-    'default: the bundled weights',
+    help='generator: .safetensors, or a .pth or .pdparams of Wav2Lip; '
+    'selects the network renderer',
+  )
+  add(
+    '--renderer',
+    choices=RENDERERS,
+    help="mesh: move the source's own pixels; network: paint with a "
+    'generator; default: mesh without --checkpoint_path',
+  )
+  add(
+    '--strength',
+    type=float,
+    help='of the lip motion (mesh): 0 to 2, default 1',
   )
   _add_speakers(parser.add_argument_group('speakers and regions').add_argument)
   _add_time(parser.add_argument_group('time').add_argument)

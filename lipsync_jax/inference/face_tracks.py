@@ -4,6 +4,7 @@ Frames after the end of the sound are not searched.
 """
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 
@@ -16,6 +17,7 @@ from lipsync_jax.faces import (
   detector,
   identity,
   landmarks,
+  mesh_trajectory,
   tracker,
   tracks,
   trajectory,
@@ -90,10 +92,14 @@ def track_times(
 def speaker_trajectory(
   analysis: tracks.Analysis, person: identity.Person, options: SyncOptions
 ) -> trajectory.FaceTrajectory:
-  """The trajectory of one person."""
-  return trajectory.build_trajectory(
+  """The trajectory of one person, with the mesh if the renderer needs it."""
+  face = trajectory.build_trajectory(
     analysis, person, options.pads, not options.nosmooth
   )
+  if not options.uses_mesh:
+    return face
+  found = mesh_trajectory.build_mesh_trajectory(analysis, person, face)
+  return dataclasses.replace(face, mesh=found)
 
 
 def frames_until(video: Video, until: Fraction | None) -> Iterator[Frame]:

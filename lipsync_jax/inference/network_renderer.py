@@ -36,6 +36,10 @@ class NetworkRenderer:
   whole_box: bool = False
   detail: bool = True
 
+  def part(self, first: int) -> 'NetworkRenderer':
+    """The renderer itself: it depends on the plan only."""
+    return self
+
   def extract(
     self, plan: RenderPlan, job: FrameJob, number: int
   ) -> UInt8[np.ndarray, 's s 3']:

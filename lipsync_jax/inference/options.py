@@ -12,6 +12,9 @@ RENAMED = {
 }
 
 
+RENDERERS = ('auto', 'mesh', 'network')
+
+
 class SyncError(LipSyncError):
   """A job that cannot be done; the message says why and what to do."""
 
@@ -24,7 +27,11 @@ class SyncOptions:
     face: video or photo.
     audio: any file with sound; it drives the lips. '' with `audio_for`.
     outfile: .mp4, .mov, .mkv, .avi or .webm.
-    checkpoint_path: weights, ours or published; None: the bundled weights.
+    checkpoint_path: weights, ours or published; None: the bundled ones.
+    renderer: mesh moves the source's own pixels; network paints the lower face
+      with a generator. auto is network with checkpoint_path, compat or box,
+      else mesh.
+    strength: of the mesh renderer's lips, 0 (the source's) to 2; 1 is natural.
     person: largest, left, right, N or x,y: the speaker of `audio`.
     audio_for: (person, file) of every further speaker.
     since, until: output seconds between which lips move; None is the end.
@@ -55,6 +62,8 @@ class SyncOptions:
   audio: str = ''
   outfile: str = 'results/result_voice.mp4'
   checkpoint_path: str | None = None
+  renderer: str = 'auto'
+  strength: float = 1.0
   person: str = 'largest'
   audio_for: tuple[tuple[str, str], ...] = ()
   since: float = 0.0
@@ -81,6 +90,13 @@ class SyncOptions:
   report: str | None = None
   quiet: bool = False
 
+  @property
+  def uses_mesh(self) -> bool:
+    """Whether the mesh renderer draws the mouths."""
+    if self.renderer != 'auto':
+      return self.renderer == 'mesh'
+    return not (self.checkpoint_path or self.compat or self.box)
+
   def validate(self) -> None:
     """Check everything that needs no decoding.
 
@@ -89,6 +105,7 @@ class SyncOptions:
         out of range.
     """
     _check_files(self)
+    _check_renderer(self)
     for name, valid, expected in _ranges(self):
       if not valid:
         flag = {'since': 'from', 'until': 'to'}.get(name, name)
@@ -116,6 +133,25 @@ def _check_files(options: SyncOptions) -> None:
     raise SyncError('--outfile would overwrite an input: name another file')
 
 
+def _check_renderer(options: SyncOptions) -> None:
+  if options.renderer not in RENDERERS:
+    raise SyncError(
+      f'--renderer: expected one of {", ".join(RENDERERS)}, found '
+      f'{options.renderer!r}'
+    )
+  network_only = {
+    '--checkpoint_path': options.checkpoint_path,
+    '--compat': options.compat,
+    '--box': options.box,
+  }
+  given = [flag for flag, value in network_only.items() if value]
+  if options.renderer == 'mesh' and given:
+    raise SyncError(
+      f'--renderer mesh: expected no {given[0]}, which needs the network '
+      'renderer; leave one of the two out'
+    )
+
+
 def _ranges(options: SyncOptions) -> list[tuple[str, bool, str]]:
   """(field, is it valid, what is expected) of every bounded number."""
   since, until, batch = options.since, options.until, options.batch
@@ -124,6 +160,7 @@ def _ranges(options: SyncOptions) -> list[tuple[str, bool, str]]:
     ('fps', 1 <= options.fps <= 240, 'a rate from 1 to 240 frames/s'),
     ('crf', 0 <= options.crf <= 51, '0 (lossless) to 51 (worst)'),
     ('resize_factor', options.resize_factor >= 1, 'a whole number from 1'),
+    ('strength', 0 <= options.strength <= 2, '0 to 2'),
     ('batch', batch is None or batch >= 1, 'at least 1'),
     ('since', since >= 0, 'seconds from 0'),
     ('until', until is None or until > since, 'more than --from'),

@@ -18,8 +18,10 @@ from jaxtyping import Int
 from lipsync_jax import audio
 from lipsync_jax.common import cache, disk_array, memory, threads
 from lipsync_jax.common.errors import printable
+from lipsync_jax.faces import mesh_trajectory
 from lipsync_jax.inference import (
   face_tracks,
+  mesh_renderer,
   network_renderer,
   renderer,
   segments,
@@ -31,8 +33,8 @@ from lipsync_jax.inference.options import SyncOptions
 from lipsync_jax.media import decoder, video_writer
 from lipsync_jax.media.container import MediaError
 from lipsync_jax.media.types import Video, View
-from lipsync_jax.models import runtime
-from lipsync_jax.weights import convert
+from lipsync_jax.models import articulator, runtime
+from lipsync_jax.weights import articulation, convert
 
 DEFAULT_BATCH = {'cpu': 16, 'gpu': 128, 'tpu': 128}  # faces at a time
 
@@ -43,6 +45,7 @@ class NetworkCache:
   def __init__(self):
     self._weights: dict[str, convert.Weights] = {}
     self._predictors: dict[tuple, tuple[Callable, str]] = {}
+    self._articulation: articulation.Articulation | None = None
 
   def weights(self, path: str | os.PathLike) -> convert.Weights:
     """The generator in a file; read once, also if the file changes."""
@@ -50,6 +53,12 @@ class NetworkCache:
     if key not in self._weights:
       self._weights[key] = convert.load_any(path, 'generator')
     return self._weights[key]
+
+  def articulation(self) -> articulation.Articulation:
+    """The bundled articulator."""
+    if self._articulation is None:
+      self._articulation = articulation.load_articulation()
+    return self._articulation
 
   def predictor(
     self, weights: convert.Weights, dtype: str, batch: int
@@ -80,7 +89,10 @@ def run(options: SyncOptions, networks: NetworkCache | None = None) -> dict:
   decoder.DEFAULT_POOL.start_idle_worker()
   with contextlib.ExitStack() as stack:
     with timer('load'):
-      weights = load_generator(options, networks)
+      if options.uses_mesh:
+        weights = networks.articulation()
+      else:
+        weights = load_generator(options, networks)
       video = open_video(options)
       tracks = speech.probe_speech(options, video)
       sound = stack.enter_context(speech.output_audio(options, video, tracks))
@@ -99,8 +111,11 @@ def run(options: SyncOptions, networks: NetworkCache | None = None) -> dict:
         )
       )
     job = SyncJob(options, weights, video, tuple(tracks), networks, timer)
-    plan, facts, end = job.build_plan()
-    mouths, engine = job.build_renderer(plan)
+    plan, facts, end, meshes = job.build_plan()
+    if options.uses_mesh:
+      mouths, engine = job.build_mesh_renderer(plan, meshes), 'mesh warp'
+    else:
+      mouths, engine = job.build_renderer(plan)
     job.write(plan, mouths, end, writer, sound)
   return {
     'outfile': os.path.abspath(options.outfile),
@@ -123,7 +138,7 @@ class SyncJob:
   """A job whose inputs are open: what is fixed while it runs."""
 
   options: SyncOptions
-  weights: convert.Weights
+  weights: convert.Weights | articulation.Articulation
   video: Video
   tracks: tuple[speech.SpeechTrack, ...]  # one for each speaker
   networks: NetworkCache
@@ -133,11 +148,12 @@ class SyncJob:
     """A progress bar; see `progress_bar`."""
     return progress_bar(self.options.quiet, label, total)
 
-  def build_plan(self) -> tuple[renderer.RenderPlan, dict, Fraction]:
+  def build_plan(self) -> tuple[renderer.RenderPlan, dict, Fraction, list]:
     """Find the faces and schedule the output.
 
     Returns:
-      The plan, the report's facts on it, and the end of the output's sound.
+      The plan, the report's facts on it, the end of the output's sound, and
+      the speakers' `MeshTrajectory`s or None.
     """
     options, video = self.options, self.video
     with self.timer('listen'):
@@ -164,6 +180,7 @@ class SyncJob:
         trajectories, mels, starts, opacities, strict=True
       )
     )
+    meshes = [trajectory.mesh for trajectory in trajectories]
     del trajectories  # their landmarks are on disk now
     memory.release_free_memory()
     for speaker, track, (opacity, reasons) in zip(
@@ -175,7 +192,7 @@ class SyncJob:
     seconds = round(float(duration), 4)
     facts = {'seconds_of_sound': seconds, 'frames': len(frames)} | facts
     plan = renderer.RenderPlan(video, times, frames, speakers)
-    return plan, facts, output_end(frames, duration, video.rate)
+    return plan, facts, output_end(frames, duration, video.rate), meshes
 
   def speech_mels(self) -> tuple[list[disk_array.DiskArray], Fraction]:
     """The mel of each speech track, on disk, and the longest's seconds."""
@@ -212,10 +229,38 @@ class SyncJob:
       times,
       video.rate,
     )
-    starts = audio.window_starts(
-      (frame.time for frame in frames), self.weights.mel_lead
-    )
+    lead = audio.CENTERED_LEAD
+    if not options.uses_mesh:
+      lead = self.weights.mel_lead
+    starts = audio.window_starts((frame.time for frame in frames), lead)
     return frames, [starts] * len(mels)
+
+  def build_mesh_renderer(
+    self,
+    plan: renderer.RenderPlan,
+    meshes: list[mesh_trajectory.MeshTrajectory],
+  ) -> mesh_renderer.MeshRenderer:
+    """The mesh renderer with the coefficients of all output frames."""
+    use_compilation_cache()
+    weights = self.weights
+    with self.timer('articulate'):
+      predict = articulator.build_articulator(weights.variables, weights.width)
+      times = np.fromiter(
+        (float(frame.time + frame.length / 2) for frame in plan.frames),
+        np.float64,
+      )
+      speakers = tuple(
+        mesh_renderer.build_speaker(
+          self.video,
+          face,
+          mesh_renderer.predict_coefficients(speaker.mel, times, predict),
+          weights.basis,
+        )
+        for speaker, face in zip(plan.speakers, meshes, strict=True)
+      )
+    return mesh_renderer.MeshRenderer(
+      speakers, weights.basis, self.options.strength
+    )
 
   def build_renderer(
     self, plan: renderer.RenderPlan
@@ -225,10 +270,7 @@ class SyncJob:
 
     options = self.options
     with self.timer('compile'):
-      if jax.config.jax_compilation_cache_dir is None:
-        # From the second run on, nothing is compiled again.
-        compiled = str(cache.cache_dir('compiled'))
-        jax.config.update('jax_compilation_cache_dir', compiled)
+      use_compilation_cache()
       batch = options.batch or DEFAULT_BATCH.get(jax.default_backend(), 16)
       batch = renderer.fitting_batch(self.video, min(batch, len(plan.frames)))
       predict, engine = self.networks.predictor(
@@ -269,6 +311,15 @@ class SyncJob:
         self.options, plan, mouths, self.weights.sha256, self.timer, tick
       )
     segments.concatenate(self.options, self.video, parts, *sound, end)
+
+
+def use_compilation_cache() -> None:
+  """Keep compiled programs for later runs, unless a folder is set."""
+  import jax
+
+  if jax.config.jax_compilation_cache_dir is None:
+    compiled = str(cache.cache_dir('compiled'))
+    jax.config.update('jax_compilation_cache_dir', compiled)
 
 
 def load_generator(

@@ -87,6 +87,9 @@ class MouthRenderer(Protocol):
 
   batch: int
 
+  def part(self, first: int) -> 'MouthRenderer':
+    """The renderer of the output from frame `first` on, for segments."""
+
   def extract(self, plan: RenderPlan, job: FrameJob, number: int) -> Any:
     """What `render` needs of the source frame, for speaker `number`.
 

@@ -22,7 +22,7 @@ from lipsync_jax.media import video_writer
 from lipsync_jax.media.container import as_media_error
 from lipsync_jax.media.types import Video
 
-VERSION = 2  # to be raised when the same options give other frames
+VERSION = 3  # to be raised when the same options give other frames
 SEGMENT_FRAMES = 500  # frames of a segment
 # Options that do not change any frame.
 IGNORED_OPTIONS = ('outfile', 'report', 'quiet', 'resume', 'final_audio')
@@ -99,7 +99,9 @@ def render_segments(
       continue
     with video_writer.VideoWriter(path, plan.video, crf=options.crf) as out:
       part = subplan(plan, first, end)
-      renderer.render_frames(part, mouths, out.write, timer, lambda: tick(1))
+      renderer.render_frames(
+        part, mouths.part(first), out.write, timer, lambda: tick(1)
+      )
       out.duration = end_time(plan, end) - start
   return files
 

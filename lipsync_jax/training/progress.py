@@ -97,7 +97,8 @@ class TrainingLog:
       bad = [k for k, v in found.items() if not math.isfinite(v)]
       raise NonFiniteLossError(
         f'step {step}: not finite: {", ".join(bad)}; batch of {names()}; '
-        'nothing was changed since: lower --config.optimizer.rate or look '
+        'nothing was changed since: lower --config.optimizer.learning_rate or '
+        'look '
         'at these clips, then run the same command'
       )
     for name, value in found.items():

@@ -386,7 +386,9 @@ def test_bad_weights_are_one_line(scene, capsys, kind, monkeypatch):
   (scene / 'w.txt').write_text('<!DOCTYPE html>')
   given = {'text': 'w.txt', 'cut': 'w.pth', 'missing': 'nope.pth'}
   words = ['--face', 'gray.mp4', '--audio', 'voice.wav', '--outfile', 'o.mp4']
-  if kind != 'none':
+  if kind == 'none':
+    words += ['--renderer', 'network']
+  else:
     words += ['--checkpoint_path', given[kind]]
   assert given.get(kind, 'checkpoint') in refused(capsys, scene, *words)
 

@@ -112,7 +112,8 @@ def test_golden_step(mode, shared):
     terms=objective.generator_terms(networks, weights, mode == 'train'),
   )
   expert = golden_variables(shared, 'syncnet')
-  run = jax.jit(step, compiler_options=CHEAP)
+  # Without optimization, jax 0.12 deviates by 1.1e-5.
+  run = jax.jit(step)
   new, metrics = run(state, golden_batch(), expert)
   for ours, theirs in (
     ('sync', 'sync_loss'),
@@ -356,7 +357,8 @@ def test_what_is_not_finite_changes_nothing():
   step, made, expert = parts('contrastive')
   state = init_state(jax.random.key(0), **made)
   batch = batch_of('contrastive', b=2)
-  run = jax.jit(step, compiler_options=CHEAP)
+  # Without optimization, jax 0.12 deviates by 1.1e-5.
+  run = jax.jit(step)
   good, metrics = run(state, batch, expert)
   assert metrics['finite'] == 1
   batch['mel'] = batch['mel'].at[0, 0, 0, 0, 0].set(jnp.nan)
@@ -374,7 +376,8 @@ def test_expert_learns_one_batch_by_heart():
   step, made, expert = parts('syncnet')
   state = init_state(jax.random.key(0), **made)
   batch = batch_of('syncnet', b=4)
-  run = jax.jit(step, compiler_options=CHEAP)
+  # Without optimization, jax 0.12 deviates by 1.1e-5.
+  run = jax.jit(step)
   values = []
   for _ in range(25):
     state, metrics = run(state, batch, expert)
@@ -387,7 +390,8 @@ def test_expert_tells_the_lip_opening():
   step, made, expert = parts('contrastive', lip_opening_weight=0.5)
   state = init_state(jax.random.key(0), **made)
   batch = batch_of('contrastive', b=2)
-  run = jax.jit(step, compiler_options=CHEAP)
+  # Without optimization, jax 0.12 deviates by 1.1e-5.
+  run = jax.jit(step)
   values = []
   for _ in range(12):
     state, metrics = run(state, batch, expert)

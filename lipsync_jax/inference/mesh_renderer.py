@@ -1,0 +1,298 @@
+"""Mouths made of the source's own pixels, moved by a predicted mesh.
+
+Shapes: p mesh points, f source frames, o output frames, n coefficients.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Float32, Int
+
+from lipsync_jax import audio
+from lipsync_jax.common import disk_array
+from lipsync_jax.faces import mesh
+from lipsync_jax.faces.mesh_trajectory import MeshTrajectory
+from lipsync_jax.inference import mesh_warp, mouth_interior
+from lipsync_jax.inference.mouth_interior import Reference
+from lipsync_jax.inference.renderer import FrameJob, RenderPlan
+from lipsync_jax.media import decoder, yuv
+from lipsync_jax.media.types import Frame, Video
+from lipsync_jax.models import articulator
+
+CHUNK = 1024  # mel columns at once
+BATCH = 4  # mouths a batch: frames are rendered one by one
+SCHEDULE_BLOCK = 256  # frames
+FADE_GAP = 0.015  # canonical units; the interior of narrower lips fades
+MAX_SKIP = 64  # frames that are decoded between two references
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshSpeaker:
+  """One speaker of the mesh renderer.
+
+  Attributes:
+    face: the mesh in the source frames.
+    coefficients: of the articulator, for each output frame.
+    references: mouths of the source with an interior; () draws it.
+    schedule: the reference of each output frame.
+  """
+
+  face: MeshTrajectory
+  coefficients: Float32[np.ndarray, 'o n']
+  references: tuple[Reference, ...]
+  schedule: Int[np.ndarray, 'o']
+
+
+@dataclasses.dataclass(frozen=True)
+class Patch:
+  """New planes of a region of a frame."""
+
+  box: tuple[int, int, int, int]
+  planes: tuple[np.ndarray, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshRenderer:
+  """The mesh warp as a `MouthRenderer`.
+
+  Attributes:
+    speakers: in the plan's order.
+    basis: displacements at coefficient 1, [n p 3], canonical units.
+    first: number of the first output frame, for a part of the output.
+    strength: 0 leaves the source's lips, 1 is natural.
+    batch: mouths at a time.
+  """
+
+  speakers: tuple[MeshSpeaker, ...]
+  basis: Float[np.ndarray, 'n p 3']
+  strength: float = 1.0
+  first: int = 0
+  batch: int = BATCH
+
+  def part(self, first: int) -> 'MeshRenderer':
+    """The renderer of the output from frame `first` on."""
+    return dataclasses.replace(self, first=self.first + first)
+
+  def extract(self, plan: RenderPlan, job: FrameJob, number: int) -> Any:
+    """Nothing: the frame itself is warped."""
+    return True
+
+  def render(
+    self, plan: RenderPlan, mouths: Sequence[tuple[FrameJob, int]]
+  ) -> list[tuple[Patch, ...]]:
+    """The changed regions of each frame, in the order of compositing."""
+    return [self.render_mouth(plan, job, number) for job, number in mouths]
+
+  def render_mouth(
+    self, plan: RenderPlan, job: FrameJob, number: int
+  ) -> tuple[Patch, ...]:
+    """The warped region and the interior of one mouth."""
+    speaker = self.speakers[number]
+    position = self.first + job.position
+    index = plan.frames[job.position].index
+    shape = speaker.face.shape(index)
+    source = speaker.face.source_points(index, shape)
+    displacement = np.tensordot(speaker.coefficients[position], self.basis, 1)
+    target = speaker.face.target_points(
+      index, shape, displacement, self.strength
+    )
+    size = job.frame.planes[0].shape
+    field = mesh_warp.warp_field(source, target, size)
+    if field is None:
+      return ()
+    warped = Patch(field.box, mesh_warp.warp_frame(job.frame, field))
+    inside = self.interior(
+      plan.video, job.frame, speaker, position, index, target
+    )
+    return (warped, *inside)
+
+  def interior(
+    self,
+    video: Video,
+    frame: Frame,
+    speaker: MeshSpeaker,
+    position: int,
+    index: int,
+    target: Float[np.ndarray, 'p 2'],
+  ) -> tuple[Patch, ...]:
+    """The inside of the mouth with its opacity as a fourth plane."""
+    size = frame.planes[0].shape
+    box = mouth_interior.mouth_box(target, size, 0.05)
+    opacity = mouth_interior.hole_mask(target, box)
+    if not opacity.any():
+      return ()
+    unit = 1 / max(_pixels_per_unit(speaker.face, index), 1e-6)
+    gap = float(np.hypot(*(target[14] - target[13]))) * unit
+    if speaker.references:
+      reference = speaker.references[int(speaker.schedule[position])]
+      shift = mouth_interior.interior_shift(target, reference.points, box)
+      level = mouth_interior.surrounding_level(frame, target)
+      planes = mouth_interior.reference_planes(
+        reference, shift, box, level, mouth_interior.shadow(gap)
+      )
+    else:
+      skin = _skin_color(video, frame, target)
+      planes = mouth_interior.drawn_planes(video, target, box, 1 / unit, skin)
+    # Closed lips touch: the interior fades with the gap.
+    opacity = opacity * np.float32(np.clip(gap / FADE_GAP, 0, 1))
+    return (Patch(box, (*planes, opacity)),)
+
+  def composite(
+    self, plan: RenderPlan, job: FrameJob, number: int, frame: Frame
+  ) -> Frame:
+    """The frame with the patches of one mouth."""
+    patches = job.outputs[number]
+    if not patches:
+      return frame
+    opacity = np.float32(plan.speakers[number].opacity[job.position])
+    planes = [plane.copy() for plane in frame.planes]
+    limit = 2**plan.video.color.depth - 1
+    for patch in patches:
+      _blend(planes, patch, opacity, limit)
+    return dataclasses.replace(frame, planes=tuple(planes))
+
+
+def _blend(planes: list, patch: Patch, opacity: np.float32, limit: int) -> None:
+  """Blend a patch into planes, in place."""
+  import cv2
+
+  x0, y0, x1, y1 = patch.box
+  mask = patch.planes[3] if len(patch.planes) > 3 else None
+  for plane, new, step in zip(planes, patch.planes, (1, 2, 2), strict=False):
+    where = np.s_[y0 // step : y1 // step, x0 // step : x1 // step]
+    if mask is None and opacity == 1:
+      plane[where] = new
+      continue
+    share = opacity
+    if mask is not None:
+      part = mask
+      if step == 2:
+        size = mask.shape[1] // 2, mask.shape[0] // 2
+        part = cv2.resize(mask, size, interpolation=cv2.INTER_AREA)
+      share = part * opacity
+    old = plane[where].astype(np.float32)
+    mixed = np.rint(old + share * (new.astype(np.float32) - old))
+    plane[where] = np.clip(mixed, 0, limit)
+
+
+def _pixels_per_unit(face: MeshTrajectory, index: int) -> float:
+  """Pixels of a canonical unit in a frame."""
+  return float(np.linalg.norm(face.smooth_axes[index, :, 0]))
+
+
+def _skin_color(
+  video: Video, frame: Frame, points: Float[np.ndarray, 'p 2']
+) -> Float[np.ndarray, '3']:
+  """Median RGB of the cheeks and the chin."""
+  oval = points[list(mesh.OVAL_IDS)]
+  (x0, y0), (x1, y1) = oval.min(0), oval.max(0)
+  box = tuple(int(v) for v in (x0, y0 + 0.55 * (y1 - y0), x1, y1))
+  rgb = yuv.to_rgb(video, frame, box)
+  if not rgb.size:
+    return np.full(3, 128.0)
+  return np.median(rgb.reshape(-1, 3), axis=0)
+
+
+def predict_coefficients(
+  mel: disk_array.DiskArray,
+  times: Float[np.ndarray, 'o'],
+  predict: Callable[[np.ndarray], np.ndarray],
+) -> Float32[np.ndarray, 'o n']:
+  """The articulator's coefficients at times, in bounded memory.
+
+  Args:
+    mel: log-mel columns, [t 80].
+    times: seconds, ascending.
+    predict: of `articulator.build_articulator`.
+  """
+  context, count = articulator.CONTEXT, len(mel)
+  steps = []
+  for first in range(0, max(count, 1), CHUNK):
+    block = np.full((1, CHUNK + 2 * context, audio.MELS), audio.SILENCE)
+    low, high = max(first - context, 0), min(first + CHUNK + context, count)
+    at = low - (first - context)
+    block[0, at : at + high - low] = mel.read(low, high)
+    out = predict(block.astype(np.float32))[0]
+    skip = context // articulator.STEP_COLUMNS
+    steps.append(out[skip : skip + CHUNK // articulator.STEP_COLUMNS])
+  steps = np.concatenate(steps)
+  out = np.empty((len(times), steps.shape[1]), np.float32)
+  place = (times * audio.COLUMNS_PER_SECOND - 0.5) / articulator.STEP_COLUMNS
+  low = np.clip(np.floor(place).astype(int), 0, len(steps) - 2)
+  share = np.clip(place - low, 0, 1)[:, None].astype(np.float32)
+  out[:] = steps[low] * (1 - share) + steps[low + 1] * share
+  return out
+
+
+def build_speaker(
+  video: Video,
+  face: MeshTrajectory,
+  coefficients: Float32[np.ndarray, 'o n'],
+  basis: Float[np.ndarray, 'n p 3'],
+) -> MeshSpeaker:
+  """A speaker with the interior references of the video.
+
+  Args:
+    video: opened.
+    face: the speaker's mesh.
+    coefficients: for each output frame.
+    basis: of the articulator.
+  """
+  face = face.with_closed_lips(basis)
+  empty = MeshSpeaker(
+    face, coefficients, (), np.zeros(len(coefficients), np.int64)
+  )
+  if video.still:
+    return empty
+  frames = reference_frames(face)
+  if not len(frames):
+    return empty
+  references = read_references(video, face, frames)
+  if len(references) < len(frames):
+    return empty  # the file changed; the second pass reports it
+  shapes = np.stack([face.shape(int(k)) for k in frames])
+  lips, openings = mouth_interior.lip_shapes(shapes), mesh.lip_opening(shapes)
+  targets, wanted = [], []
+  for first in range(0, len(coefficients), SCHEDULE_BLOCK):
+    part = coefficients[first : first + SCHEDULE_BLOCK]
+    moved = face.neutral + np.tensordot(part, basis, 1)
+    moved = mesh.uncross_lips(moved)
+    targets.append(mouth_interior.lip_shapes(moved).astype(np.float32))
+    wanted.append(mesh.lip_opening(moved))
+  schedule = mouth_interior.schedule_references(
+    np.concatenate(targets), np.concatenate(wanted), lips, openings
+  )
+  return MeshSpeaker(face, coefficients, references, schedule)
+
+
+def reference_frames(face: MeshTrajectory) -> Int[np.ndarray, 'k']:
+  """Frames of the interior references (`mouth_interior.choose_references`)."""
+  known = np.flatnonzero(face.present)
+  if not known.size:
+    return known
+  # A long video is sampled: a thousand mouths show all openings.
+  chosen = known[:: max(1, len(known) // 1000)]
+  shapes = np.stack([face.shape(int(k)) for k in chosen])
+  picked = mouth_interior.choose_references(shapes, np.ones(len(chosen), bool))
+  return chosen[picked]
+
+
+def read_references(
+  video: Video, face: MeshTrajectory, frames: Int[np.ndarray, 'k']
+) -> tuple[Reference, ...]:
+  """Decode the reference frames, in order, and cut out their mouths."""
+  out: list[Reference] = []
+  breaks = np.flatnonzero(np.diff(frames) > MAX_SKIP) + 1
+  for run in np.split(frames, breaks):
+    wanted = set(run.tolist())
+    with contextlib.closing(decoder.read_frames(video, int(run[0]))) as source:
+      for index, frame in enumerate(source, int(run[0])):
+        if index in wanted:
+          points = face.source_points(index, face.shape(index))
+          out.append(mouth_interior.read_reference(frame, points))
+        if index >= run[-1]:
+          break
+  return tuple(out)

@@ -1,0 +1,280 @@
+"""The mesh warp: moves the pixels of a frame to the target mesh.
+
+Every triangle of the tessellation is mapped from its target to its source
+position. A ring around the face stays fixed, so that chin and neck stretch
+without a seam. The map is computed on a grid of at most GRID_SIZE cells a side,
+once for the upper and once for the lower lip, since the two move apart. Planes
+are then resampled at their own resolution.
+
+Shapes: p mesh points, t triangles, h w rows and columns of the changed region.
+"""
+
+import dataclasses
+import functools
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Int
+
+from lipsync_jax.faces import mesh
+from lipsync_jax.media.types import Frame
+
+GRID_SIZE = 192  # cells along the longer side of the changed region
+RING_SCALE = 1.5  # of the fixed ring, relative to the outline of the face
+MIN_MOTION = 0.02  # pixels; slower points keep their exact values
+STRIP = 0.12  # canonical units by which each lip's map is extended
+LIP_INSET = 0.035  # canonical units, at most
+CLOSING = 0.03  # canonical units of closing with the full inset
+MARGIN = 2  # pixels around the changed region
+
+Points = Float[np.ndarray, 'p 2']
+
+
+@dataclasses.dataclass(frozen=True)
+class WarpField:
+  """Source positions of the pixels of a region of the frame."""
+
+  box: tuple[int, int, int, int]  # x0, y0, x1, y1 in the frame, even
+  shift: Float32[np.ndarray, 'h w 2']  # source minus target position, pixels
+
+
+@functools.cache
+def _topology() -> tuple[Int[np.ndarray, 't 3'], Int[np.ndarray, 's 3']]:
+  """Triangles of face and ring, and of the strips at the inner lips.
+
+  Vertices 478 to 513 are the ring, then the strips' outer edges of the upper
+  and of the lower lip.
+  """
+  count = len(mesh.OVAL_IDS)
+  ring = mesh.NUM_POINTS + np.arange(count)
+  oval, ahead = np.array(mesh.OVAL_IDS), np.roll(np.arange(count), -1)
+  skirt = np.concatenate(
+    [
+      np.stack([oval, oval[ahead], ring], -1),
+      np.stack([oval[ahead], ring[ahead], ring], -1),
+    ]
+  )
+  strips = []
+  first = mesh.NUM_POINTS + count
+  for lip in (mesh.UPPER_LIP_IDS, mesh.LOWER_LIP_IDS):
+    edge, size = np.array(lip), len(lip)
+    outer = first + np.arange(size)
+    first += size
+    strips += [
+      np.stack([edge[:-1], edge[1:], outer[:-1]], -1),
+      np.stack([edge[1:], outer[1:], outer[:-1]], -1),
+    ]
+  return np.concatenate([mesh.triangles(), skirt]), np.concatenate(strips)
+
+
+def _with_ring_and_strips(
+  source: Points, target: Points, unit: float, down: Float[np.ndarray, '2']
+) -> tuple[Points, Points]:
+  """Both meshes with the fixed ring, and the outer edges of the strips."""
+  oval = source[list(mesh.OVAL_IDS)]
+  center = oval.mean(0)
+  ring = center + RING_SCALE * (oval - center)
+  out = []
+  for points in (source, target):
+    upper = points[list(mesh.UPPER_LIP_IDS)] + STRIP * unit * down
+    lower = points[list(mesh.LOWER_LIP_IDS)] - STRIP * unit * down
+    out.append(np.concatenate([points, ring, upper, lower]))
+  return out[0], out[1]
+
+
+def _without_teeth(
+  source: Points, target: Points, unit: float, down: Float[np.ndarray, '2']
+) -> Points:
+  """The source mesh with inner lips moved into the lips where they close.
+
+  Landmarks lie up to a few pixels inside the open mouth. Closing lips would
+  show a bright line of teeth between them.
+  """
+  upper = list(mesh.UPPER_LIP_IDS[1:-1])
+  lower = list(mesh.LOWER_LIP_IDS[1:-1])
+  gap = (source[lower] - source[upper]) @ down
+  closing = gap - (target[lower] - target[upper]) @ down
+  share = np.clip(closing / (CLOSING * unit), 0, 1)
+  inset = share * np.clip(0.35 * gap, 0, LIP_INSET * unit)
+  out = source.copy()
+  out[upper] -= inset[:, None] * down
+  out[lower] += inset[:, None] * down
+  return out
+
+
+def warp_field(
+  source: Points, target: Points, frame: tuple[int, int]
+) -> WarpField | None:
+  """The field that moves the source mesh to the target mesh.
+
+  Args:
+    source, target: x, y in pixels of the frame.
+    frame: height and width.
+
+  Returns:
+    None if no point moves.
+  """
+  right = source[mesh.EYE_CORNERS[1]] - source[mesh.EYE_CORNERS[0]]
+  unit = float(np.hypot(*right))
+  down = np.array([-right[1], right[0]]) / max(unit, 1e-6)
+  source = _without_teeth(source, target, unit, down)
+  source, target = _with_ring_and_strips(source, target, unit, down)
+  faces, strips = _topology()
+  motion = np.hypot(*(source - target).T)
+  moving = motion > MIN_MOTION
+  faces = faces[moving[faces].any(1)]
+  if not len(faces):
+    return None
+  box = _region(np.concatenate([source[faces], target[faces]]), frame)
+  if box is None:
+    return None
+  size = np.array([box[2] - box[0], box[3] - box[1]])
+  cells = np.maximum(np.ceil(size / max(1.0, size.max() / GRID_SIZE)), 2)
+  grid = _Grid(np.array(box[:2], float), size / cells, cells.astype(int))
+  half = len(strips) // 2
+  base = grid.paint(np.full(grid.shape, -1, np.int32), faces, target, 0)
+  fields = []
+  for part in (strips[:half], strips[half:]):
+    ids = grid.paint(base.copy(), part, target, len(faces))
+    fields.append(
+      grid.resample(ids, np.concatenate([faces, part]), source, target, size)
+    )
+  below = _below_lip_line(target, box, down)
+  shift = np.where(below[..., None], fields[1], fields[0])
+  return WarpField(box, shift)
+
+
+def _region(
+  points: Float[np.ndarray, '*n 2'], frame: tuple[int, int]
+) -> tuple[int, int, int, int] | None:
+  """The even box of the points within the frame; None if it is empty."""
+  h, w = frame[0] // 2 * 2, frame[1] // 2 * 2
+  flat = points.reshape(-1, 2)
+  low = np.floor((flat.min(0) - MARGIN) / 2).astype(int) * 2
+  high = np.ceil((flat.max(0) + MARGIN) / 2).astype(int) * 2
+  x0, y0 = np.maximum(low, 0)
+  x1, y1 = np.minimum(high, [w, h])
+  if x1 - x0 < 4 or y1 - y0 < 4:
+    return None
+  return int(x0), int(y0), int(x1), int(y1)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Grid:
+  """Cells over the changed region."""
+
+  corner: Float[np.ndarray, '2']  # of the region in the frame, pixels
+  cell: Float[np.ndarray, '2']  # size of a cell, pixels
+  count: Int[np.ndarray, '2']  # cells along x and y
+
+  @property
+  def shape(self) -> tuple[int, int]:
+    return int(self.count[1]), int(self.count[0])
+
+  def paint(
+    self,
+    ids: np.ndarray,
+    faces: Int[np.ndarray, 't 3'],
+    points: Points,
+    at: int,
+  ) -> Int[np.ndarray, 'h w']:
+    """Write the number of each triangle, from `at`, into its cells."""
+    import cv2
+
+    # OpenCV's cell centers are whole numbers; four bits of subpixels.
+    places = (points - self.corner) / self.cell - 0.5
+    fixed = np.rint(places[faces] * 16).astype(np.int32)
+    for number, corners in enumerate(fixed, at):
+      cv2.fillConvexPoly(ids, corners, number, lineType=cv2.LINE_8, shift=4)
+    return ids
+
+  def resample(
+    self,
+    ids: Int[np.ndarray, 'h w'],
+    faces: Int[np.ndarray, 't 3'],
+    source: Points,
+    target: Points,
+    size: Int[np.ndarray, '2'],
+  ) -> Float32[np.ndarray, 'y x 2']:
+    """The shift at the centers of all cells, resampled to pixels."""
+    import cv2
+
+    maps = _affine_shifts(source, target, faces)  # [t 2 3]
+    maps = np.concatenate([maps, np.zeros((1, 2, 3), np.float32)])  # id -1
+    y, x = np.mgrid[: self.shape[0], : self.shape[1]].astype(np.float32)
+    x = np.float32(self.corner[0]) + (x + 0.5) * np.float32(self.cell[0])
+    y = np.float32(self.corner[1]) + (y + 0.5) * np.float32(self.cell[1])
+    chosen = maps[ids]  # [h w 2 3]
+    shift = chosen[..., 0] * x[..., None] + chosen[..., 1] * y[..., None]
+    shift += chosen[..., 2]
+    return cv2.resize(
+      shift, (int(size[0]), int(size[1])), interpolation=cv2.INTER_LINEAR
+    )
+
+
+def _affine_shifts(
+  source: Points, target: Points, faces: Int[np.ndarray, 't 3']
+) -> Float32[np.ndarray, 't 2 3']:
+  """Affine maps from a target position to source minus target position.
+
+  A triangle without area gets the mean shift of its corners.
+  """
+  a, b, c = np.moveaxis(target[faces], 1, 0)
+  shifts = source - target
+  sa, sb, sc = np.moveaxis(shifts[faces], 1, 0)
+  edges = np.stack([b - a, c - a], -1)  # [t 2 2], columns
+  area = edges[:, 0, 0] * edges[:, 1, 1] - edges[:, 0, 1] * edges[:, 1, 0]
+  flat = np.abs(area) < 1e-3
+  edges[flat] = np.eye(2)
+  change = np.stack([sb - sa, sc - sa], -1)
+  change[flat] = 0
+  linear = change @ np.linalg.inv(edges)
+  offset = sa - np.einsum('tij,tj->ti', linear, a)
+  offset[flat] = ((sa + sb + sc) / 3)[flat]
+  return np.concatenate([linear, offset[..., None]], -1).astype(np.float32)
+
+
+def _below_lip_line(
+  target: Points, box: tuple[int, int, int, int], down: Float[np.ndarray, '2']
+) -> Bool[np.ndarray, 'h w']:
+  """Pixels of the region below the line between the inner lips."""
+  import cv2
+
+  upper = target[list(mesh.UPPER_LIP_IDS)]
+  lower = target[list(mesh.LOWER_LIP_IDS)]
+  line = (upper + lower) / 2
+  reach = 2.0 * float(np.hypot(*(line[-1] - line[0])) + 1) * down
+  polygon = np.concatenate([line, line[::-1] + reach])
+  area = np.zeros((box[3] - box[1], box[2] - box[0]), np.uint8)
+  fixed = np.rint((polygon - box[:2] - 0.5) * 16).astype(np.int32)
+  cv2.fillPoly(area, [fixed], 1, shift=4)
+  return area > 0
+
+
+def warp_frame(frame: Frame, field: WarpField) -> tuple[np.ndarray, ...]:
+  """The planes of the region, warped; unmoved pixels keep their values."""
+  import cv2
+
+  x0, y0, x1, y1 = field.box
+  out = []
+  for plane, step in zip(frame.planes, (1, 2, 2), strict=True):
+    shift = field.shift
+    if step == 2:
+      size = shift.shape[1] // 2, shift.shape[0] // 2
+      shift = cv2.resize(shift, size, interpolation=cv2.INTER_AREA) / 2
+    h, w = shift.shape[:2]
+    y, x = np.mgrid[:h, :w].astype(np.float32)
+    old = plane[y0 // step : y1 // step, x0 // step : x1 // step]
+    # The source may lie outside the region: read from a larger part.
+    reach = int(np.ceil(np.abs(shift).max())) + 3
+    top, left = max(y0 // step - reach, 0), max(x0 // step - reach, 0)
+    part = plane[top : y1 // step + reach, left : x1 // step + reach]
+    new = cv2.remap(
+      np.ascontiguousarray(part),
+      x + shift[..., 0] + np.float32(x0 // step - left),
+      y + shift[..., 1] + np.float32(y0 // step - top),
+      cv2.INTER_CUBIC,
+      borderMode=cv2.BORDER_REPLICATE,
+    )
+    moved = (np.abs(shift) > MIN_MOTION / step).any(-1)
+    out.append(np.where(moved, new, old))
+  return tuple(out)

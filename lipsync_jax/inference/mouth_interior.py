@@ -1,0 +1,313 @@
+"""The inside of the mouth: what the warp cannot move, since no triangle has it.
+
+A video fills the hole between the inner lips from its own frames: references
+are frames with different openings; dynamic programming chooses one for every
+output frame. A photo, or a mouth that never opens, gets a drawn interior: a
+dark cavity with upper teeth.
+
+Shapes: n frames, k references, h w rows and columns of the mouth's region.
+"""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Int
+
+from lipsync_jax.faces import mesh
+from lipsync_jax.media import yuv
+from lipsync_jax.media.types import Frame, Video
+
+NUM_REFERENCES = 12
+MIN_OPENING = 0.045  # canonical units, of the widest reference of a video
+MAX_STRETCH = 1.8  # of a reference's opening
+SHADOW_OPENING = 0.05  # canonical units; narrower mouths are darker
+CHANGE_COST = 0.03  # canonical units, of another reference in the next frame
+NARROW_COST = 2.0  # of a reference that is less open than the target
+INNER_LIPS = (*mesh.UPPER_LIP_IDS, *mesh.LOWER_LIP_IDS[-2:0:-1])  # a polygon
+
+# The drawn interior, relative to the brightness of the skin.
+CAVITY = np.array([0.24, 0.09, 0.08])
+TONGUE = np.array([0.48, 0.22, 0.20])
+TEETH = np.array([1.42, 1.36, 1.26])
+TINT = 0.5  # of the skin's color in the drawn interior
+TEETH_HEIGHT = 0.075  # canonical units, at most
+TEETH_SHARE = 0.45  # of the opening, at most
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+  """A source frame's mouth."""
+
+  planes: tuple[np.ndarray, ...]  # of the mouth's region
+  box: tuple[int, int, int, int]  # of the region in the frame, even
+  points: Float[np.ndarray, 'p 2']  # of the frame, pixels
+  level: float  # mean luma of the lips' surroundings
+
+
+def lip_shapes(shapes: Float[np.ndarray, 'n p 3']) -> Float[np.ndarray, 'n m']:
+  """The inner lips of canonical shapes, x and y relative to their center."""
+  lips = shapes[:, INNER_LIPS, :2]
+  return (lips - lips.mean(1, keepdims=True)).reshape(len(lips), -1)
+
+
+def choose_references(
+  shapes: Float[np.ndarray, 'n p 3'], usable: Bool[np.ndarray, 'n']
+) -> Int[np.ndarray, 'k']:
+  """Frames whose mouths cover the openings and widths of the video.
+
+  The most open mouth comes first; each further one is the farthest from all
+  chosen ones.
+
+  Returns:
+    Frame numbers, empty if no mouth opens to MIN_OPENING.
+  """
+  opening = mesh.lip_opening(shapes)
+  frames = np.flatnonzero(usable & (opening > MIN_OPENING / 3))
+  if not frames.size or opening[frames].max() < MIN_OPENING:
+    return np.zeros(0, np.int64)
+  lips = lip_shapes(shapes[frames])
+  # The widest opening may be a failure of the landmarks: take the 98 % one.
+  rank = np.argsort(opening[frames])
+  chosen = [int(rank[min(int(0.98 * len(rank)), len(rank) - 1)])]
+  distance = np.abs(lips - lips[chosen[0]]).mean(1)
+  distance[opening[frames] > opening[frames][chosen[0]]] = 0
+  while len(chosen) < min(NUM_REFERENCES, len(frames)) and distance.max() > 0:
+    chosen.append(int(distance.argmax()))
+    far = np.abs(lips - lips[chosen[-1]]).mean(1)
+    distance = np.minimum(distance, far)
+  return np.sort(frames[chosen])
+
+
+def schedule_references(
+  targets: Float[np.ndarray, 'n m'],
+  openings: Float[np.ndarray, 'n'],
+  references: Float[np.ndarray, 'k m'],
+  reference_openings: Float[np.ndarray, 'k'],
+) -> Int[np.ndarray, 'n']:
+  """The reference of each output frame, by dynamic programming.
+
+  The cost is the difference of the inner lips, more for a narrow reference, and
+  CHANGE_COST for each change.
+
+  Args:
+    targets: lip shapes of the output frames.
+    openings: lip openings of the output frames.
+    references, reference_openings: the same of the references.
+  """
+  cost = np.empty((len(targets), len(references)), np.float32)
+  for k, lips in enumerate(references):
+    cost[:, k] = np.abs(targets - lips).mean(1)
+  narrow = openings[:, None] - reference_openings
+  cost += NARROW_COST * np.maximum(narrow, 0).astype(np.float32)
+  total, back = cost[0].copy(), np.empty(cost.shape, np.int16)
+  for n in range(1, len(cost)):
+    best = int(total.argmin())
+    stay = total <= total[best] + CHANGE_COST
+    back[n] = np.where(stay, np.arange(len(references)), best)
+    total = np.minimum(total, total[best] + CHANGE_COST) + cost[n]
+  path = np.empty(len(cost), np.int64)
+  path[-1] = int(total.argmin())
+  for n in range(len(cost) - 1, 0, -1):
+    path[n - 1] = back[n, path[n]]
+  return path
+
+
+def mouth_box(
+  points: Float[np.ndarray, 'p 2'], frame: tuple[int, int], margin: float = 0.35
+) -> tuple[int, int, int, int]:
+  """The even box of the inner lips with a margin of their width."""
+  lips = points[list(INNER_LIPS)]
+  room = margin * np.ptp(lips[:, 0]) + 4
+  low = np.floor((lips.min(0) - room) / 2).astype(int) * 2
+  high = np.ceil((lips.max(0) + room) / 2).astype(int) * 2
+  h, w = frame[0] // 2 * 2, frame[1] // 2 * 2
+  x0, y0 = np.clip(low, 0, [w - 2, h - 2])
+  x1, y1 = np.clip(high, [x0 + 2, y0 + 2], [w, h])
+  return int(x0), int(y0), int(x1), int(y1)
+
+
+def read_reference(frame: Frame, points: Float[np.ndarray, 'p 2']) -> Reference:
+  """The mouth of a source frame."""
+  h, w = frame.planes[0].shape
+  box = mouth_box(points, (h, w))
+  planes = tuple(
+    plane[box[1] // s : box[3] // s, box[0] // s : box[2] // s].copy()
+    for plane, s in zip(frame.planes, (1, 2, 2), strict=True)
+  )
+  return Reference(planes, box, points, surrounding_level(frame, points))
+
+
+def surrounding_level(frame: Frame, points: Float[np.ndarray, 'p 2']) -> float:
+  """Mean luma of the skin around the lips, in code values."""
+  h, w = frame.planes[0].shape
+  x0, y0, x1, y1 = mouth_box(points, (h, w))
+  ring = frame.planes[0][y0:y1, x0:x1].astype(np.float32)
+  third = max((y1 - y0) // 6, 1)
+  return float(np.concatenate([ring[:third], ring[-third:]]).mean())
+
+
+def hole_mask(
+  points: Float[np.ndarray, 'p 2'], box: tuple[int, int, int, int]
+) -> Float32[np.ndarray, 'h w']:
+  """Opacity of the interior: 1 inside the inner lips, soft at their edge."""
+  import cv2
+
+  polygon = points[list(INNER_LIPS)] - box[:2] - 0.5
+  area = np.zeros((box[3] - box[1], box[2] - box[0]), np.uint8)
+  fixed = np.rint(polygon * 16).astype(np.int32)
+  cv2.fillPoly(area, [fixed], 255, lineType=cv2.LINE_AA, shift=4)
+  cover = area.astype(np.float32) / 255
+  width = np.ptp(polygon[:, 0])
+  soft = cv2.GaussianBlur(cover, (0, 0), max(0.6, 0.012 * width))
+  return cover * np.minimum(1, 1.3 * soft)
+
+
+def interior_shift(
+  target: Float[np.ndarray, 'p 2'],
+  source: Float[np.ndarray, 'p 2'],
+  box: tuple[int, int, int, int],
+) -> Float32[np.ndarray, 'h w 2']:
+  """Shift from the pixels of a box to the mouth of a reference.
+
+  Along x the lips' corners correspond; between the lips the position is linear.
+  """
+  tu, tl = (
+    target[list(ids)] for ids in (mesh.UPPER_LIP_IDS, mesh.LOWER_LIP_IDS)
+  )
+  su, sl = (
+    source[list(ids)] for ids in (mesh.UPPER_LIP_IDS, mesh.LOWER_LIP_IDS)
+  )
+  origin, axis = tu[0], tu[-1] - tu[0]
+  length = max(float(np.hypot(*axis)), 1e-3)
+  axis = axis / length
+  normal = np.array([-axis[1], axis[0]])
+  x = np.arange(box[0], box[2]) + 0.5
+  y = np.arange(box[1], box[3]) + 0.5
+  dx, dy = np.meshgrid(x - origin[0], y - origin[1])
+  along = (dx * axis[0] + dy * axis[1]).ravel()
+  across = (dx * normal[0] + dy * normal[1]).ravel()
+  # Lips as functions of the position along the mouth.
+  knots_u, knots_l = (tu - origin) @ axis, (tl - origin) @ axis
+  order_u, order_l = np.argsort(knots_u), np.argsort(knots_l)
+
+  def at(values, knots, order):
+    return np.interp(along, knots[order], values[order])
+
+  top = at((tu - origin) @ normal, knots_u, order_u)
+  bottom = at((tl - origin) @ normal, knots_l, order_l)
+  share = np.clip((across - top) / np.maximum(bottom - top, 1e-3), -0.2, 1.2)
+  out = []
+  for axis_index in (0, 1):
+    upper = at(su[:, axis_index], knots_u, order_u)
+    lower = at(sl[:, axis_index], knots_l, order_l)
+    out.append(upper + share * (lower - upper))
+  shape = dx.shape
+  return np.stack(
+    [
+      out[0].reshape(shape) - x[None, :],
+      out[1].reshape(shape) - y[:, None],
+    ],
+    -1,
+  ).astype(np.float32)
+
+
+def shadow(opening: float) -> float:
+  """Luma of the interior relative to that of an open mouth.
+
+  Lips that are nearly closed shade the teeth between them.
+
+  Args:
+    opening: gap in the middle of the lips, canonical units.
+  """
+  return float(np.clip(0.45 + 0.55 * opening / SHADOW_OPENING, 0.45, 1))
+
+
+def reference_planes(
+  reference: Reference,
+  shift: Float32[np.ndarray, 'h w 2'],
+  box: tuple[int, int, int, int],
+  level: float,
+  shade: float = 1.0,
+) -> tuple[Float32[np.ndarray, '_ _'], ...]:
+  """The interior from a reference, on the planes of a box.
+
+  Args:
+    reference: of `read_reference`.
+    shift: of `interior_shift`.
+    box: region of the frame.
+    level: `surrounding_level` of the present frame; luma is scaled to it.
+    shade: factor of the luma, see `shadow`.
+  """
+  import cv2
+
+  gain = np.clip(level / max(reference.level, 1.0), 0.75, 1.33)
+  out = []
+  for plane, step in zip(reference.planes, (1, 2, 2), strict=True):
+    part = shift
+    if step == 2:
+      size = shift.shape[1] // 2, shift.shape[0] // 2
+      part = cv2.resize(shift, size, interpolation=cv2.INTER_AREA) / 2
+    h, w = part.shape[:2]
+    y, x = np.mgrid[:h, :w].astype(np.float32)
+    new = cv2.remap(
+      plane,
+      x + part[..., 0] + np.float32((box[0] - reference.box[0]) / step),
+      y + part[..., 1] + np.float32((box[1] - reference.box[1]) / step),
+      cv2.INTER_CUBIC,
+      borderMode=cv2.BORDER_REPLICATE,
+    ).astype(np.float32)
+    out.append(new * gain * shade if step == 1 else new)
+  return tuple(out)
+
+
+def drawn_planes(
+  video: Video,
+  points: Float[np.ndarray, 'p 2'],
+  box: tuple[int, int, int, int],
+  unit: float,
+  skin: Float[np.ndarray, '3'],
+) -> tuple[Float32[np.ndarray, '_ _'], ...]:
+  """A drawn interior: cavity, tongue and upper teeth, on the planes of a box.
+
+  Args:
+    video: color encoding.
+    points: target mesh, pixels.
+    box: region of the frame.
+    unit: pixels of a canonical unit.
+    skin: mean RGB of the lower face.
+  """
+  import cv2
+
+  upper = points[list(mesh.UPPER_LIP_IDS)]
+  lower = points[list(mesh.LOWER_LIP_IDS)]
+  x = np.arange(box[0], box[2]) + 0.5
+  y = (np.arange(box[1], box[3]) + 0.5)[:, None]
+  order = np.argsort(upper[:, 0])
+  top = np.interp(x, upper[order, 0], upper[order, 1])
+  order = np.argsort(lower[:, 0])
+  bottom = np.interp(x, lower[order, 0], lower[order, 1])
+  height = np.maximum(bottom - top, 1e-3)
+  depth = (y - top) / height  # 0 at the upper lip, 1 at the lower
+  middle, half = upper[:, 0].mean(), max(np.ptp(upper[:, 0]) / 2, 1.0)
+  side = np.clip(np.abs(x - middle) / half, 0, 1)  # 0 middle, 1 corner
+  opening = float(height[side < 0.5].mean()) if (side < 0.5).any() else 0.0
+  edge = min(TEETH_HEIGHT * unit, TEETH_SHARE * opening)
+  edge = edge * np.sqrt(np.maximum(1 - (side / 0.85) ** 2, 0))
+  soft = max(0.25 * TEETH_HEIGHT * unit, 0.7)
+  teeth = np.clip((edge - (y - top)) / soft + 0.5, 0, 1)
+  teeth *= np.clip(opening / (0.5 * TEETH_HEIGHT * unit + 1e-3), 0, 1)
+  light = (1 - 0.55 * side**2) * (0.85 + 0.15 * np.clip(depth * 3, 0, 1))
+  tongue = np.clip((depth - 0.6) / 0.35, 0, 1) * np.clip(1.2 - side, 0, 1)
+  brightness = float(np.mean(skin))
+  rgb = CAVITY + (TONGUE - CAVITY) * tongue[..., None]
+  tint = 1 + TINT * (skin / max(float(np.mean(skin)), 1.0) - 1)
+  rgb = (
+    rgb * (1 - teeth[..., None])
+    + (TEETH * light[..., None]) * (teeth[..., None])
+  )
+  rgb = (brightness * tint * rgb).astype(np.float32)
+  rgb = cv2.GaussianBlur(rgb, (0, 0), max(0.5, 0.006 * unit))
+  luma, *chroma = yuv.to_yuv(video, rgb)
+  size = luma.shape[1] // 2, luma.shape[0] // 2
+  chroma = [cv2.resize(p, size, interpolation=cv2.INTER_AREA) for p in chroma]
+  return (luma, *chroma)

@@ -1,0 +1,131 @@
+"""The articulator: maps a log-mel to coefficients of mouth motion.
+
+A convolutional network over time. Its coefficients weight a basis of mesh
+displacements (`faces.mesh`), 40 times a second; a video's frames interpolate
+between them.
+
+Shapes: b batch, t mel columns at 80 Hz, s = t / 2 steps at 40 Hz, n
+coefficients.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from lipsync_jax import audio
+
+NUM_COEFFICIENTS = 16
+WIDTH = 192  # channels
+STEP_COLUMNS = 2  # mel columns of a step
+STEPS_PER_SECOND = audio.COLUMNS_PER_SECOND // STEP_COLUMNS
+MEL_SCALE = 4.0  # of the mel's range
+DILATIONS = (1, 2, 4, 8, 1, 2, 4)
+CONTEXT = 64  # columns on either side that a step depends on
+
+
+@dataclasses.dataclass(frozen=True)
+class TimeConvSpec:
+  """One convolution over time."""
+
+  name: str
+  cin: int
+  cout: int
+  kernel: int
+  stride: int = 1
+  dilation: int = 1
+  pad: tuple[int, int] = (0, 0)
+  activation: bool = True  # GELU
+  residual: bool = False  # LayerNorm before, addition after
+
+
+def layer_specs(width: int = WIDTH) -> tuple[TimeConvSpec, ...]:
+  """The layers in the order they are applied."""
+  return (
+    TimeConvSpec('input', audio.MELS, width, 5, pad=(2, 2)),
+    TimeConvSpec('down', width, width, 4, stride=STEP_COLUMNS, pad=(1, 1)),
+    *(
+      TimeConvSpec(
+        f'residual_{i}', width, width, 3, 1, d, (d, d), residual=True
+      )
+      for i, d in enumerate(DILATIONS)
+    ),
+    TimeConvSpec('output', width, NUM_COEFFICIENTS, 1, activation=False),
+  )
+
+
+class TimeConv(nn.Module):
+  """A layer of the table, with dropout of its output in training."""
+
+  spec: TimeConvSpec
+  dropout: float = 0.0
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, 'b t i'], train: bool
+  ) -> Float[Array, '...']:
+    spec, out = self.spec, x
+    if spec.residual:
+      out = nn.LayerNorm(epsilon=1e-5, name='norm')(out)
+    out = nn.Conv(
+      spec.cout,
+      (spec.kernel,),
+      spec.stride,
+      padding=(spec.pad,),
+      kernel_dilation=spec.dilation,
+      name='conv',
+    )(out)
+    if spec.activation:
+      out = nn.gelu(out)
+    if not spec.residual:
+      return out
+    # One mask for all steps: a channel is absent in the whole window.
+    drop = nn.Dropout(self.dropout, broadcast_dims=(1,))
+    return x + drop(out, deterministic=not train)
+
+
+class Articulator(nn.Module):
+  """The network; about a million parameters at the default width."""
+
+  width: int = WIDTH
+  dropout: float = 0.15
+
+  @nn.compact
+  def __call__(
+    self, mel: Float[Array, 'b t 80'], *, train: bool = False
+  ) -> Float[Array, 'b s 16']:
+    x = mel / MEL_SCALE
+    for spec in layer_specs(self.width):
+      x = TimeConv(spec, self.dropout, name=spec.name)(x, train)
+    return x
+
+
+def interpolation_matrix(
+  times: Float[np.ndarray, 'f'], steps: int
+) -> Float[np.ndarray, 'f s']:
+  """Weights that interpolate the network's steps at times.
+
+  Args:
+    times: seconds from the first mel column's center.
+    steps: of the network's output.
+  """
+  # Step j is centered between columns 2 j and 2 j + 1.
+  place = (times * audio.COLUMNS_PER_SECOND - 0.5) / STEP_COLUMNS
+  low = np.clip(np.floor(place).astype(int), 0, max(steps - 2, 0))
+  share = np.clip(place - low, 0, 1)
+  out = np.zeros((len(times), steps), np.float32)
+  rows = np.arange(len(times))
+  out[rows, low] = 1 - share
+  out[rows, np.minimum(low + 1, steps - 1)] += share
+  return out
+
+
+def build_articulator(variables: dict, width: int = WIDTH):
+  """Compile `mel [b, t, 80] -> coefficients [b, t / 2, 16]`."""
+  net = Articulator(width)
+  held = jax.device_put(variables)
+  run = jax.jit(lambda v, mel: net.apply(v, mel, train=False))
+  return lambda mel: np.asarray(run(held, jnp.asarray(mel)))
