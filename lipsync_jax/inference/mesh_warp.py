@@ -68,7 +68,7 @@ def _topology() -> tuple[Int[np.ndarray, 't 3'], Int[np.ndarray, 's 3']]:
 
 def _with_ring_and_strips(
   source: Points, target: Points, unit: float, down: Float[np.ndarray, '2']
-) -> tuple[Points, Points]:
+) -> tuple[Float[np.ndarray, 'q 2'], Float[np.ndarray, 'q 2']]:
   """Both meshes with the fixed ring, and the outer edges of the strips."""
   oval = source[list(mesh.OVAL_IDS)]
   center = oval.mean(0)

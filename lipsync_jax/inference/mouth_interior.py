@@ -240,7 +240,7 @@ def reference_planes(
   """
   import cv2
 
-  gain = np.clip(level / max(reference.level, 1.0), 0.75, 1.33)
+  gain = float(np.clip(level / max(reference.level, 1.0), 0.75, 1.33))
   out = []
   for plane, step in zip(reference.planes, (1, 2, 2), strict=True):
     part = shift

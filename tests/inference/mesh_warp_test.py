@@ -1,0 +1,240 @@
+"""The mesh warp and the interior of the mouth, on synthetic frames."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from lipsync_jax.faces import mesh
+from lipsync_jax.inference import mesh_warp, mouth_interior
+from lipsync_jax.media.types import Color, Frame, Video
+from tests.faces.mesh_test import opened, posed
+
+SIZE = (360, 480)  # height, width
+POSE = ((0.0, 0.0, 0.0), 110.0, np.array([240.0, 140, 0]))
+
+
+def jaw(gap):
+  """The closed face with everything below the lip line moved down."""
+  shape = opened(0.0)
+  moved = shape[:, 1] > shape[14, 1] + 1e-6
+  moved[list(mesh.LOWER_LIP_IDS[1:-1])] = True
+  shape[:, 1] += gap * moved * mesh.displacement_weights()
+  return shape
+
+
+def points_of(shape):
+  return posed(shape, *POSE)[:, :2]
+
+
+def picture(depth=8, seed=0):
+  """A smooth random frame."""
+  import cv2
+
+  rng = np.random.default_rng(seed)
+  planes = []
+  for step in (1, 2, 2):
+    noise = rng.uniform(0, 1, (SIZE[0] // step, SIZE[1] // step))
+    smooth = cv2.GaussianBlur(noise.astype(np.float32), (0, 0), 5 / step)
+    smooth = (smooth - smooth.min()) / np.ptp(smooth)
+    kind = np.uint8 if depth == 8 else np.uint16
+    planes.append((16 + smooth * (2**depth - 40)).astype(kind))
+  return Frame(0, Fraction(0), tuple(planes))
+
+
+def video_of(depth=8):
+  return Video(
+    'face.mp4', SIZE[1], SIZE[0], Fraction(25), Fraction(1), Fraction(0),
+    'yuv420p', Color(depth=depth),
+  )  # fmt: skip
+
+
+def test_no_motion_has_no_field():
+  points = points_of(opened(0.05))
+  assert mesh_warp.warp_field(points, points, SIZE) is None
+
+
+def test_face_outside_the_frame_has_no_field():
+  source, target = points_of(opened(0.0)), points_of(opened(0.1))
+  assert mesh_warp.warp_field(source - 2000, target - 2000, SIZE) is None
+
+
+@pytest.mark.parametrize('depth', [8, 10])
+def test_unmoved_pixels_keep_their_values(depth):
+  frame = picture(depth)
+  field = mesh_warp.warp_field(
+    points_of(opened(0.0)), points_of(opened(0.15)), SIZE
+  )
+  x0, y0, x1, y1 = field.box
+  assert x0 % 2 == y0 % 2 == 0 and 0 <= x0 < x1 <= SIZE[1] and y1 <= SIZE[0]
+  planes = mesh_warp.warp_frame(frame, field)
+  old = frame.planes[0][y0:y1, x0:x1]
+  still = (np.abs(field.shift) <= mesh_warp.MIN_MOTION).all(-1)
+  assert planes[0].dtype == old.dtype and still.any() and not still.all()
+  np.testing.assert_array_equal(planes[0][still], old[still])
+  assert (planes[0] != old).any()
+
+
+def test_vertices_move_to_their_targets():
+  """A lower lip moved down shows the source's lip at its new place."""
+  source, target = points_of(jaw(0.0)), points_of(jaw(0.15))
+  field = mesh_warp.warp_field(source, target, SIZE)
+  x0, y0, _, _ = field.box
+  for i in (17, 200, mesh.CHIN):  # lower lip and chin
+    x, y = target[i] - [x0, y0] - 0.5
+    shift = field.shift[round(y), round(x)]
+    np.testing.assert_allclose(shift, source[i] - target[i], atol=1.0)
+
+
+def test_lips_move_apart_without_a_blur_between():
+  """Closing lips: the field jumps at the lip line, not over several pixels."""
+  source, target = points_of(jaw(0.15)), points_of(jaw(0.0))
+  field = mesh_warp.warp_field(source, target, SIZE)
+  x0, y0, _, _ = field.box
+  x, y = np.rint(target[13] - [x0, y0]).astype(int)
+  column = field.shift[y - 6 : y + 6, x, 1]
+  steps = np.abs(np.diff(column))
+  gap = source[14, 1] - source[13, 1]
+  assert steps.max() > 0.8 * gap
+  assert np.sort(steps)[-2] < 0.2 * gap
+
+
+def test_closing_lips_take_no_pixels_of_the_open_mouth():
+  """A bright hole in the source leaves no bright line."""
+  frame = picture()
+  source, target = points_of(jaw(0.15)), points_of(jaw(0.0))
+  hole = mouth_interior.hole_mask(source, (0, 0, SIZE[1], SIZE[0])) > 0.5
+  luma = np.full(SIZE, 80, np.uint8)
+  luma[hole] = 250
+  planes = (luma, *frame.planes[1:])
+  bright = Frame(0, Fraction(0), planes)
+  field = mesh_warp.warp_field(source, target, SIZE)
+  warped = mesh_warp.warp_frame(bright, field)[0]
+  assert (warped > 200).sum() < 0.02 * hole.sum()
+
+
+def test_ring_stays_and_field_is_continuous_at_the_border():
+  field = mesh_warp.warp_field(
+    points_of(opened(0.0)), points_of(opened(0.3)), SIZE
+  )
+  border = np.concatenate(
+    [field.shift[0], field.shift[:, 0], field.shift[:, -1]]
+  )
+  assert np.abs(border).max() < 0.5
+
+
+# --- interior
+
+
+def test_references_cover_the_openings():
+  gaps = np.r_[np.zeros(20), np.linspace(0, 0.2, 60)]
+  shapes = np.stack([opened(gap) for gap in gaps])
+  found = mouth_interior.choose_references(shapes, np.ones(80, bool))
+  assert len(found) == mouth_interior.NUM_REFERENCES
+  assert gaps[found].max() > 0.18
+  usable = np.arange(80) < 40
+  some = mouth_interior.choose_references(shapes, usable)
+  assert some.max(initial=0) < 40
+
+
+def test_mouth_that_never_opens_has_no_reference():
+  shapes = np.stack([opened(gap) for gap in np.linspace(0, 0.02, 30)])
+  assert not len(mouth_interior.choose_references(shapes, np.ones(30, bool)))
+
+
+def test_schedule_follows_the_lips_and_seldom_changes():
+  gaps = np.array([0.02, 0.1, 0.2])
+  shapes = np.stack([opened(gap) for gap in gaps])
+  lips, openings = mouth_interior.lip_shapes(shapes), mesh.lip_opening(shapes)
+  wanted = np.r_[np.full(20, 0.2), np.full(20, 0.02), np.full(20, 0.2)]
+  wanted = wanted + np.random.default_rng(0).normal(0, 0.004, 60)
+  targets = np.stack([opened(gap) for gap in wanted])
+  path = mouth_interior.schedule_references(
+    mouth_interior.lip_shapes(targets),
+    mesh.lip_opening(targets),
+    lips,
+    openings,
+  )
+  assert path[10] == path[50] == 2 and (np.diff(path) != 0).sum() <= 2
+
+
+def test_schedule_is_the_best_of_all_paths():
+  """Dynamic programming against a search of all paths."""
+  import itertools
+
+  rng = np.random.default_rng(1)
+  targets, lips = rng.normal(0, 0.05, (5, 8)), rng.normal(0, 0.05, (3, 8))
+  openings, widths = rng.uniform(0, 0.1, 5), rng.uniform(0, 0.1, 3)
+
+  def cost(path):
+    total = sum(
+      np.abs(targets[n] - lips[k]).mean()
+      + mouth_interior.NARROW_COST * max(openings[n] - widths[k], 0)
+      for n, k in enumerate(path)
+    )
+    changes = sum(a != b for a, b in itertools.pairwise(path))
+    return total + mouth_interior.CHANGE_COST * changes
+
+  best = min(itertools.product(range(3), repeat=5), key=cost)
+  found = mouth_interior.schedule_references(targets, openings, lips, widths)
+  assert cost(found.tolist()) == pytest.approx(cost(best), abs=1e-5)
+
+
+def test_interior_maps_lips_to_lips():
+  target, source = (
+    points_of(opened(0.1)),
+    points_of(opened(0.2)) + np.array([30, 10]),
+  )
+  box = mouth_interior.mouth_box(target, SIZE, 0.05)
+  shift = mouth_interior.interior_shift(target, source, box)
+  for ids in (mesh.UPPER_LIP_IDS, mesh.LOWER_LIP_IDS):
+    for i in ids[2:-2]:
+      x, y = np.rint(target[i] - box[:2] - 0.5).astype(int)
+      np.testing.assert_allclose(shift[y, x], (source - target)[i], atol=1.5)
+
+
+def test_reference_of_the_same_mouth_is_the_source():
+  frame = picture()
+  points = points_of(opened(0.2))
+  reference = mouth_interior.read_reference(frame, points)
+  box = mouth_interior.mouth_box(points, SIZE, 0.05)
+  shift = mouth_interior.interior_shift(points, points, box)
+  planes = mouth_interior.reference_planes(
+    reference, shift, box, reference.level
+  )
+  opacity = mouth_interior.hole_mask(points, box)
+  old = frame.planes[0][box[1] : box[3], box[0] : box[2]]
+  inside = opacity > 0.9
+  assert inside.any() and np.abs(planes[0] - old)[inside].max() < 2
+
+
+def test_hole_is_inside_the_lips_only():
+  points = points_of(opened(0.2))
+  box = mouth_interior.mouth_box(points, SIZE)
+  opacity = mouth_interior.hole_mask(points, box)
+  x, y = np.rint(points[[13, 14]].mean(0) - box[:2]).astype(int)
+  assert opacity[y, x] > 0.95 and opacity[0].max() == opacity[:, 0].max() == 0
+  closed = mouth_interior.hole_mask(points_of(opened(0.0)), box)
+  assert closed.sum() < 0.15 * opacity.sum()
+
+
+@pytest.mark.parametrize('depth', [8, 10])
+def test_drawn_interior_is_dark_below_bright_teeth(depth):
+  points = points_of(opened(0.25))
+  box = mouth_interior.mouth_box(points, SIZE, 0.05)
+  skin = np.array([190.0, 150, 120])
+  planes = mouth_interior.drawn_planes(
+    video_of(depth), points, box, POSE[1], skin
+  )
+  assert planes[0].shape == (box[3] - box[1], box[2] - box[0])
+  assert planes[1].shape == tuple(n // 2 for n in planes[0].shape)
+  unit = 2 ** (depth - 8)
+  x, top = np.rint(points[13] - box[:2]).astype(int)
+  bottom = round(points[14, 1] - box[1])
+  column = planes[0][top:bottom, x] / unit
+  assert column[2] > 110 > 90 > column[len(column) // 2 + 2]
+
+
+def test_narrow_mouths_are_darker():
+  values = [mouth_interior.shadow(x) for x in (-0.1, 0, 0.02, 0.05, 0.3)]
+  assert values == sorted(values) and values[-1] == values[-2] == 1
