@@ -26,6 +26,10 @@ CHUNK = 1024  # mel columns at once
 BATCH = 4  # mouths a batch: frames are rendered one by one
 SCHEDULE_BLOCK = 256  # frames
 FADE_GAP = 0.015  # canonical units; the interior of narrower lips fades
+LEAD_SECONDS = 0.02  # by which lips precede the sound, as in real speech
+USUAL_MOTION = 0.026  # canonical units, deviation of a speaker's lip opening
+MIN_MOTION = 0.012  # below: the source does not speak
+SCALE_LIMITS = (0.8, 1.8)  # of the coefficients
 MAX_SKIP = 64  # frames that are decoded between two references
 
 
@@ -221,7 +225,7 @@ def predict_coefficients(
   steps = np.concatenate(steps)
   out = np.empty((len(times), steps.shape[1]), np.float32)
   place = (times * audio.COLUMNS_PER_SECOND - 0.5) / articulator.STEP_COLUMNS
-  low = np.clip(np.floor(place).astype(int), 0, len(steps) - 2)
+  low = np.clip(np.floor(place).astype(int), 0, max(len(steps) - 2, 0))
   share = np.clip(place - low, 0, 1)[:, None].astype(np.float32)
   out[:] = steps[low] * (1 - share) + steps[low + 1] * share
   return out
@@ -242,6 +246,7 @@ def build_speaker(
     basis: of the articulator.
   """
   face = face.with_closed_lips(basis)
+  coefficients = coefficients * motion_scale(face, coefficients, basis)
   empty = MeshSpeaker(
     face, coefficients, (), np.zeros(len(coefficients), np.int64)
   )
@@ -266,6 +271,23 @@ def build_speaker(
     np.concatenate(targets), np.concatenate(wanted), lips, openings
   )
   return MeshSpeaker(face, coefficients, references, schedule)
+
+
+def motion_scale(
+  face: MeshTrajectory,
+  coefficients: Float32[np.ndarray, 'o n'],
+  basis: Float[np.ndarray, 'n p 3'],
+) -> np.float32:
+  """Factor that gives the lips the speaker's own range of motion.
+
+  The range is the standard deviation of the lip opening in the source, or
+  USUAL_MOTION where the source does not speak.
+  """
+  gaps = mesh.lip_gaps(basis).mean(1)
+  predicted = float(np.std(coefficients @ gaps))
+  own = float(np.nanstd(face.opening)) if face.present.sum() > 25 else 0.0
+  goal = own if own > MIN_MOTION else USUAL_MOTION
+  return np.float32(np.clip(goal / max(predicted, 1e-4), *SCALE_LIMITS))
 
 
 def reference_frames(face: MeshTrajectory) -> Int[np.ndarray, 'k']:

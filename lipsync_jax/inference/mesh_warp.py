@@ -73,10 +73,13 @@ def _with_ring_and_strips(
   oval = source[list(mesh.OVAL_IDS)]
   center = oval.mean(0)
   ring = center + RING_SCALE * (oval - center)
+  # The strips taper to the corners, where both lips meet.
+  taper = np.sin(np.linspace(0, np.pi, len(mesh.UPPER_LIP_IDS)))
+  strip = STRIP * unit * taper[:, None] * down
   out = []
   for points in (source, target):
-    upper = points[list(mesh.UPPER_LIP_IDS)] + STRIP * unit * down
-    lower = points[list(mesh.LOWER_LIP_IDS)] - STRIP * unit * down
+    upper = points[list(mesh.UPPER_LIP_IDS)] + strip
+    lower = points[list(mesh.LOWER_LIP_IDS)] - strip
     out.append(np.concatenate([points, ring, upper, lower]))
   return out[0], out[1]
 

@@ -249,6 +249,7 @@ class SyncJob:
         (float(frame.time + frame.length / 2) for frame in plan.frames),
         np.float64,
       )
+      times += mesh_renderer.LEAD_SECONDS
       speakers = tuple(
         mesh_renderer.build_speaker(
           self.video,
