@@ -173,7 +173,11 @@ def metric_table(results: Sequence[dict], protocol: str, sync: bool) -> str:
   for name, values in cells.items():
     if not any(m.key in values for m in found):
       continue
-    made = ' class="made"' if kinds[name] in ('checkpoint', 'baseline') else ''
+    made = (
+      ' class="made"'
+      if kinds[name] in ('mesh', 'checkpoint', 'baseline')
+      else ''
+    )
     clips = len(aggregate.system_results(results, protocol, name))
     row = ''.join(f'<td>{_cell(values.get(m.key), m.key)}</td>' for m in found)
     label = f'{_escape(name)}<br><small>{count_noun(clips, "clip")}</small>'
@@ -254,7 +258,7 @@ def scatter_charts(results: Sequence[dict], protocol: str) -> list[str]:
     truth = _by_subject(results, protocol, 'truth', key)
     series = {}
     for row, kind in _kinds(results, protocol).items():
-      if kind not in ('checkpoint', 'baseline', 'foreign'):
+      if kind not in ('mesh', 'checkpoint', 'baseline', 'foreign'):
         continue
       pairs = [
         (truth[r['subject']], r['values'][key])
@@ -300,7 +304,7 @@ def clip_strips(results: Sequence[dict], protocol: str) -> list[str]:
   """Strips of the best and worst clips of every generated system."""
   out = []
   for row, kind in _kinds(results, protocol).items():
-    if kind not in ('checkpoint', 'baseline'):
+    if kind not in ('mesh', 'checkpoint', 'baseline'):
       continue
     key, order = ranked_clips(results, protocol, row)
     if not order:

@@ -59,7 +59,8 @@ def run_evaluation(args: argparse.Namespace) -> dict:
   checkpoints = systems.parse_checkpoints(
     args.checkpoint or [str(convert.DEFAULT_GENERATOR)]
   )
-  rows = (*systems.control_systems(), *checkpoints, *baselines)
+  mesh = [systems.mesh_system()] if args.videos else []
+  rows = (*systems.control_systems(), *mesh, *checkpoints, *baselines)
   out = pathlib.Path(args.out)
   out.mkdir(parents=True, exist_ok=True)
   with detector.FaceDetector() as face_detector:
@@ -199,7 +200,7 @@ class Evaluation:
 
 def is_skipped(system: System, case: cases.EvalCase) -> bool:
   """Whether a protocol has no use for a system."""
-  if system.kind == 'baseline' and not case.subject.path:
+  if system.kind in ('baseline', 'mesh') and not case.subject.path:
     return True
   # Under silence only motion is measured, which no sound changes.
   return case.protocol == 'silence' and system.kind in ('shifted', 'foreign')
@@ -219,6 +220,8 @@ def result_key(system: System, context: CaseContext, sources: dict) -> str:
   if system.dubber:
     dubber = system.dubber
     words += [dubber.sha256, dubber.engine, case.subject.path]
+  if system.kind == 'mesh':
+    words += [system.sha256, case.subject.path]
   if system.kind == 'baseline':
     path = cases.baseline_output(system.folder, case)
     if path is None:

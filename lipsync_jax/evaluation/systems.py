@@ -2,7 +2,7 @@
 
 Controls come first: the ground truth, the ground truth with shifted sound, and
 the unmodified video under the foreign sound. They give the scale of every
-metric. Our checkpoints and the baselines' files follow.
+metric. The mesh renderer, our checkpoints and the baselines' files follow.
 """
 
 import dataclasses
@@ -30,6 +30,7 @@ from lipsync_jax.evaluation.dubbing import Dubber
 from lipsync_jax.evaluation.metrics import Scorers
 from lipsync_jax.inference import pipeline
 from lipsync_jax.inference.options import SyncOptions
+from lipsync_jax.weights import articulation
 
 SHIFTS = (5, 15)  # frames by which control rows have their sound late
 TRUTH, FOREIGN = 'ground truth', 'unmodified, foreign sound'
@@ -45,15 +46,16 @@ class System:
   """One row of the report."""
 
   name: str
-  kind: str  # truth | shifted | foreign | checkpoint | baseline
+  kind: str  # truth | shifted | foreign | mesh | checkpoint | baseline
   shift: int = 0  # frames
   dubber: Dubber | None = None
   folder: str = ''  # of a baseline
+  sha256: str = ''  # of the mesh renderer's articulator
 
   @property
   def is_generated(self) -> bool:
     """Whether its pictures differ from the source's."""
-    return self.kind in ('checkpoint', 'baseline')
+    return self.kind in ('mesh', 'checkpoint', 'baseline')
 
 
 def control_systems() -> list[System]:
@@ -126,7 +128,7 @@ def system_clip(system: System, context: CaseContext) -> EvalClip:
     return video_clip.load_video_clip(
       path, _case_location(context), scored_audio(path, context)
     )
-  if not context.case.subject.path:
+  if system.kind == 'checkpoint' and not context.case.subject.path:
     points = context.points[: len(context.driven())]
     return dubbing.dub_clip(context.driven(), system.dubber, points)
   path = render_case(system, context)
@@ -151,7 +153,9 @@ def scored_audio(path: str, context: CaseContext) -> np.ndarray | None:
 def render_case(system: System, context: CaseContext) -> str:
   """Render a case of a video file by `sync`; returns the output's path."""
   case, driven = context.case, context.driven()
-  words = (system.dubber.sha256, content_hash(driven), system.name)
+  dubber = system.dubber
+  weights = dubber.sha256 if dubber else system.sha256
+  words = (weights, content_hash(driven), system.name)
   mark = hashlib.sha256('\n'.join(words).encode()).hexdigest()[:12]
   folder = context.out / 'videos' / case.protocol
   folder.mkdir(parents=True, exist_ok=True)
@@ -169,7 +173,7 @@ def render_case(system: System, context: CaseContext) -> str:
       face=case.subject.path,
       audio=sound,
       outfile=str(path),
-      checkpoint_path=system.dubber.path,
+      checkpoint_path=dubber.path if dubber else None,
       preview=len(driven) / FPS,
       quiet=True,
     )
@@ -192,6 +196,12 @@ def _short_name(name: str) -> str:
   """A case's name as part of a file's name."""
   plain = ''.join(c if c.isalnum() or c in '-_' else '_' for c in name)
   return plain[:MAX_NAME]
+
+
+def mesh_system() -> System:
+  """The default renderer; it needs video files."""
+  weights = articulation.load_articulation()
+  return System('mesh renderer', 'mesh', sha256=weights.sha256)
 
 
 def parse_baselines(words: Sequence[str]) -> list[System]:

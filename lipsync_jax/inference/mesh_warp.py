@@ -134,16 +134,18 @@ def warp_field(
   cells = np.maximum(np.ceil(size / max(1.0, size.max() / GRID_SIZE)), 2)
   grid = _Grid(np.array(box[:2], float), size / cells, cells.astype(int))
   half = len(strips) // 2
-  base = grid.paint(np.full(grid.shape, -1, np.int32), faces, target, 0)
+  maps = _affine_shifts(source, target, np.concatenate([faces, strips]))
+  empty = np.full(grid.shape, len(maps), np.int32)  # a map of zeros
+  base = grid.paint(empty, faces, target, 0)
+  shift = grid.shifts(base, maps)
   fields = []
-  for part in (strips[:half], strips[half:]):
-    ids = grid.paint(base.copy(), part, target, len(faces))
-    fields.append(
-      grid.resample(ids, np.concatenate([faces, part]), source, target, size)
-    )
+  for first in (0, half):
+    part, number = strips[first : first + half], len(faces) + first
+    ids = grid.paint(base.copy(), part, target, number)
+    fields.append(grid.resize(grid.shifts(ids, maps, base, shift), size))
   below = _below_lip_line(target, box, down)
-  shift = np.where(below[..., None], fields[1], fields[0])
-  return WarpField(box, shift)
+  np.copyto(fields[0], fields[1], where=below[..., None])
+  return WarpField(box, fields[0])
 
 
 def _region(
@@ -190,25 +192,44 @@ class _Grid:
       cv2.fillConvexPoly(ids, corners, number, lineType=cv2.LINE_8, shift=4)
     return ids
 
-  def resample(
+  def shifts(
     self,
     ids: Int[np.ndarray, 'h w'],
-    faces: Int[np.ndarray, 't 3'],
-    source: Points,
-    target: Points,
-    size: Int[np.ndarray, '2'],
+    maps: Float32[np.ndarray, 't 2 3'],
+    known: Int[np.ndarray, 'h w'] | None = None,
+    values: Float32[np.ndarray, 'h w 2'] | None = None,
+  ) -> Float32[np.ndarray, 'h w 2']:
+    """The shift at the center of each cell.
+
+    Args:
+      ids: number of the map of each cell; len(maps) is no shift.
+      maps: of `_affine_shifts`.
+      known, values: ids and shifts that are known; only others are computed.
+    """
+    maps = np.concatenate([maps, np.zeros((1, 2, 3), np.float32)])
+    if known is None:
+      out = np.zeros((*self.shape, 2), np.float32)
+      rows, columns = np.nonzero(ids < len(maps) - 1)
+    else:
+      out = values.copy()
+      rows, columns = np.nonzero(ids != known)
+    x = np.float32(self.corner[0]) + (columns + np.float32(0.5)) * np.float32(
+      self.cell[0]
+    )
+    y = np.float32(self.corner[1]) + (rows + np.float32(0.5)) * np.float32(
+      self.cell[1]
+    )
+    chosen = maps[ids[rows, columns]]  # [n 2 3]
+    shift = chosen[:, :, 0] * x[:, None] + chosen[:, :, 1] * y[:, None]
+    out[rows, columns] = shift + chosen[:, :, 2]
+    return out
+
+  def resize(
+    self, shift: Float32[np.ndarray, 'h w 2'], size: Int[np.ndarray, '2']
   ) -> Float32[np.ndarray, 'y x 2']:
-    """The shift at the centers of all cells, resampled to pixels."""
+    """The shifts of cells on the pixels of the region."""
     import cv2
 
-    maps = _affine_shifts(source, target, faces)  # [t 2 3]
-    maps = np.concatenate([maps, np.zeros((1, 2, 3), np.float32)])  # id -1
-    y, x = np.mgrid[: self.shape[0], : self.shape[1]].astype(np.float32)
-    x = np.float32(self.corner[0]) + (x + 0.5) * np.float32(self.cell[0])
-    y = np.float32(self.corner[1]) + (y + 0.5) * np.float32(self.cell[1])
-    chosen = maps[ids]  # [h w 2 3]
-    shift = chosen[..., 0] * x[..., None] + chosen[..., 1] * y[..., None]
-    shift += chosen[..., 2]
     return cv2.resize(
       shift, (int(size[0]), int(size[1])), interpolation=cv2.INTER_LINEAR
     )
@@ -258,26 +279,34 @@ def warp_frame(frame: Frame, field: WarpField) -> tuple[np.ndarray, ...]:
   import cv2
 
   x0, y0, x1, y1 = field.box
+  small = cv2.resize(
+    field.shift,
+    (field.shift.shape[1] // 2, field.shift.shape[0] // 2),
+    interpolation=cv2.INTER_AREA,
+  )
+  shifts = (cv2.split(field.shift), cv2.split(small / 2))
+  # The source may lie outside the region: read from a larger part.
+  reach = max(int(np.ceil(max(-s.min(), s.max()))) for s in shifts[0]) + 3
+  still = [
+    (cv2.absdiff(dx, 0) <= MIN_MOTION / step)
+    & (cv2.absdiff(dy, 0) <= MIN_MOTION / step)
+    for (dx, dy), step in zip(shifts, (1, 2), strict=True)
+  ]
   out = []
   for plane, step in zip(frame.planes, (1, 2, 2), strict=True):
-    shift = field.shift
-    if step == 2:
-      size = shift.shape[1] // 2, shift.shape[0] // 2
-      shift = cv2.resize(shift, size, interpolation=cv2.INTER_AREA) / 2
-    h, w = shift.shape[:2]
-    y, x = np.mgrid[:h, :w].astype(np.float32)
+    dx, dy = shifts[step - 1]
     old = plane[y0 // step : y1 // step, x0 // step : x1 // step]
-    # The source may lie outside the region: read from a larger part.
-    reach = int(np.ceil(np.abs(shift).max())) + 3
     top, left = max(y0 // step - reach, 0), max(x0 // step - reach, 0)
     part = plane[top : y1 // step + reach, left : x1 // step + reach]
+    columns = np.arange(dx.shape[1], dtype=np.float32) + (x0 // step - left)
+    rows = np.arange(dx.shape[0], dtype=np.float32) + (y0 // step - top)
     new = cv2.remap(
       np.ascontiguousarray(part),
-      x + shift[..., 0] + np.float32(x0 // step - left),
-      y + shift[..., 1] + np.float32(y0 // step - top),
+      dx + columns[None].astype(np.float32),
+      dy + rows[:, None].astype(np.float32),
       cv2.INTER_CUBIC,
       borderMode=cv2.BORDER_REPLICATE,
     )
-    moved = (np.abs(shift) > MIN_MOTION / step).any(-1)
-    out.append(np.where(moved, new, old))
+    np.copyto(new, old, where=still[step - 1])
+    out.append(new)
   return tuple(out)

@@ -20,7 +20,7 @@ from lipsync_jax.media.types import Frame, Video
 NUM_REFERENCES = 12
 MIN_OPENING = 0.045  # canonical units, of the widest reference of a video
 MAX_STRETCH = 1.8  # of a reference's opening
-SHADOW_OPENING = 0.05  # canonical units; narrower mouths are darker
+SHADOW_OPENING = 0.06  # canonical units; narrower mouths are darker
 CHANGE_COST = 0.03  # canonical units, of another reference in the next frame
 NARROW_COST = 2.0  # of a reference that is less open than the target
 INNER_LIPS = (*mesh.UPPER_LIP_IDS, *mesh.LOWER_LIP_IDS[-2:0:-1])  # a polygon
@@ -219,7 +219,7 @@ def shadow(opening: float) -> float:
   Args:
     opening: gap in the middle of the lips, canonical units.
   """
-  return float(np.clip(0.45 + 0.55 * opening / SHADOW_OPENING, 0.45, 1))
+  return float(np.clip(0.3 + 0.7 * opening / SHADOW_OPENING, 0.3, 1))
 
 
 def reference_planes(

@@ -236,5 +236,6 @@ def test_drawn_interior_is_dark_below_bright_teeth(depth):
 
 
 def test_narrow_mouths_are_darker():
-  values = [mouth_interior.shadow(x) for x in (-0.1, 0, 0.02, 0.05, 0.3)]
+  limit = mouth_interior.SHADOW_OPENING
+  values = [mouth_interior.shadow(x) for x in (-0.1, 0, 0.02, limit, 0.3)]
   assert values == sorted(values) and values[-1] == values[-2] == 1
