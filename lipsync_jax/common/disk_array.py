@@ -27,13 +27,13 @@ class RowFile:
     self.shape, self.dtype = shape, np.dtype(dtype)
     self._size = math.prod(shape) * self.dtype.itemsize
     self._count = 0
-    self._memory: list[bytes] | None = None  # blocks after a full disk
+    self._memory: bytearray | None = None  # all rows, after a full disk
     self._file = None
     with contextlib.suppress(OSError):
       self._file = tempfile.TemporaryFile()  # noqa: SIM115
       weakref.finalize(self, self._file.close)
     if self._file is None:
-      self._memory = []
+      self._memory = bytearray()
 
   def __len__(self) -> int:
     return self._count
@@ -53,9 +53,9 @@ class RowFile:
         self._file.write(data)
         self._file.flush()
       except OSError:
-        self._memory = [self._read_file(0, self._count)]
+        self._memory = bytearray(self._read_file(0, self._count))
     if self._memory is not None:
-      self._memory = [b''.join([*self._memory, data.tobytes()])]
+      self._memory += data.tobytes()
     self._count += len(rows)
 
   def read(self, first: int, end: int) -> Shaped[np.ndarray, 'n ...']:
@@ -64,7 +64,7 @@ class RowFile:
     if self._memory is None:
       data = self._read_file(first, end)
     else:
-      data = b''.join(self._memory)[first * self._size : end * self._size]
+      data = bytes(self._memory[first * self._size : end * self._size])
     return np.frombuffer(data, self.dtype).reshape(end - first, *self.shape)
 
   def take(self, indices: Int[np.ndarray, 'n']) -> Shaped[np.ndarray, 'n ...']:
