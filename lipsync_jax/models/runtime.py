@@ -9,6 +9,7 @@ import importlib.util
 import pathlib
 
 from lipsync_jax.models import runtime_openvino, runtime_xla
+from lipsync_jax.models.layers import ModelError
 
 DTYPES = ('auto', 'float32', 'bfloat16')
 BACKENDS = ('auto', 'xla', 'openvino')
@@ -56,10 +57,10 @@ def resolve_backend(
 
   for name, known in ((dtype, DTYPES), (backend, BACKENDS)):
     if name not in known:
-      raise ValueError(f'expected one of {", ".join(known)}, found {name!r}')
+      raise ModelError(f'expected one of {", ".join(known)}, found {name!r}')
   cpu = jax.default_backend() == 'cpu'
   if backend == 'openvino' and not has_openvino():
-    raise ValueError(
+    raise ModelError(
       'OpenVINO is not installed: pip install "lipsync-jax[openvino]"'
     )
   if backend == 'auto':
