@@ -12,7 +12,8 @@ from ml_collections import config_dict
 def get_config() -> ml_collections.ConfigDict:
   """All fields."""
   config = ml_collections.ConfigDict()
-  config.stage = 'generator'  # syncnet | generator | hq | all (the three)
+  # syncnet | generator | hq | all (the three) | articulator
+  config.stage = 'generator'
   config.seed = 0  # of the first weights and of the order of the data
   config.num_train_steps = 250_000  # batches
   config.batch_size = 80  # windows over all devices
@@ -32,6 +33,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.sync = sync()
   config.data = data()
   config.augment = augment()
+  config.articulator = articulator()
   config.validation = config_dict.create(
     every_steps=3000,
     passes=1,  # over the validation split
@@ -122,6 +124,33 @@ def augment() -> ml_collections.ConfigDict:
     noise=0.0,  # probability of white noise
     max_snr_db=40.0,
     min_snr_db=15.0,
+  )
+
+
+def articulator() -> ml_collections.ConfigDict:
+  """The articulator, the network of the mesh renderer."""
+  return config_dict.create(
+    width=192,  # channels
+    dropout=0.15,
+    weight_decay=0.02,
+    speaker_share=0.5,  # of the windows, whose speaker is drawn evenly
+    loss=dict(  # weights, see `training.articulator_steps`
+      position=1.0,
+      motion=2.0,
+      correlation=0.3,
+      lip_gap=0.15,
+      gap_decay=40.0,
+      amplitude=0.05,
+    ),
+    augment=dict(  # see `data.motion_batches.MotionAugmentation`
+      gain=6.0,
+      vtlp=0.1,
+      tempo=0.1,
+      noise=0.5,
+      neighbor=0.5,
+      silence=0.1,
+      time_mask=0,
+    ),
   )
 
 

@@ -94,6 +94,7 @@ def correct_offset(clip: Clip, offset: int, confidence: float) -> Clip:
     crops=clip.crops[frames],
     points=clip.points[frames],
     boxes=clip.boxes[frames],
+    mesh=clip.mesh[frames],
     wave=wave,
     mel=audio.log_mel(audio.int16_to_float(wave)),
     offset=float(offset),

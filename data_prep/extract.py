@@ -20,12 +20,20 @@ from data_prep.layouts import Job
 from lipsync_jax import audio
 from lipsync_jax.audio import pcm
 from lipsync_jax.data.clip import Clip, check_clip
-from lipsync_jax.faces import identity, tracker, tracks, trajectory
+from lipsync_jax.faces import (
+  identity,
+  mesh,
+  mesh_trajectory,
+  tracker,
+  tracks,
+  trajectory,
+)
 from lipsync_jax.media import container, decoder, yuv
 from lipsync_jax.media.container import MediaError
 from lipsync_jax.media.types import Frame, Video
 
-VERSION = 1  # in all cache keys; to be raised when results change
+VERSION = 1  # in the keys of detected faces
+CLIP_VERSION = 2  # in the keys of clips; both to be raised with the results
 RATE = audio.FPS  # frames/s of every clip
 SAMPLES = audio.SAMPLES_PER_FRAME
 DETECTION_SIDE = 640  # pixels, longest side of the frame for detection
@@ -86,6 +94,7 @@ class Piece:
   first: int  # frame of the video
   crops: Float[np.ndarray, 'n 5']  # pixels of the video
   points: Float[np.ndarray, 'n p 2']  # landmarks, pixels of the video
+  mesh: Int16[np.ndarray, 'm q 3']  # canonical, `mesh.pack`; m = n, or 0
 
 
 Result = Clip | Rejection
@@ -201,17 +210,27 @@ def find_pieces(
   pieces = []
   for person in people:
     face = trajectory.build_trajectory(analysis, person)
+    shapes = mesh_trajectory.build_mesh_trajectory(analysis, person, face)
     runs = [run for span in face.spans for run in _valid_runs(span, valid)]
     if single:
       runs = sorted(runs, key=lambda run: run[0] - run[1])[:1]
     for first, end in runs:
       for a, b in split_run(int(first), int(end), settings.max_frames):
         rows = face.crops[a:b], face.points[a:b].astype(np.float64)
-        pieces.append(Piece(a, *rows))
+        pieces.append(Piece(a, *rows, mesh_rows(shapes, a, b)))
   if not pieces:
     return [], Rejection('', NO_FACE, f'in {count} frames')
   pieces.sort(key=lambda piece: piece.first)  # stable: most visible first
   return pieces, None
+
+
+def mesh_rows(
+  shapes: mesh_trajectory.MeshTrajectory | None, first: int, end: int
+) -> Int16[np.ndarray, 'm q 3']:
+  """Canonical meshes of a run of frames; none without a trajectory."""
+  if shapes is None:
+    return np.zeros((0, mesh.NUM_POINTS, 3), np.int16)
+  return shapes.shapes.read(first, end)
 
 
 def _is_prominent(other, main, frames: int, settings: Settings) -> bool:
@@ -280,7 +299,8 @@ def check_piece(
   count = min(len(piece.crops), -(-len(wave) // SAMPLES))
   if count < settings.min_frames:
     return Rejection(key, SHORT, f'{count} frames with face and sound')
-  piece = Piece(piece.first, piece.crops[:count], piece.points[:count])
+  rows = piece.crops[:count], piece.points[:count], piece.mesh[:count]
+  piece = Piece(piece.first, *rows)
   return key, piece, wave[: count * SAMPLES]
 
 
@@ -331,10 +351,10 @@ def build_clip(job: Job, key: str, piece: Piece, wave, jpegs, places, scale):
   crops[:, :2] -= corners
   crops[:, :4] *= unit
   points = (piece.points - corners[:, None]) * scale
-  return checked_clip(job, key, jpegs, crops, points, places, wave)
+  return checked_clip(job, key, jpegs, crops, points, places, piece.mesh, wave)
 
 
-def checked_clip(job: Job, key, jpegs, crops, points, places, wave):
+def checked_clip(job: Job, key, jpegs, crops, points, places, shapes, wave):
   """A clip that fits the schema."""
   return check_clip(
     Clip(
@@ -344,6 +364,7 @@ def checked_clip(job: Job, key, jpegs, crops, points, places, wave):
       crops=crops.astype(np.float32),
       points=points.astype(np.float32),
       boxes=places.astype(np.float32),
+      mesh=shapes,
       mel=audio.log_mel(audio.int16_to_float(wave)),
       wave=wave,
       fps=float(RATE),

@@ -32,6 +32,7 @@ from lipsync_jax.data.clip import (
   write_clips,
 )
 from lipsync_jax.faces import landmarks
+from lipsync_jax.faces.mesh import NUM_POINTS
 
 SPLITS = ('train', 'val', 'test')
 RATE = audio.SAMPLE_RATE
@@ -190,6 +191,7 @@ def clip_of(key, pictures, wave, openings, size, measured) -> Clip:
     crops=np.tile(crop, (count, 1)),
     points=points,
     boxes=np.tile(box, (count, 1)),
+    mesh=np.zeros((0, NUM_POINTS, 3), np.int16),  # would not fit
     mel=audio.log_mel(audio.int16_to_float(wave)),
     wave=wave,
     offset=measured[0],

@@ -35,7 +35,7 @@ from lipsync_jax.data.clip import (
   encode_clip,
   write_encoded_clips,
 )
-from lipsync_jax.faces import analysis_cache, detector
+from lipsync_jax.faces import analysis_cache, detector, mesh
 from lipsync_jax.faces.landmarks import FaceError
 from lipsync_jax.media import decoder
 from lipsync_jax.media.container import MediaError
@@ -106,7 +106,8 @@ class Worker:
   def _clips(self, job: Job, path: str, content: str) -> tuple[list[Row], str]:
     """The rows of a job's clips, and the file of the accepted ones."""
     words = job.key, path_tail(job.path), content, repr(job.single)
-    name = digest(*words, self.task.settings.cache_key, str(extract.VERSION))
+    words += (self.task.settings.cache_key, str(extract.CLIP_VERSION))
+    name = digest(*words)
     pack = cache_path(self.task.cache, 'clips', f'{name}.tfrecord')
     listed = cache_path(self.task.cache, 'clips', f'{name}.json')
     rows = load_json(listed)
@@ -206,8 +207,17 @@ def accepted_row(clip: Clip, size: int, at: int) -> Row:
     'frames': len(clip.frames),
     'bytes': size,
     'width': round(float(np.median(clip.crops[:, 2] * unit)), 1),
+    'opening': lip_openings(clip),
     'at': at,
   }
+
+
+def lip_openings(clip: Clip) -> list[float]:
+  """Quantiles 0.05, 0.5 and 0.95 of the lip opening, canonical units."""
+  if not len(clip.mesh):
+    return []
+  opening = mesh.lip_opening(mesh.unpack(clip.mesh))
+  return np.quantile(opening, (0.05, 0.5, 0.95)).round(4).tolist()
 
 
 def with_pack(rows: list[Row], pack: str) -> list[Row]:

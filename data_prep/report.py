@@ -52,6 +52,7 @@ def render_page(rows: Sequence[Row], table: dict[str, dict[str, int]]) -> str:
     bars('Rejected, by reason', dict(drops.most_common())),
     histogram('Length, seconds', [row['frames'] / audio.FPS for row in kept]),
     histogram('Width of the face, pixels', [row['width'] for row in kept]),
+    *openings(kept),
     bars(
       'Offset of the sound, frames',
       {f'{o:+d}': n for o, n in sorted(Counter(measured).items())},
@@ -109,6 +110,16 @@ def histogram(title: str, values: Sequence[float]) -> str:
   counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
   names = [f'{a:.3g} – {b:.3g}' for a, b in itertools.pairwise(edges)]
   return bars(title, dict(zip(names, counts.tolist(), strict=True)))
+
+
+def openings(kept: Sequence[Row]) -> list[str]:
+  """Histograms of the lips' opening: closed, and open."""
+  found = [row['opening'] for row in kept if row.get('opening')]
+  names = ('least, 5 % of the frames', 'median', 'most, 95 % of the frames')
+  return [
+    histogram(f'Lip opening in eye distances, {name}', [v[i] for v in found])
+    for i, name in enumerate(names)
+  ]
 
 
 def speakers(kept: Sequence[Row], most: int = 15) -> dict[str, int]:

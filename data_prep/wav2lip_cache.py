@@ -1,9 +1,9 @@
 """Training clips from the output of Wav2Lip's preprocessing.
 
 A folder `<id>/<clip>` has `audio.wav` and, for each frame k with a face, its
-box without a margin as `<k>.jpg` (spec 5.2). The box is the crop; landmarks are
-detected. The original videos give better clips, since these have no margin for
-augmentation.
+box without a margin as `<k>.jpg` (spec 5.2). The box is the crop; landmarks and
+mesh are detected. The original videos give better clips, since these have no
+margin for augmentation.
 """
 
 from collections.abc import Iterator
@@ -16,6 +16,7 @@ from data_prep import extract
 from data_prep import pictures as picture_files
 from data_prep.extract import Piece, Rejection, Result, Settings
 from data_prep.layouts import Job
+from lipsync_jax.faces import mesh
 from lipsync_jax.faces.landmarks import LANDMARK_IDS
 from lipsync_jax.media.container import MediaError
 
@@ -37,8 +38,8 @@ def from_pictures(job: Job, detector, settings: Settings) -> Iterator[Result]:
     bad = next(i for i, picture in enumerate(pictures) if picture is None)
     yield Rejection(job.key, extract.BROKEN, f'{first + bad}.jpg is no picture')
     return
-  points = find_landmarks(pictures, detector)
-  if points is None:
+  meshes = find_meshes(pictures, detector)
+  if meshes is None:
     yield Rejection(job.key, extract.NO_FACE, f'in {len(pictures)} pictures')
     return
   try:
@@ -48,12 +49,14 @@ def from_pictures(job: Job, detector, settings: Settings) -> Iterator[Result]:
     wave, problem = np.zeros(0, np.int16), str(error)
   sides = np.array([picture.shape[1::-1] for picture in pictures], np.float64)
   rows = np.concatenate([sides / 2, sides, 0 * sides[:, :1]], -1)
+  points = meshes[:, list(LANDMARK_IDS), :2]
+  shapes = mesh.align(meshes, mesh.reference_shape()).apply(meshes)
   runs = extract.split_run(first, end, settings.max_frames)
   for key, (a, b) in zip(
     extract.clip_keys(job.key, len(runs)), runs, strict=True
   ):
     here = slice(a - first, b - first)
-    piece = Piece(a, rows[here], points[here])
+    piece = Piece(a, rows[here], points[here], mesh.pack(shapes[here]))
     part = wave[extract.SAMPLES * a : extract.SAMPLES * b]
     entry = extract.check_piece(key, piece, part, problem, settings)
     if isinstance(entry, Rejection):
@@ -80,19 +83,17 @@ def decode_jpeg(data: bytes) -> UInt8[np.ndarray, 'h w 3'] | None:
   return cv2.imdecode(pixels, cv2.IMREAD_COLOR_RGB) if pixels.size else None
 
 
-def find_landmarks(
-  pictures: list, detector
-) -> Float[np.ndarray, 'n p 2'] | None:
-  """Landmarks of every picture; interpolated where none are found."""
+def find_meshes(pictures: list, detector) -> Float[np.ndarray, 'n q 3'] | None:
+  """The mesh of every picture, pixels; interpolated where none is found."""
   import cv2
 
-  points = np.full((len(pictures), len(LANDMARK_IDS), 2), np.nan)
+  points = np.full((len(pictures), mesh.NUM_POINTS, 3), np.nan)
   for i, picture in enumerate(pictures):
     x, y = (round(BORDER * side) for side in picture.shape[1::-1])
     wide = cv2.copyMakeBorder(picture, y, y, x, x, cv2.BORDER_REPLICATE)
-    mesh = detector.landmarks(wide, (-x, -y))
-    if mesh is not None:
-      points[i] = mesh[list(LANDMARK_IDS), :2]
+    found = detector.landmarks(wide, (-x, -y))
+    if found is not None:
+      points[i] = found
   known = np.flatnonzero(np.isfinite(points[:, 0, 0]))
   if not known.size:
     return None
@@ -126,4 +127,6 @@ def build_clip(
   crops = np.tile([*size / 2, *size, 0.0], (len(sides), 1))
   places = np.concatenate([0 * sides, sides], -1)
   points = piece.points * scale[:, None]
-  return extract.checked_clip(job, key, jpegs, crops, points, places, wave)
+  return extract.checked_clip(
+    job, key, jpegs, crops, points, places, piece.mesh, wave
+  )

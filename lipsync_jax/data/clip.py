@@ -6,6 +6,8 @@ sound. It is stored as a `tf.train.Example` in the encoding of TFDS, so that
 need neither TensorFlow nor TFDS.
 
 Shapes: n frames, t mel columns, s sound samples.
+
+Version 2 added the mesh. Version 1 records are refused.
 """
 
 import dataclasses
@@ -20,6 +22,7 @@ from jaxtyping import Float32, Int16
 from lipsync_jax.audio import FPS, HOP, MELS
 from lipsync_jax.common.errors import LipSyncError
 from lipsync_jax.data import tf_example, tfrecord
+from lipsync_jax.faces.mesh import NUM_POINTS
 
 DATASET_NAME = 'lipsync_clips'  # first word of every shard's name
 NUM_LANDMARKS = 89  # `landmarks.LANDMARK_IDS`
@@ -28,6 +31,7 @@ _ARRAYS = {
   'crops': ('<f4', (-1, 5)),
   'points': ('<f4', (-1, NUM_LANDMARKS, 2)),
   'boxes': ('<f4', (-1, 4)),
+  'mesh': ('<i2', (-1, NUM_POINTS, 3)),
   'mel': ('<f4', (MELS, -1)),
   'wave': ('<i2', (-1,)),
 }
@@ -48,7 +52,8 @@ class Clip:
   `crop.extract_crop(decoded, crop.crop_from_row(row), size)`, as in inference.
 
   The log-mel is float32: float16 would be off by up to 0.001, where inference
-  agrees to 1e-5, and saves a sixth of a record at best. It is
+  agrees to 1e-5, and saves a sixth of a record at best. The mesh may be absent
+  (0 rows); the articulator cannot be trained on such clips. The log-mel is
   `audio.log_mel(audio.int16_to_float(wave))`, so that augmentation can compute
   it from changed sound.
   """
@@ -59,7 +64,8 @@ class Clip:
   crops: Float32[np.ndarray, 'n 5']  # pixels of the JPEG, radians
   points: Float32[np.ndarray, 'n p 2']  # landmarks, pixels of the JPEG
   boxes: Float32[np.ndarray, 'n 4']  # of the JPEG in the source, pixels
-  mel: Float32[np.ndarray, 'm t']  # [-4, 4], 80 columns a second
+  mesh: Int16[np.ndarray, 'm q 3']  # canonical, `mesh.pack`; m = n, or 0
+  mel: Float32[np.ndarray, '80 t']  # [-4, 4], 80 columns a second
   wave: Int16[np.ndarray, 's']  # 16 kHz; sample 0 is shown with frame 0
   fps: float = float(FPS)
   offset: float = math.nan  # frames by which the sound was late; NaN: unknown
@@ -97,6 +103,8 @@ def check_clip(clip: Clip) -> Clip:
     'at least one frame': n == 0,
     'frames in JPEG': not all(f[:2] == b'\xff\xd8' for f in clip.frames),
     f'{n} crops, landmarks and boxes, found {rows}': set(rows) != {n},
+    f'a mesh of {n} frames, or none, found {len(clip.mesh)}': len(clip.mesh)
+    not in (0, n),
     f'{NUM_LANDMARKS} landmarks': clip.points.shape[1:] != (NUM_LANDMARKS, 2),
     'finite crops with a size': not np.isfinite(clip.crops).all()
     or not (clip.crops[:, 2:4] > 0).all(),
@@ -132,8 +140,10 @@ def decode_clip(data: bytes, key: str | None = None) -> Clip:
   wanted = {f.name for f in dataclasses.fields(Clip)}
   if missing := sorted(wanted - set(fields)):
     raise RecordError(
-      f'{key}: the record has no {", ".join(missing)}; it is not a clip of '
-      'this version: run the build again'
+      f'{key}: expected a clip of version 2, found a record without '
+      f'{", ".join(missing)}; repeat the command of data_prep/'
+      'build_tfrecords.py that built the shards: it reuses the detected faces '
+      'in its cache'
     )
   texts = {k: fields[k][0].decode() for k in _TEXTS}
   if key is not None and texts['key'] != key:
@@ -236,7 +246,7 @@ def write_tfds_info(
   folder: str | os.PathLike,
   splits: Sequence[str],
   description: str = '',
-  version: str = '1.0.0',
+  version: str = '2.0.0',
 ) -> None:
   """Write `features.json` and `dataset_info.json` beside finished shards.
 

@@ -3,18 +3,20 @@
 The mouth opening follows the loudness of the sound. Everything is a function of
 the seed. Used by `configs/debug.py`.
 
-Shapes: n frames, s sound samples at 16 kHz.
+Shapes: n frames, p mesh points, s sound samples at 16 kHz.
 """
 
 import pathlib
 
 import numpy as np
-from jaxtyping import Float32, Int16, UInt8
+from jaxtyping import Float, Float32, Int16, UInt8
 
 from lipsync_jax import audio
 from lipsync_jax.data import tfrecord
 from lipsync_jax.data.clip import DATASET_NAME, NUM_LANDMARKS, Clip, write_clips
+from lipsync_jax.faces import mesh
 
+MAX_DROP = 0.2  # canonical units, of the lower lip
 IMAGE_SIZE = 120  # pixels of a stored picture, crop and margin
 
 
@@ -39,6 +41,7 @@ def synthetic_clip(key: str, frames: int, seed: int) -> Clip:
     crops=np.tile(middle, (frames, 1)),
     points=np.full((frames, NUM_LANDMARKS, 2), IMAGE_SIZE / 2, np.float32),
     boxes=np.tile(corner, (frames, 1)),
+    mesh=mesh.pack(synthetic_mesh(opening)),
     mel=audio.log_mel(audio.int16_to_float(wave)),
     wave=wave,
     source='drawn',
@@ -60,6 +63,21 @@ def synthetic_speech(
   wave = 5000 * level * voice + rng.normal(0, 20, count)
   opening = level.reshape(frames, audio.SAMPLES_PER_FRAME).mean(1)
   return wave.astype(np.int16), opening.astype(np.float32)
+
+
+def synthetic_mesh(
+  opening: Float32[np.ndarray, 'n'],
+) -> Float[np.ndarray, 'n p 3']:
+  """Canonical shapes of the reference face whose lower lip and chin drop."""
+  closed = mesh.close_lips(mesh.reference_shape()[None])
+  y = closed[0, :, 1]
+  line = closed[0, list(mesh.LOWER_LIP_IDS), 1].mean()
+  drop = MAX_DROP * mesh.displacement_weights() * (y > line)
+  drop[list(mesh.LOWER_LIP_IDS[1:-1])] = MAX_DROP
+  drop[list(mesh.UPPER_LIP_IDS)] = 0
+  out = np.repeat(closed, len(opening), 0)
+  out[:, :, 1] += opening[:, None] * drop
+  return out
 
 
 def draw_face(colors, shift, opening: float) -> UInt8[np.ndarray, 'h w 3']:

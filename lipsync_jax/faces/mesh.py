@@ -185,6 +185,15 @@ def displace(shapes: Points, neutral: Shape, displacement: Points) -> Points:
   return uncross_lips(target)
 
 
+def close_lips(shapes: Points) -> Points:
+  """The shapes with the inner lips moved to touch at their middle."""
+  half = lip_gaps(shapes)[:, 1:-1] / 2
+  out = shapes.copy()
+  out[:, LOWER_LIP_IDS[1:-1], 1] -= half
+  out[:, UPPER_LIP_IDS[1:-1], 1] += half
+  return out
+
+
 def uncross_lips(shapes: Points) -> Points:
   """The shapes with crossed inner lips moved to touch at their middle."""
   overlap = np.maximum(-lip_gaps(shapes), 0) / 2

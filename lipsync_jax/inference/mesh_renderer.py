@@ -223,12 +223,7 @@ def predict_coefficients(
     skip = context // articulator.STEP_COLUMNS
     steps.append(out[skip : skip + CHUNK // articulator.STEP_COLUMNS])
   steps = np.concatenate(steps)
-  out = np.empty((len(times), steps.shape[1]), np.float32)
-  place = (times * audio.COLUMNS_PER_SECOND - 0.5) / articulator.STEP_COLUMNS
-  low = np.clip(np.floor(place).astype(int), 0, max(len(steps) - 2, 0))
-  share = np.clip(place - low, 0, 1)[:, None].astype(np.float32)
-  out[:] = steps[low] * (1 - share) + steps[low + 1] * share
-  return out
+  return articulator.interpolate(steps, articulator.step_positions(times))
 
 
 def build_speaker(

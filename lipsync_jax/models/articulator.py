@@ -9,6 +9,7 @@ coefficients.
 """
 
 import dataclasses
+from types import ModuleType
 
 import flax.linen as nn
 import jax
@@ -21,7 +22,6 @@ from lipsync_jax import audio
 NUM_COEFFICIENTS = 16
 WIDTH = 192  # channels
 STEP_COLUMNS = 2  # mel columns of a step
-STEPS_PER_SECOND = audio.COLUMNS_PER_SECOND // STEP_COLUMNS
 MEL_SCALE = 4.0  # of the mel's range
 DILATIONS = (1, 2, 4, 8, 1, 2, 4)
 CONTEXT = 64  # columns on either side that a step depends on
@@ -103,24 +103,29 @@ class Articulator(nn.Module):
     return x
 
 
-def interpolation_matrix(
-  times: Float[np.ndarray, 'f'], steps: int
-) -> Float[np.ndarray, 'f s']:
-  """Weights that interpolate the network's steps at times.
+def step_positions(seconds):
+  """Positions among the network's steps of times from the first mel column.
 
-  Args:
-    times: seconds from the first mel column's center.
-    steps: of the network's output.
+  Any array; seconds.
+
+  Step j is centered between columns 2 j and 2 j + 1.
   """
-  # Step j is centered between columns 2 j and 2 j + 1.
-  place = (times * audio.COLUMNS_PER_SECOND - 0.5) / STEP_COLUMNS
-  low = np.clip(np.floor(place).astype(int), 0, max(steps - 2, 0))
-  share = np.clip(place - low, 0, 1)
-  out = np.zeros((len(times), steps), np.float32)
-  rows = np.arange(len(times))
-  out[rows, low] = 1 - share
-  out[rows, np.minimum(low + 1, steps - 1)] += share
-  return out
+  return (seconds * audio.COLUMNS_PER_SECOND - 0.5) / STEP_COLUMNS
+
+
+def interpolate(steps, positions, xnp: ModuleType = np):
+  """Linear interpolation between steps.  [..., s, n], [..., f] -> [..., f, n]
+
+  Positions outside take the first or the last step.
+  """
+  last = steps.shape[-2] - 1
+  low = xnp.clip(xnp.floor(positions).astype(np.int32), 0, max(last - 1, 0))
+  share = xnp.clip(positions - low, 0, 1)[..., None].astype(np.float32)
+  high = xnp.minimum(low + 1, last)
+  below, above = (
+    xnp.take_along_axis(steps, at[..., None], axis=-2) for at in (low, high)
+  )
+  return below * (1 - share) + above * share
 
 
 def build_articulator(variables: dict, width: int = WIDTH):
@@ -129,3 +134,12 @@ def build_articulator(variables: dict, width: int = WIDTH):
   held = jax.device_put(variables)
   run = jax.jit(lambda v, mel: net.apply(v, mel, train=False))
   return lambda mel: np.asarray(run(held, jnp.asarray(mel)))
+
+
+def train_window_flops(columns: int, width: int = WIDTH) -> int:
+  """Operations of a training step for one window of mel columns."""
+  total, length = 0, columns
+  for spec in layer_specs(width):
+    length //= spec.stride
+    total += 2 * length * spec.cin * spec.cout * spec.kernel
+  return 3 * total

@@ -86,6 +86,7 @@ def dummy_inputs(network: str, size: int = 96, batch: int = 1) -> tuple:
     'syncnet': (mel, half),
     'discriminator': ((batch, size, size, 3),),
     'syncnet_v2': ((batch, 13, 20, 1), (batch, 224, 224, 15)),
+    'articulator': ((batch, 64, 80),),
   }[network]
   return tuple(jnp.zeros(shape, jnp.float32) for shape in shapes)
 

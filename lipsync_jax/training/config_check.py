@@ -151,6 +151,11 @@ def check_resumable(mine: dict, saved: dict, folder) -> None:
     ConfigError: a field differs that shapes what is learned.
   """
   one, two = flatten_fields(mine), upgrade_fields(flatten_fields(saved))
+  if mine.get('stage') != 'articulator':  # older configs lack these fields
+    one, two = (
+      {k: v for k, v in part.items() if not k.startswith('articulator.')}
+      for part in (one, two)
+    )
   for name in sorted(one.keys() | two.keys()):
     free = name.startswith(RESUMABLE_GROUPS) or name in RESUMABLE_FIELDS
     if not free and one.get(name) != two.get(name):

@@ -13,8 +13,9 @@ from lipsync_jax.common.errors import LipSyncError
 from lipsync_jax.data import batches, device_dataset, sampler
 from lipsync_jax.data.clip import ClipDataset
 from lipsync_jax.data.device_dataset import DeviceDataset
+from lipsync_jax.data.motion import MotionDataset
 from lipsync_jax.data.windows import WindowIndex
-from lipsync_jax.training import sharding
+from lipsync_jax.training import articulator_stage, sharding
 from lipsync_jax.training.stages import Stage
 
 # Every validation uses the same windows, whatever the seed of the run.
@@ -33,8 +34,8 @@ class InputPipeline:
   validation: Any  # the same, once over the split, with 'mask'
   dataset: DeviceDataset | None  # the training split, if device-resident
   sample: Callable | None  # (dataset, window samples) -> batch, likewise
-  train_clips: ClipDataset
-  validation_clips: ClipDataset
+  train_clips: ClipDataset | MotionDataset
+  validation_clips: ClipDataset | MotionDataset
   rows: int  # by which the state of the training iterator counts a batch
 
 
@@ -45,6 +46,8 @@ def build_input_pipeline(config, stage: Stage, mesh) -> InputPipeline:
     LipSyncError: shards are missing, empty or damaged, or the clips are too
       short or fewer than a batch.
   """
+  if stage.motion:
+    return _motion_pipeline(config, stage, mesh)
   data, batch = config.data, config.batch_size
   size = config.model.image_size
   clips = [
@@ -92,6 +95,24 @@ def build_input_pipeline(config, stage: Stage, mesh) -> InputPipeline:
   return InputPipeline(train, validation, dataset, sample, *clips, rows)
 
 
+def _motion_pipeline(config, stage: Stage, mesh) -> InputPipeline:
+  """The batches of the articulator, from data in memory."""
+  data, batch = stage.motion, config.batch_size
+  _check_batch(batch, mesh.size)
+  train, validation = articulator_stage.batches(config, data, mesh)
+  return InputPipeline(
+    train, validation, None, None, data.train, data.validation, 1
+  )
+
+
+def _check_batch(batch: int, devices: int) -> None:
+  if batch % devices:
+    raise InputPipelineError(
+      f'expected a batch that {devices} devices can share, found {batch}; '
+      f'set --config.batch_size to a multiple of {devices}'
+    )
+
+
 def _window_indices(
   config, stage: Stage, clips: list[ClipDataset], devices: int
 ) -> list[WindowIndex]:
@@ -111,11 +132,7 @@ def _window_indices(
     batches.index_dataset, spec=stage.spec, **stage.windows
   )
   indices = [index(clips[0], keep=keep), index(clips[1])]
-  if batch % devices:
-    raise InputPipelineError(
-      f'expected a batch that {devices} devices can share, found {batch}; '
-      f'set --config.batch_size to a multiple of {devices}'
-    )
+  _check_batch(batch, devices)
   if len(indices[0]) < batch:
     raise InputPipelineError(
       f'{data.path}: expected at least a batch of {batch} items to train on, '

@@ -3,7 +3,8 @@
 A new term is one more `LossTerm` in `generator_terms`. The weights come from
 `config.loss`; the sync weight changes during training and is part of the state.
 
-Shapes: b batch, t frames of a window, h w pixels.
+Shapes: b batch, t frames of a window, k windows of a clip, d dimension of an
+embedding, h w pixels.
 Source: Prajwal et al. 2020, equations 1-5; spec section 4.2.
 """
 
@@ -12,11 +13,13 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lipsync_jax.training import losses, networks
+from lipsync_jax.training import losses
 
 Networks = dict[str, nn.Module]
+Batch = dict[str, Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +111,7 @@ def generator_terms(
     )
 
   def sync(prediction: Prediction):
-    return networks.generated_sync_loss(
+    return generated_sync_loss(
       nets['syncnet'],
       prediction.expert_variables,
       prediction.batch,
@@ -119,7 +122,7 @@ def generator_terms(
   def adversarial(prediction: Prediction):
     logit = nets['discriminator'].apply(
       {'params': prediction.discriminator_params},
-      networks.merge_time(prediction.generated),
+      merge_time(prediction.generated),
       train=True,
     )
     return losses.generator_adversarial_loss(logit)
@@ -139,3 +142,81 @@ def generator_terms(
       LossTerm('adversarial', lambda _: weights.adversarial, adversarial)
     )
   return tuple(terms)
+
+
+# --- the networks applied to a batch of windows
+
+
+def merge_time(x: Float[Array, 'b t *rest']) -> Float[Array, 'bt *rest']:
+  """Frames as a batch.  [b, t, ...] -> [b*t, ...]
+
+  Differs from Wav2Lip: it merges time first. No network depends on the order,
+  and this way the rows of a device stay on that device.
+  """
+  return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
+
+
+def split_time(
+  x: Float[Array, 'bt *rest'], b: int
+) -> Float[Array, 'b t *rest']:
+  """The inverse of `merge_time`.  [b*t, ...] -> [b, t, ...]"""
+  return x.reshape(b, -1, *x.shape[1:])
+
+
+def lower_half_stack(
+  frames: Float[Array, 'b t h w 3'],
+) -> Float[Array, 'b h2 w 15']:
+  """SyncNet's input: lower halves, channels frame by frame."""
+  half = jnp.moveaxis(frames[:, :, frames.shape[2] // 2 :], 1, 3)
+  return half.reshape(*half.shape[:3], -1)  # [b, h/2, w, 3*t]
+
+
+def apply_network(net, variables: dict, *x, train: bool):
+  """A network's output, and its batch statistics after this batch."""
+  if not train:
+    out = net.apply(variables, *x, train=False)
+    return out, variables.get('batch_stats', {})
+  out, new = net.apply(variables, *x, train=True, mutable=['batch_stats'])
+  return out, new.get('batch_stats', {})
+
+
+def embed_windows(net, variables: dict, batch: Batch, train: bool):
+  """SyncNet's unit vectors and statistics.
+
+  Returns:
+    ((audio, face), statistics); vectors are [b, d], or [b, k, d] where
+    several windows of a clip compete.
+  """
+  mel, frames = batch['mel'], batch['frames']
+  b, grouped = mel.shape[0], mel.ndim == 5
+  if grouped:
+    mel, frames = merge_time(mel), merge_time(frames)
+  vectors, stats = apply_network(net, variables, mel, frames, train=train)
+  if grouped:
+    vectors = tuple(split_time(x, b) for x in vectors)
+  return vectors, stats
+
+
+def run_generator(net, variables: dict, batch: Batch, train: bool):
+  """Generated faces [b, t, h, w, 3] and the generator's statistics."""
+  generated, stats = apply_network(
+    net,
+    variables,
+    merge_time(batch['mels']),
+    merge_time(batch['face']),
+    train=train,
+  )
+  return split_time(generated, batch['mels'].shape[0]), stats
+
+
+def generated_sync_loss(
+  expert, variables: dict, batch: Batch, generated, train: bool
+):
+  """Sync loss [b] of generated frames; `variables` do not change.
+
+  Differs from Wav2Lip by default: stored batch statistics. There the frozen
+  expert was left in training mode (spec 4.5); `train` repeats that.
+  """
+  inputs = batch | {'frames': lower_half_stack(generated)}
+  (audio, face), _ = embed_windows(expert, variables, inputs, train)
+  return losses.sync_loss(audio, face)

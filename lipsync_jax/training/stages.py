@@ -15,16 +15,25 @@ import jax
 from lipsync_jax import models
 from lipsync_jax.audio import CENTERED_LEAD, FRAMES_PER_WINDOW
 from lipsync_jax.common.errors import LipSyncError
+from lipsync_jax.data import motion_batches
 from lipsync_jax.data.augmentation import Augmentation
 from lipsync_jax.data.windows import WINDOW_SPECS, WindowSpec
 from lipsync_jax.models import flops
-from lipsync_jax.training import distributed, losses, objective, steps
+from lipsync_jax.training import (
+  articulator_stage,
+  distributed,
+  losses,
+  objective,
+  steps,
+)
 from lipsync_jax.training import state as state_lib
+from lipsync_jax.training.articulator_stage import MotionData
 from lipsync_jax.training.objective import LossWeights
 from lipsync_jax.training.state import TrainState
 from lipsync_jax.weights import convert, safetensors_file
 
-STAGES = ('syncnet', 'generator', 'hq')
+STAGES = ('syncnet', 'generator', 'hq')  # of one after the other
+ALL_STAGES = (*STAGES, 'articulator')
 
 
 class StageError(LipSyncError):
@@ -36,7 +45,7 @@ class Stage:
   """A stage of training, without its data."""
 
   network: str  # the network that is trained and exported
-  spec: WindowSpec  # the kind of training example
+  spec: WindowSpec | None  # the kind of training example, of pictures
   init: dict[str, Any]  # arguments of `state.init_state`
   train_step: Callable  # (state, batch, expert_variables) -> (state, metrics)
   eval_step: Callable  # (state, batch, expert_variables) -> sums
@@ -46,11 +55,14 @@ class Stage:
   augmentation: Augmentation | None
   windows: dict[str, Any]  # arguments of `batches.index_dataset`
   flops: int  # operations of a step, for one row of its batch
+  motion: MotionData | None = None  # the articulator's data
+  # From the means of the evaluation sums to the metrics of a validation.
+  summarize: Callable[[dict], dict] = dict
 
   @property
   def faces(self) -> int:
     """Faces that one row of a batch trains on."""
-    return self.spec.faces
+    return self.spec.faces if self.spec else motion_batches.WINDOW_FRAMES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,11 +86,13 @@ def build_stage(config, networks: NetworkFactory | None = None) -> Stage:
   Raises:
     StageError: an unknown stage, or an expert that does not fit.
   """
-  if config.stage not in STAGES:
+  if config.stage not in ALL_STAGES:
     raise StageError(
-      f'expected a stage of {STAGES}, found {config.stage!r}; set '
+      f'expected a stage of {ALL_STAGES}, found {config.stage!r}; set '
       '--config.stage'
     )
+  if config.stage == 'articulator':
+    return motion_stage(config)
   is_syncnet = config.stage == 'syncnet'
   name = config.data.kind if is_syncnet else _generator_kind(config)
   if name not in WINDOW_SPECS:
@@ -119,6 +133,23 @@ def build_stage(config, networks: NetworkFactory | None = None) -> Stage:
   }
   build = syncnet_stage if is_syncnet else generator_stage
   return build(config, optimizer, common, networks or DEFAULT_NETWORKS)
+
+
+def motion_stage(config) -> Stage:
+  """The articulator. Reads its data, since its basis comes from them."""
+  fields = config.optimizer
+  rate = state_lib.learning_rate_schedule(
+    fields.learning_rate, fields.warmup_steps, fields.decay_steps
+  )
+  return Stage(
+    spec=None,
+    generate=None,
+    expert_variables=None,
+    learning_rate=rate,
+    augmentation=None,
+    windows={},
+    **articulator_stage.stage_values(config, rate),
+  )
 
 
 def _generator_kind(config) -> str:
@@ -295,6 +326,9 @@ def export_weights(
 
   All processes gather their parts; process 0 writes.
   """
+  if stage.motion:
+    articulator_stage.export(path, stage, state, config, meta)
+    return
   variables = distributed.fully_replicate(
     state_lib.eval_variables(state, stage.network)
   )

@@ -20,13 +20,14 @@ from jaxtyping import Array, Float
 
 from lipsync_jax.training import losses
 from lipsync_jax.training import state as state_lib
-from lipsync_jax.training.networks import (
+from lipsync_jax.training.objective import (
+  LossTerm,
+  Prediction,
   embed_windows,
   generated_sync_loss,
   merge_time,
   run_generator,
 )
-from lipsync_jax.training.objective import LossTerm, Prediction
 from lipsync_jax.training.state import Networks, Optimizers, TrainState
 
 Batch = dict[str, Array]

@@ -18,22 +18,24 @@ from lipsync_jax.training import (
   config_check,
   diagnostics,
   distributed,
-  initialization,
   input_pipeline,
   sharding,
   stages,
   validation,
 )
 from lipsync_jax.training.checkpoint import CheckpointManager
-from lipsync_jax.training.initialization import TrainingError
 from lipsync_jax.training.input_pipeline import InputPipeline
 from lipsync_jax.training.metric_writer import MetricWriter
 from lipsync_jax.training.progress import TrainingLog
 from lipsync_jax.training.stages import NetworkFactory, Stage
 from lipsync_jax.training.state import (
+  TrainingError,
   TrainState,
   abstract_state,
   create_state,
+  init_audio_encoder,
+  init_from_weights,
+  place_state,
 )
 from lipsync_jax.training.validation import Validator
 
@@ -220,7 +222,7 @@ class Trainer:
     """The new state with weights from the files that the config names."""
     config, model = self.config, self.config.model
     if config.init_weights:
-      state = initialization.init_from_weights(
+      state = init_from_weights(
         config.init_weights,
         self.stage.network,
         model.image_size,
@@ -228,12 +230,12 @@ class Trainer:
         state,
       )
     elif config.init_audio_encoder and self.stage.network == 'generator':
-      state = initialization.init_audio_encoder(
+      state = init_audio_encoder(
         config.init_audio_encoder, model.width_multiplier, state
       )
     else:
       return state
-    return initialization.place_state(state, where)
+    return place_state(state, where)
 
   def _diagnose(self, step: int, means: dict, facts: dict, step_fn) -> None:
     """Write the diagnosis of a SyncNet that is at chance, once."""

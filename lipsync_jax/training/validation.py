@@ -89,7 +89,8 @@ class Validator:
         rows = {name: x[:count] for name, x in columns.items()}
         writer.picture(step, 'validation', metric_writer.sample_grid(**rows))
     examples = totals.pop('count')
-    return {name: value / examples for name, value in totals.items()}
+    means = {name: value / examples for name, value in totals.items()}
+    return self.stage.summarize(means)
 
   def _write_video(self, step: int, state: TrainState) -> None:
     """Write a video of one clip, with its sound."""
@@ -140,6 +141,8 @@ def selection_metric(config, means: dict[str, float]) -> float:
   """The number by which checkpoints are compared; less is better."""
   if config.stage == 'syncnet':
     return means['sync']
+  if config.stage == 'articulator':
+    return 2 - means['correlation'] - means['closure_f1']
   weights = config.loss
   share, mouth = weights.sync, weights.mouth_l1
   pictures = (1 - mouth) * means['l1'] + mouth * means['mouth_l1']

@@ -40,6 +40,7 @@ def clip(key: str, frames: int = 20, side: int = 64, seed: int = 0) -> Clip:
     crops=(near + rng.normal(0, spread, (frames, 5))).astype(np.float32),
     points=points.astype(np.float32),
     boxes=np.tile(np.float32([0, 0, side, side]), (frames, 1)),
+    mesh=rng.integers(-999, 999, (frames, 478, 3)).astype(np.int16),
     mel=audio.log_mel(wave / np.float32(32768)),
     wave=wave,
     source=f'/videos/{key}.mp4',

@@ -79,11 +79,20 @@ def test_chunks_equal_the_whole(monkeypatch):
 def test_interpolation_is_linear_between_steps():
   steps = 40
   centers = (2 * np.arange(steps) + 0.5) / audio.COLUMNS_PER_SECOND
-  matrix = articulator.interpolation_matrix(centers, steps)
-  np.testing.assert_allclose(matrix, np.eye(steps), atol=1e-5)
+
+  def at(values, times):
+    return articulator.interpolate(values, articulator.step_positions(times))
+
+  np.testing.assert_allclose(
+    at(np.eye(steps), centers), np.eye(steps), atol=1e-5
+  )
   halves = (centers[:-1] + centers[1:]) / 2
-  between = articulator.interpolation_matrix(halves, steps)
-  np.testing.assert_allclose(between @ np.arange(steps), np.arange(39) + 0.5)
+  between = at(np.arange(steps, dtype=float)[:, None], halves)[:, 0]
+  np.testing.assert_allclose(between, np.arange(39) + 0.5)
+  ends = at(np.arange(steps, dtype=float)[:, None], np.array([-1.0, 9.0]))
+  np.testing.assert_array_equal(ends[:, 0], [0, steps - 1])
+  one = at(np.full((1, 2), 7.0), np.array([0.0, 1.0]))
+  np.testing.assert_array_equal(one, np.full((2, 2), 7.0))
 
 
 def test_silence_closes_the_lips():

@@ -16,7 +16,7 @@ import pytest
 from lipsync_jax import models
 from lipsync_jax.data.windows import WINDOW_SPECS
 from lipsync_jax.training import losses, objective, sharding, steps
-from lipsync_jax.training import networks as apply
+from lipsync_jax.training import objective as apply
 from lipsync_jax.training import state as state_lib
 from lipsync_jax.training.state import TrainState, create_state, init_state
 from lipsync_jax.weights import tensor_mapping

@@ -32,7 +32,6 @@ from lipsync_jax.models import flops
 from lipsync_jax.training import (
   checkpoint,
   config_check,
-  initialization,
   input_pipeline,
   metric_writer,
   progress,
@@ -41,6 +40,7 @@ from lipsync_jax.training import (
   train,
   validation,
 )
+from lipsync_jax.training import state as state_lib
 from lipsync_jax.training.state import TrainState, create_state, init_state
 from lipsync_jax.weights import convert
 from tests.helpers import toy_networks, train_command, untrained_weights
@@ -293,13 +293,13 @@ def test_generator_gets_the_audio_encoder_of_a_syncnet(drawn, tmp_path):
   config = small(drawn, 'generator', **changes)
   stage = stages.build_stage(config)
   state, where = create_state(sharding.make_mesh(), 0, **stage.init)
-  new = initialization.init_audio_encoder(str(path), 0.05, state)
-  new = initialization.place_state(new, where)
+  new = state_lib.init_audio_encoder(str(path), 0.05, state)
+  new = state_lib.place_state(new, where)
   for params in (new.params['generator'], new.ema['generator']['params']):
     for i, j in ((0, 0), (10, 10), (11, 12), (12, 13)):
       same(params[f'audio_encoder_{i}'], given['params'][f'audio_encoder_{j}'])
-  with pytest.raises(initialization.TrainingError, match=r'0\.25, found 0\.05'):
-    initialization.init_audio_encoder(str(path), 0.25, state)
+  with pytest.raises(state_lib.TrainingError, match=r'0\.25, found 0\.05'):
+    state_lib.init_audio_encoder(str(path), 0.25, state)
 
 
 @pytest.mark.parametrize('made, goal', [(0.9, 0.03), (0.6, 0.0)])

@@ -1,0 +1,181 @@
+"""The stage that trains the articulator: network, steps, data and export."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from lipsync_jax.common.errors import LipSyncError
+from lipsync_jax.data import motion, motion_batches
+from lipsync_jax.data.clip import ClipDataset
+from lipsync_jax.data.motion import MotionBasis, MotionDataset
+from lipsync_jax.data.motion_batches import MotionAugmentation
+from lipsync_jax.models import articulator
+from lipsync_jax.training import articulator_steps, distributed, sharding
+from lipsync_jax.training import state as state_lib
+from lipsync_jax.training.articulator_steps import ArticulatorLossWeights
+from lipsync_jax.weights import articulation
+
+NAME = articulator_steps.NAME
+
+
+class ArticulatorStageError(LipSyncError):
+  """A config that describes no training of an articulator."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MotionData:
+  """Both splits in memory, and the basis of the training split."""
+
+  train: MotionDataset
+  validation: MotionDataset
+  basis: MotionBasis
+
+
+def load_data(config) -> MotionData:
+  """Read both splits.
+
+  Raises:
+    LipSyncError: shards are missing or damaged, or clips have no mesh.
+  """
+  data, show = config.data, distributed.is_process_zero()
+  loaded, basis = [], None
+  for split in (data.train_split, data.validation_split):
+    clips = ClipDataset(data.path, split)
+    if not len(clips):
+      raise ArticulatorStageError(
+        f'{data.path}: expected clips in the split {split!r}, found none; '
+        'build it again or set --config.data.train_split or validation_split'
+      )
+    dataset, basis = motion.load_motion(
+      clips, basis, articulator.NUM_COEFFICIENTS, show
+    )
+    clips.close()
+    loaded.append(dataset)
+  return MotionData(*loaded, basis)
+
+
+def importance(basis: MotionBasis) -> np.ndarray:
+  """Weight of each coefficient's error: its share of motion, mean 1. [n]"""
+  share = np.sqrt(basis.explained)
+  return (share / share.mean()).astype(np.float32)
+
+
+def build_optimizer(config, rate) -> optax.GradientTransformation:
+  """AdamW with clipping."""
+  fields = config.optimizer
+  clip = fields.grad_clip_norm
+  return optax.chain(
+    *([optax.clip_by_global_norm(clip)] if clip else []),
+    optax.adamw(
+      rate, fields.b1, fields.b2, weight_decay=config.articulator.weight_decay
+    ),
+  )
+
+
+def stage_values(config, rate) -> dict[str, Any]:
+  """The fields of `stages.Stage`.
+
+  Args:
+    config: locked.
+    rate: learning rate schedule.
+
+  Raises:
+    ArticulatorStageError: first weights are named.
+  """
+  if config.init_weights:
+    raise ArticulatorStageError(
+      'expected no init_weights for the stage articulator, found '
+      f'{config.init_weights!r}: its basis comes from the data; leave it out'
+    )
+  fields, data = config.articulator, load_data(config)
+  networks = {NAME: articulator.Articulator(fields.width, fields.dropout)}
+  optimizers = {NAME: build_optimizer(config, rate)}
+  gaps = jnp.asarray(data.basis.gaps, jnp.float32)
+  columns = motion_batches.window_columns(motion_batches.WINDOW_FRAMES)
+  step = functools.partial(
+    articulator_steps.train_step,
+    networks=networks,
+    optimizers=optimizers,
+    weights=ArticulatorLossWeights(**fields.loss),
+    basis_gaps=gaps,
+    importance=jnp.asarray(importance(data.basis)),
+    ema_decay=config.ema_decay,
+  )
+  evaluate = functools.partial(
+    articulator_steps.eval_step,
+    networks=networks,
+    basis_gaps=gaps,
+    speakers=data.validation.names,
+  )
+  return {
+    'network': NAME,
+    'init': {
+      'networks': networks,
+      'optimizers': optimizers,
+      'averaged': (NAME,) if config.ema_decay else (),
+    },
+    'train_step': lambda state, batch, _: step(state, batch),
+    'eval_step': lambda state, batch, _: evaluate(state, batch),
+    'summarize': articulator_steps.summarize,
+    'motion': data,
+    'flops': articulator.train_window_flops(columns, fields.width),
+  }
+
+
+def batches(config, data: MotionData, mesh) -> tuple[Any, Any]:
+  """Training batches without end, and validation batches; grain datasets."""
+  import grain
+
+  spread = sharding.batch_sharding(mesh)
+  process = jax.process_index(), jax.process_count()
+  fields = config.articulator
+  change = MotionAugmentation(**fields.augment)
+  sampler = motion_batches.MotionSampler(
+    data.train,
+    config.batch_size,
+    config.seed,
+    change if config.augment.enabled else None,
+    fields.speaker_share,
+    process,
+  )
+  whole = motion_batches.MotionClips(
+    data.validation, config.batch_size, process
+  )
+  options = grain.ReadOptions(config.data.num_workers, 16)
+  return tuple(
+    grain.MapDataset.source(source)
+    .to_iter_dataset(options)
+    .map(functools.partial(_to_global, spread=spread))
+    for source in (sampler, whole)
+  )
+
+
+def _to_global(batch: dict, spread) -> dict:
+  from lipsync_jax.data.batches import to_global_arrays
+
+  return to_global_arrays(batch, spread)
+
+
+def export(path, stage, state, config, meta: dict) -> None:
+  """Write the articulator with its basis. All processes take part."""
+  variables = distributed.fully_replicate(state_lib.eval_variables(state, NAME))
+  if not distributed.is_process_zero():
+    return
+  data = stage.motion
+  seconds = len(data.train.coefficients) / 25
+  articulation.save_articulation(
+    path,
+    articulation.Articulation(
+      variables={'params': jax.device_get(variables['params'])},
+      basis=data.basis.displacements.astype(np.float32),
+      width=config.articulator.width,
+      source=f'trained by lipsync_jax on {len(data.train)} clips '
+      f'({seconds / 60:.0f} minutes) of {len(data.train.names)} speakers',
+      meta=meta,
+    ),
+  )
