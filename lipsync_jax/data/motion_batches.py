@@ -41,6 +41,7 @@ class MotionAugmentation:
     neighbor: probability that sound of another clip surrounds the clip.
     silence: share of the windows that are synthetic silence.
     time_mask: mel columns set to silence, at most.
+    frequency_mask: neighboring mel bins set to silence, at most.
   """
 
   gain: float = 6.0
@@ -50,11 +51,20 @@ class MotionAugmentation:
   neighbor: float = 0.5
   silence: float = 0.1
   time_mask: int = 0
+  frequency_mask: int = 0
 
   @property
   def voice(self) -> Augmentation:
     """The part that `augmentation.perturb_voice` applies."""
     return Augmentation(gain=self.gain, vtlp=self.vtlp)
+
+
+# Windows as they are.
+NO_CHANGE = MotionAugmentation(
+  **dict.fromkeys(
+    (field.name for field in dataclasses.fields(MotionAugmentation)), 0
+  )
+)
 
 
 def window_columns(frames: int) -> int:
@@ -127,10 +137,7 @@ class MotionSampler:
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
   def _row(self, rng: np.random.Generator) -> Batch:
-    data, change = (
-      self.dataset,
-      self.change or MotionAugmentation(*(0, 0, 0, 0, 0, 0, 0)),
-    )
+    data, change = self.dataset, self.change or NO_CHANGE
     clip = self._choose_clip(rng)
     tempo = 1 + change.tempo * rng.uniform(-1, 1)
     length = int(data.lengths[clip])
@@ -220,6 +227,10 @@ def perturbed(
   if width:
     start = int(rng.integers(len(mel) - width + 1))
     mel[start : start + width] = audio.SILENCE
+  height = int(rng.integers(change.frequency_mask + 1))
+  if height:
+    low = int(rng.integers(audio.MELS - height + 1))
+    mel[:, low : low + height] = audio.SILENCE
   return mel.astype(np.float32)
 
 

@@ -2,7 +2,9 @@
 
 A convolutional network over time. Its coefficients weight a basis of mesh
 displacements (`faces.mesh`), 40 times a second; a video's frames interpolate
-between them.
+between them. A second output is the probability of closed lips: it scales
+coefficients towards 0, the neutral face. Regression alone leaves a mean opening
+where lips close.
 
 Shapes: b batch, t mel columns at 80 Hz, s = t / 2 steps at 40 Hz, n
 coefficients.
@@ -21,6 +23,7 @@ from lipsync_jax import audio
 
 NUM_COEFFICIENTS = 16
 WIDTH = 192  # channels
+CLOSURE_WIDTH = 64  # channels of the closure output
 STEP_COLUMNS = 2  # mel columns of a step
 MEL_SCALE = 4.0  # of the mel's range
 DILATIONS = (1, 2, 4, 8, 1, 2, 4)
@@ -54,6 +57,8 @@ def layer_specs(width: int = WIDTH) -> tuple[TimeConvSpec, ...]:
       for i, d in enumerate(DILATIONS)
     ),
     TimeConvSpec('output', width, NUM_COEFFICIENTS, 1, activation=False),
+    TimeConvSpec('closure_hidden', width, CLOSURE_WIDTH, 1),
+    TimeConvSpec('closure', CLOSURE_WIDTH, 1, 1, activation=False),
   )
 
 
@@ -96,11 +101,21 @@ class Articulator(nn.Module):
   @nn.compact
   def __call__(
     self, mel: Float[Array, 'b t 80'], *, train: bool = False
-  ) -> Float[Array, 'b s 16']:
+  ) -> tuple[Float[Array, 'b s 16'], Float[Array, 'b s']]:
+    """Coefficients, and the logit of closed lips, of every step."""
+    *trunk, output, hidden, closure = (
+      TimeConv(spec, self.dropout, name=spec.name)
+      for spec in layer_specs(self.width)
+    )
     x = mel / MEL_SCALE
-    for spec in layer_specs(self.width):
-      x = TimeConv(spec, self.dropout, name=spec.name)(x, train)
-    return x
+    for layer in trunk:
+      x = layer(x, train)
+    coefficients = output(x, train)
+    logit = closure(hidden(x, train), train)
+    # How much of each coefficient a closure removes, learned.
+    share = self.param('closure_share', nn.initializers.ones, NUM_COEFFICIENTS)
+    removed = nn.sigmoid(logit) * nn.sigmoid(share)[None, None]
+    return coefficients * (1 - removed), logit[..., 0]
 
 
 def step_positions(seconds):
@@ -132,14 +147,14 @@ def build_articulator(variables: dict, width: int = WIDTH):
   """Compile `mel [b, t, 80] -> coefficients [b, t / 2, 16]`."""
   net = Articulator(width)
   held = jax.device_put(variables)
-  run = jax.jit(lambda v, mel: net.apply(v, mel, train=False))
+  run = jax.jit(lambda v, mel: net.apply(v, mel, train=False)[0])
   return lambda mel: np.asarray(run(held, jnp.asarray(mel)))
 
 
 def train_window_flops(columns: int, width: int = WIDTH) -> int:
   """Operations of a training step for one window of mel columns."""
   total, length = 0, columns
-  for spec in layer_specs(width):
+  for spec in layer_specs(width):  # those after `down` are of its length
     length //= spec.stride
     total += 2 * length * spec.cin * spec.cout * spec.kernel
   return 3 * total

@@ -1,7 +1,14 @@
-"""The stage that trains the articulator: network, steps, data and export."""
+"""The stage that trains the articulator: network, steps, data and export.
 
+The metrics of a file on the speakers of a split:
+
+  python -m lipsync_jax.training.articulator_stage SHARDS [--weights FILE]
+"""
+
+import argparse
 import dataclasses
 import functools
+import sys
 from typing import Any
 
 import jax
@@ -179,3 +186,60 @@ def export(path, stage, state, config, meta: dict) -> None:
       meta=meta,
     ),
   )
+
+
+def measure(
+  value: articulation.Articulation, shards: str, split: str, batch: int = 48
+) -> dict[str, float]:
+  """Metrics of an articulator on the whole clips of a split, by name.
+
+  Raises:
+    LipSyncError: shards are missing or damaged, or clips have no mesh.
+  """
+  clips = ClipDataset(shards, split)
+  share = np.ones(len(value.basis)) / len(value.basis)  # not used
+  basis = MotionBasis(value.basis.astype(np.float64), share)
+  dataset, _ = motion.load_motion(clips, basis)
+  step = jax.jit(
+    functools.partial(
+      articulator_steps.evaluate,
+      net=articulator.Articulator(value.width),
+      basis_gaps=jnp.asarray(basis.gaps, jnp.float32),
+      speakers=dataset.names,
+    )
+  )
+  source, totals = motion_batches.MotionClips(dataset, batch), {}
+  for number in range(len(source)):
+    for name, x in step(value.variables, source[number]).items():
+      totals[name] = totals.get(name, 0.0) + float(x)
+  count = totals.pop('count')
+  return articulator_steps.summarize(
+    {name: total / count for name, total in totals.items()}
+  )
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Print the metrics of an articulator; 2 on an error."""
+  parser = argparse.ArgumentParser(
+    prog='python -m lipsync_jax.training.articulator_stage',
+    description='Measure an articulator on the speakers of a split.',
+  )
+  parser.add_argument('shards', help='folder of TFRecord shards')
+  parser.add_argument('--split', default='test', help='of the shards')
+  parser.add_argument(
+    '--weights', default=articulation.DEFAULT_ARTICULATOR, help='articulator'
+  )
+  flags = parser.parse_args(argv)
+  try:
+    value = articulation.load_articulation(flags.weights)
+    found = measure(value, flags.shards, flags.split)
+  except ValueError as error:  # every error of ours is one line
+    print(f'articulator_stage: {error}', file=sys.stderr)
+    return 2
+  for name, x in found.items():
+    print(f'{name:40} {x:8.3f}')
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())

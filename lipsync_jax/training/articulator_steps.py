@@ -7,7 +7,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from lipsync_jax.models import articulator
 from lipsync_jax.training import state as state_lib
@@ -19,6 +19,7 @@ GAP_SCALE = 0.02  # canonical units; the size of a typical error of a gap
 CLOSED_GAP = 0.012  # canonical units of lip opening: closed lips
 CLOSURE_TOLERANCE = 1  # frames between a predicted and a true closure
 MAX_LAG = 5  # frames, of the lag histogram
+TOO_OPEN, TOO_CLOSED = 1.6, 0.7  # weights of the sides of a gap's error
 EPSILON = 1e-6
 
 
@@ -30,9 +31,11 @@ class ArticulatorLossWeights:
     position: of the coefficients, weighted by their share of the variance.
     motion: of the coefficients' differences in time.
     correlation: of one minus the correlation of the lip opening.
-    lip_gap: of the gaps of the inner lip pairs; small gaps count most.
+    lip_gap: of the gaps of the inner lip pairs; small gaps count most, and
+      lips that are too open count more than lips that are too closed.
     gap_decay: rate per canonical unit at which the weight of a gap falls.
     amplitude: of the logarithm of the ratio of standard deviations.
+    closure: of the cross-entropy of closed lips.
   """
 
   position: float = 1.0
@@ -41,12 +44,20 @@ class ArticulatorLossWeights:
   lip_gap: float = 0.15
   gap_decay: float = 40.0
   amplitude: float = 0.05
+  closure: float = 0.1
 
 
 def smooth_l1(x: Float[Array, '...']) -> Float[Array, '...']:
   """Huber's loss with its bend at 1."""
   size = jnp.abs(x)
   return jnp.where(size < 1, 0.5 * x * x, size - 0.5)
+
+
+def binary_cross_entropy(
+  logit: Float[Array, 'b f'], label: Bool[Array, 'b f']
+) -> Float[Array, 'b f']:
+  """Cross-entropy of a logit and its label."""
+  return jnp.logaddexp(0, logit) - logit * label
 
 
 def weighted_mean(
@@ -69,6 +80,7 @@ def moments(
 
 def loss_terms(
   predicted: Float[Array, 'b f n'],
+  logit: Float[Array, 'b f'],
   batch: dict,
   basis_gaps: Float[Array, 'n k'],
   importance: Float[Array, 'n'],
@@ -78,6 +90,7 @@ def loss_terms(
 
   Args:
     predicted: coefficients.
+    logit: of closed lips.
     batch: of `motion_batches`.
     basis_gaps: of `motion.MotionBasis`.
     importance: of each coefficient, mean 1.
@@ -90,7 +103,9 @@ def loss_terms(
   neutral = batch['neutral_gaps'][:, None]
   gaps, true_gaps = predicted @ basis_gaps + neutral, batch['gaps']
   near = jnp.exp(-gap_decay * jnp.maximum(true_gaps, 0))
-  apart = near * smooth_l1((gaps - true_gaps) / GAP_SCALE)
+  excess = (gaps - true_gaps) / GAP_SCALE
+  tilt = jnp.where(excess > 0, TOO_OPEN, TOO_CLOSED)
+  apart = near * tilt * smooth_l1(excess)
   opening, true_opening = gaps.mean(-1), true_gaps.mean(-1)
   dx, dy, correlation = moments(opening, true_opening, weight)
   # Windows without motion have no correlation and no amplitude.
@@ -100,6 +115,9 @@ def loss_terms(
     'motion': weighted_mean(smooth_l1(step).mean(-1), pair),
     'correlation': jnp.where(moving, 1 - correlation, 0),
     'lip_gap': weighted_mean(apart[..., 1:-1].mean(-1), weight),
+    'closure': weighted_mean(
+      binary_cross_entropy(logit, true_opening < CLOSED_GAP), weight
+    ),
     'amplitude': jnp.where(
       moving, jnp.square(jnp.log((dx + 1e-3) / (dy + 1e-3))), 0
     ),
@@ -170,21 +188,23 @@ def lagged_correlation(
 
 def predict(
   net: articulator.Articulator, variables: dict, batch: dict, key=None
-) -> Float[Array, 'b f n']:
-  """Coefficients at the frames of a batch.
+) -> tuple[Float[Array, 'b f n'], Float[Array, 'b f']]:
+  """Coefficients, and the logit of closed lips, at the frames of a batch.
 
   Args:
     key: of the dropout; None for inference.
   """
   rngs = {} if key is None else {'dropout': key}
-  steps = net.apply(
+  steps, logits = net.apply(
     {'params': variables['params']},
     batch['mel'],
     train=key is not None,
     rngs=rngs,
   )
   positions = articulator.step_positions(batch['times'])
-  return articulator.interpolate(steps, positions, jnp)
+  steps = jnp.concatenate([steps, logits[..., None]], -1)
+  out = articulator.interpolate(steps, positions, jnp)
+  return out[..., :-1], out[..., -1]
 
 
 def train_step(
@@ -204,7 +224,7 @@ def train_step(
     key = jax.random.key(batch['seed'][0])
     predicted = predict(networks[NAME], {'params': params}, batch, key)
     values = loss_terms(
-      predicted, batch, basis_gaps, importance, weights.gap_decay
+      *predicted, batch, basis_gaps, importance, weights.gap_decay
     )
     values = {name: x.mean() for name, x in values.items()}
     total = sum(getattr(weights, name) * x for name, x in values.items())
@@ -226,7 +246,18 @@ def eval_step(
 ):
   """Sums of the metrics over a batch of whole clips with 'mask'."""
   variables = state_lib.eval_variables(state, NAME)
-  predicted = predict(networks[NAME], variables, batch)
+  return evaluate(variables, batch, networks[NAME], basis_gaps, speakers)
+
+
+def evaluate(
+  variables: dict,
+  batch: dict,
+  net: articulator.Articulator,
+  basis_gaps: Float[Array, 'n k'],
+  speakers: tuple[str, ...],
+):
+  """`eval_step` for the variables of an articulator."""
+  predicted, _ = predict(net, variables, batch)
   gaps = predicted @ basis_gaps + batch['neutral_gaps'][:, None]
   opening, truth = gaps.mean(-1), batch['gaps'].mean(-1)
   values = opening_metrics(opening, truth, batch['valid'], batch['speech'])

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from lipsync_jax.common.assets import asset_path
 from lipsync_jax.weights import safetensors_file
 
-FORMAT = 'lipsync_jax.articulator/1'
+FORMAT = 'lipsync_jax.articulator/2'
 DEFAULT_ARTICULATOR = asset_path('articulator.safetensors')
 
 

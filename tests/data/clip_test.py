@@ -55,6 +55,31 @@ def test_clip_comes_back():
   assert encode_clip(clip) == encode_clip(clip)
 
 
+def test_clip_without_mesh_comes_back():
+  clip = synthetic_speech.clip('ann/1')
+  clip = dataclasses.replace(clip, mesh=clip.mesh[:0])
+  same(clip, decode_clip(encode_clip(clip)))
+
+
+def test_mesh_of_another_length_is_refused():
+  clip = synthetic_speech.clip('ann/1')
+  short = dataclasses.replace(clip, mesh=clip.mesh[:-1])
+  with pytest.raises(RecordError, match='a mesh of 20 frames, or none'):
+    encode_clip(short)
+
+
+def test_records_of_version_1_name_the_command():
+  """They have all fields but the mesh."""
+  fields = tf_example.decode_example(
+    encode_clip(synthetic_speech.clip('ann/1'))
+  )
+  old = tf_example.encode_example(
+    {name: value for name, value in fields.items() if name != 'mesh'}
+  )
+  with pytest.raises(RecordError, match=r'version 2.*build_tfrecords'):
+    decode_clip(old, 'ann/1')
+
+
 fields = st.dictionaries(
   st.text(min_size=1, max_size=9),
   st.one_of(

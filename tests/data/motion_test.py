@@ -146,7 +146,7 @@ def test_tempo_keeps_sound_and_motion_together(tempo):
     neutral_gaps=np.zeros((1, 11), np.float32),
     speech=np.ones(count, bool),
   )
-  change = MotionAugmentation(0, 0, tempo, 0, 0, 0, 0)
+  change = dataclasses.replace(motion_batches.NO_CHANGE, tempo=tempo)
   batch = MotionSampler(data, 8, change=change)[0]
   for row in range(8):
     place = batch['times'][row] * audio.COLUMNS_PER_SECOND

@@ -18,6 +18,7 @@ from jaxtyping import install_import_hook
 
 from lipsync_jax.data import tfrecord, windows
 from lipsync_jax.data.clip import ClipDataset, check_clip, decode_clip
+from lipsync_jax.faces import landmarks, mesh
 from lipsync_jax.faces.crop import crop_from_row, extract_crop
 from lipsync_jax.media import video_reader, yuv
 from tests.helpers.test_clips import write_video, write_wav
@@ -166,6 +167,7 @@ def test_every_clip_is_accounted_for(built):
   page = (out / 'stats.html').read_text()
   assert '6 clips of 12 found' in page and 'data:image/jpeg;base64,' in page
   assert 'http' not in page
+  assert 'Lip opening in eye distances, median' in page
 
 
 def test_tfds_opens_it(built):
@@ -185,6 +187,25 @@ def test_a_finished_build_does_nothing(built):
   build(folder / 'mvlrs_v1', out)
   assert hashes(out) == kept
   assert before == {p: p.stat().st_mtime_ns for p in before}
+
+
+def test_clips_have_the_mesh_of_their_frames(built):
+  """Oracle: lip openings of the 2-D landmarks, which need no fit."""
+  _, out, _ = built
+  clips = ClipDataset(out, 'train')
+  for number in range(len(clips)):
+    clip = clips[number]
+    assert clip.mesh.shape == (len(clip.frames), mesh.NUM_POINTS, 3)
+    shapes = mesh.unpack(clip.mesh)
+    eyes = np.linalg.norm(np.diff(shapes[:, mesh.EYE_CORNERS], axis=1), axis=-1)
+    np.testing.assert_allclose(eyes, 1, atol=0.15)
+    upper = clip.points[:, landmarks.UPPER_LIP]
+    opening = np.linalg.norm(
+      clip.points[:, landmarks.LOWER_LIP] - upper, axis=1
+    )
+    ours = mesh.lip_gaps(shapes)[:, 5]  # the middle pair
+    if opening.std() > 0.5:  # pixels; a still mouth has no correlation
+      assert np.corrcoef(opening, ours)[0, 1] > 0.7
 
 
 def test_preprocessed_gives_the_same_windows(built, tmp_path):
@@ -210,6 +231,9 @@ def test_preprocessed_gives_the_same_windows(built, tmp_path):
     a, b = train[i], theirs[i]
     np.testing.assert_array_equal(a.wave, b.wave)
     np.testing.assert_array_equal(a.mel, b.mel)
+    assert len(b.mesh) == len(b.frames)
+    change = mesh.unpack(a.mesh) - mesh.unpack(b.mesh)
+    assert np.abs(change).mean() < 0.03  # canonical units
     for j in range(len(a.frames)):
       # Boxes cannot lean, so neither may ours.
       one, two = (

@@ -45,9 +45,23 @@ def test_layers_are_those_of_the_network():
   mel = jnp.zeros((1, 64, 80))
   variables = net.init(jax.random.key(0), mel)
   names = [spec.name for spec in articulator.layer_specs(16)]
-  assert list(variables['params']) == names
-  out = net.apply(variables, mel)
+  assert list(variables['params']) == [*names, 'closure_share']
+  out, logit = net.apply(variables, mel)
   assert out.shape == (1, 32, articulator.NUM_COEFFICIENTS)
+  assert logit.shape == (1, 32)
+
+
+def test_certain_closures_scale_the_motion_away():
+  """The bias of the closure output alone decides here."""
+  net = articulator.Articulator(16)
+  mel = jnp.asarray(np.random.default_rng(0).normal(-1, 1, (1, 64, 80)))
+  params = net.init(jax.random.key(0), mel)['params']
+  params['closure_share'] = jnp.full(articulator.NUM_COEFFICIENTS, 30.0)
+  size = {}
+  for bias in (-30.0, 30.0):
+    params['closure']['conv']['bias'] = jnp.full(1, bias)
+    size[bias] = np.abs(net.apply({'params': params}, mel)[0]).max()
+  assert size[-30.0] > 1e-3 and size[30.0] < 1e-6
 
 
 def test_context_is_all_that_a_step_depends_on():

@@ -9,7 +9,12 @@ import pytest
 
 from configs import articulator as config_file
 from lipsync_jax.data import synthetic
-from lipsync_jax.training import articulator_steps, stages, train
+from lipsync_jax.training import (
+  articulator_stage,
+  articulator_steps,
+  stages,
+  train,
+)
 from lipsync_jax.training import articulator_steps as losses
 from lipsync_jax.weights import articulation
 
@@ -69,7 +74,10 @@ def test_closures_count_within_one_frame():
 
 def loss_terms(guess, batch, basis):
   arrays = jax.tree.map(jnp.asarray, (guess, batch, basis))
-  return losses.loss_terms(*arrays, jnp.ones(16), 40.0)
+  guess, batch, basis = arrays
+  closed = (batch['gaps'].mean(-1) < losses.CLOSED_GAP).astype(jnp.float32)
+  logit = 40 * closed - 20  # certain and right
+  return losses.loss_terms(guess, logit, batch, basis, jnp.ones(16), 40.0)
 
 
 def batch_of(truth, gaps):
@@ -134,7 +142,7 @@ def shards(tmp_path_factory):
   return folder
 
 
-def test_training_learns_resumes_and_exports(shards, tmp_path):
+def test_training_learns_resumes_and_exports(shards, tmp_path, capsys):
   """12 + 12 steps are 24 steps, and the file opens as an articulator."""
   whole = train.train_and_evaluate(config_for(shards), tmp_path / 'whole')
   train.train_and_evaluate(config_for(shards, 12), tmp_path / 'parts')
@@ -146,6 +154,16 @@ def test_training_learns_resumes_and_exports(shards, tmp_path):
   assert one.sha256 == two.sha256
   assert one.basis.shape == (16, 478, 3) and one.width == 32
   assert '24 clips' in one.source and '4 speakers' in one.source
+  assert (
+    articulator_stage.main(
+      [str(shards), '--split=val', f'--weights={whole["weights"]}']
+    )
+    == 0
+  )
+  said = dict(line.split() for line in capsys.readouterr().out.splitlines())
+  assert float(said['correlation']) == pytest.approx(
+    whole['correlation'], abs=0.01
+  )
   # The mouth opening of the synthetic faces is the loudness of their sound.
   assert whole['correlation'] > 0.6
   lines = (tmp_path / 'whole/metrics.jsonl').read_text().splitlines()
@@ -193,3 +211,34 @@ def test_sharded_step_is_the_step_of_one_device(shards):
     plain.params,
     sharded.params,
   )
+
+
+def test_closure_loss_is_optax_cross_entropy():
+  """Oracle: optax."""
+  import optax
+
+  rng = np.random.default_rng(3)
+  logit = jnp.asarray(rng.normal(0, 4, (2, 9)).astype(np.float32))
+  label = jnp.asarray(rng.random((2, 9)) < 0.5)
+  expected = optax.sigmoid_binary_cross_entropy(
+    logit, label.astype(jnp.float32)
+  )
+  ours = losses.binary_cross_entropy(logit, label)
+  np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_lips_that_are_too_open_cost_more():
+  basis = np.full((16, 11), 0.02, np.float32)
+  closed = np.zeros((1, 9, 16), np.float32)
+  batch = batch_of(closed, closed @ basis)
+  over, under = (
+    loss_terms(closed + change, batch, basis)['lip_gap']
+    for change in (0.1, -0.1)
+  )
+  ratio = losses.TOO_OPEN / losses.TOO_CLOSED
+  np.testing.assert_allclose(over / under, ratio, rtol=1e-4)
+
+
+def test_measurement_of_a_missing_split_is_one_line(shards, capsys):
+  assert articulator_stage.main([str(shards), '--split=nothing']) == 2
+  assert len(capsys.readouterr().err.splitlines()) == 1
