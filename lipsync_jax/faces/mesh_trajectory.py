@@ -93,13 +93,13 @@ class MeshTrajectory:
       displacement: from the neutral shape, at strength 1.
       strength: 0 leaves the source's lips; 1 is natural.
     """
-    weights = mesh.displacement_weights()[:, None]
-    share = weights * min(strength, 1.0)
-    target = shape + share * (self.neutral - shape) + strength * displacement
-    target = mesh.uncross_lips(target[None])[0]
+    target = mesh.displace(
+      shape[None], self.neutral, displacement[None], strength
+    )[0]
     measured = self.source_points(frame, target)
     smooth = target @ self.smooth_axes[frame, :2].T
     smooth += self.smooth_origin[frame, :2]
+    share = mesh.displacement_weights()[:, None] * min(strength, 1.0)
     return measured + share * (smooth - measured)
 
 
@@ -232,8 +232,7 @@ class _Builder:
     known = np.flatnonzero(self.rows >= 0)
     if not known.size:
       return mesh.reference_shape()
-    limit = np.quantile(opening[known], mesh.NEUTRAL_SHARE)
-    closed = known[opening[known] <= limit]
+    closed = known[mesh.least_open(opening[known])]
     total = np.zeros((mesh.NUM_POINTS, 3))
     for first in range(0, len(closed), BLOCK):
       part = closed[first : first + BLOCK]

@@ -19,7 +19,6 @@ from lipsync_jax.media.types import Frame, Video
 
 NUM_REFERENCES = 12
 MIN_OPENING = 0.045  # canonical units, of the widest reference of a video
-MAX_STRETCH = 1.8  # of a reference's opening
 SHADOW_OPENING = 0.06  # canonical units; narrower mouths are darker
 CHANGE_COST = 0.03  # canonical units, of another reference in the next frame
 NARROW_COST = 2.0  # of a reference that is less open than the target
