@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
 
 from lipsync_jax.faces import mesh
+from lipsync_jax.media import yuv
 from lipsync_jax.media.types import Frame
 
 GRID_SIZE = 192  # cells along the longer side of the changed region
@@ -279,11 +280,7 @@ def warp_frame(frame: Frame, field: WarpField) -> tuple[np.ndarray, ...]:
   import cv2
 
   x0, y0, x1, y1 = field.box
-  small = cv2.resize(
-    field.shift,
-    (field.shift.shape[1] // 2, field.shift.shape[0] // 2),
-    interpolation=cv2.INTER_AREA,
-  )
+  small = yuv.halve_plane(field.shift)
   shifts = (cv2.split(field.shift), cv2.split(small / 2))
   # The source may lie outside the region: read from a larger part.
   reach = max(int(np.ceil(max(-s.min(), s.max()))) for s in shifts[0]) + 3

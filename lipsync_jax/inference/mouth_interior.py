@@ -242,10 +242,7 @@ def reference_planes(
   gain = float(np.clip(level / max(reference.level, 1.0), 0.75, 1.33))
   out = []
   for plane, step in zip(reference.planes, (1, 2, 2), strict=True):
-    part = shift
-    if step == 2:
-      size = shift.shape[1] // 2, shift.shape[0] // 2
-      part = cv2.resize(shift, size, interpolation=cv2.INTER_AREA) / 2
+    part = shift if step == 1 else yuv.halve_plane(shift) / 2
     h, w = part.shape[:2]
     y, x = np.mgrid[:h, :w].astype(np.float32)
     new = cv2.remap(
@@ -307,6 +304,4 @@ def drawn_planes(
   rgb = (brightness * tint * rgb).astype(np.float32)
   rgb = cv2.GaussianBlur(rgb, (0, 0), max(0.5, 0.006 * unit))
   luma, *chroma = yuv.to_yuv(video, rgb)
-  size = luma.shape[1] // 2, luma.shape[0] // 2
-  chroma = [cv2.resize(p, size, interpolation=cv2.INTER_AREA) for p in chroma]
-  return (luma, *chroma)
+  return (luma, *map(yuv.halve_plane, chroma))
