@@ -197,15 +197,13 @@ class _Builder:
     after = np.searchsorted(known, frames).clip(0, len(known) - 1)
     before = np.where(self.rows[frames] >= 0, after, (after - 1).clip(0))
     a, b = known[before], known[after]
-    for wanted in (True, False):
-      part = self.face.present[frames] & ((self.rows[frames] >= 0) == wanted)
-      if not part.any():
-        continue
-      first = self.unpack(a[part])
-      if wanted:
-        out[part] = self.unpack(frames[part])
-        continue
-      last = self.unpack(b[part])
+    present, measured = self.face.present[frames], self.rows[frames] >= 0
+    part = present & measured
+    if part.any():
+      out[part] = self.unpack(frames[part])
+    part = present & ~measured
+    if part.any():
+      first, last = self.unpack(a[part]), self.unpack(b[part])
       span = np.maximum(b[part] - a[part], 1)
       share = ((frames[part] - a[part]) / span)[:, None, None]
       out[part] = first + share * (last - first)

@@ -136,7 +136,8 @@ def warp_field(
   grid = _Grid(np.array(box[:2], float), size / cells, cells.astype(int))
   half = len(strips) // 2
   maps = _affine_shifts(source, target, np.concatenate([faces, strips]))
-  empty = np.full(grid.shape, len(maps), np.int32)  # a map of zeros
+  empty = np.full(grid.shape, len(maps), np.int32)
+  maps = np.concatenate([maps, np.zeros((1, 2, 3), np.float32)])
   base = grid.paint(empty, faces, target, 0)
   shift = grid.shifts(base, maps)
   fields = []
@@ -203,11 +204,10 @@ class _Grid:
     """The shift at the center of each cell.
 
     Args:
-      ids: number of the map of each cell; len(maps) is no shift.
-      maps: of `_affine_shifts`.
+      ids: number of the map of each cell.
+      maps: of `_affine_shifts`, then a map of zeros.
       known, values: ids and shifts that are known; only others are computed.
     """
-    maps = np.concatenate([maps, np.zeros((1, 2, 3), np.float32)])
     if known is None:
       out = np.zeros((*self.shape, 2), np.float32)
       rows, columns = np.nonzero(ids < len(maps) - 1)
