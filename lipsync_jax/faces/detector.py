@@ -9,11 +9,14 @@ Both models are package data; their SHA-256 is verified.
 """
 
 import contextlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
 import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -55,8 +58,24 @@ def _silence_native_logs() -> Iterator[None]:
     os.close(nowhere)
 
 
+class _DeferredPlots(importlib.abc.MetaPathFinder):
+  """Finds matplotlib.pyplot and lets it load at its first use.
+
+  MediaPipe imports it for plots, which takes longer than all else it imports.
+  """
+
+  def find_spec(self, fullname, path, target=None):
+    """The module with a lazy loader; None for other modules."""
+    if fullname != 'matplotlib.pyplot':
+      return None
+    spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+    if spec is not None:
+      spec.loader = importlib.util.LazyLoader(spec.loader)
+    return spec
+
+
 def _import_mediapipe_vision():
-  """MediaPipe's vision tasks, imported without TensorFlow.
+  """MediaPipe's vision tasks, imported without TensorFlow and plots.
 
   MediaPipe imports TensorFlow if it is installed, which takes 20 seconds. None
   in sys.modules makes that import fail.
@@ -66,10 +85,13 @@ def _import_mediapipe_vision():
   hidden = 'tensorflow' not in sys.modules
   if hidden:
     sys.modules['tensorflow'] = None
+  deferred = _DeferredPlots()
+  sys.meta_path.insert(0, deferred)
   try:
     import mediapipe
     from mediapipe.tasks.python import BaseOptions, vision
   finally:
+    sys.meta_path.remove(deferred)
     if hidden:
       sys.modules.pop('tensorflow', None)
   return mediapipe, BaseOptions, vision
@@ -134,8 +156,17 @@ class FaceDetector:
     boxes = np.concatenate([rows[:, :2], rows[:, :2] + rows[:, 2:4]], 1)
     return (boxes * scale).astype(np.float32), rows[:, 14].astype(np.float32)
 
+  def submit_faces(
+    self, rgb: UInt8[np.ndarray, 'h w 3'], scale: float = 1.0
+  ) -> Future:
+    """`faces` in a worker thread. One search may run at a time."""
+    return self._pool.submit(self.faces, rgb, scale)
+
   def landmarks(
-    self, crop: UInt8[np.ndarray, 'h w 3'], corner: tuple = (0, 0)
+    self,
+    crop: UInt8[np.ndarray, 'h w 3'],
+    corner: tuple = (0, 0),
+    extent: tuple[int, int] | None = None,
   ) -> Float32[np.ndarray, '478 3'] | None:
     """The 478 points of the face that fills the crop, or None.
 
@@ -143,6 +174,7 @@ class FaceDetector:
       crop: the face with 1.2 to 3 times its size around it, of any shape. It is
         scaled and padded to a square of 256 pixels.
       corner: (x, y) of the crop's first pixel in the frame.
+      extent: (w, h) of the crop in the frame; None if it is not scaled.
 
     Returns:
       x, y in pixels of the frame; z in the same unit, negative towards the
@@ -169,6 +201,7 @@ class FaceDetector:
       np.array([(p.x, p.y, p.z) for p in detections[0]], np.float32)
       * LANDMARKER_SIZE
     )
+    w, h = extent or (w, h)
     unit = np.array([w / small[0], h / small[1], max(h, w) / LANDMARKER_SIZE])
     points = points * unit + np.array([*corner, 0])
     return points.astype(np.float32)

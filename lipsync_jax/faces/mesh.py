@@ -144,18 +144,22 @@ def lip_opening(shapes: Points) -> Float[np.ndarray, 'n']:
   return lip_gaps(shapes).mean(1)
 
 
+def least_open(opening: Float[np.ndarray, 'n']) -> Bool[np.ndarray, 'n']:
+  """The NEUTRAL_SHARE of frames with the least lip opening, at least one."""
+  return opening <= np.quantile(opening, NEUTRAL_SHARE)
+
+
 def neutral_shape(shapes: Points, known: Bool[np.ndarray, 'n']) -> Shape:
   """The person's face with closed lips.
 
-  It is the mean of the NEUTRAL_SHARE of frames with the least lip opening.
+  It is the mean of the frames of `least_open`.
 
   Args:
     shapes: canonical.
     known: frames with measured points; at least one.
   """
-  opening = lip_opening(shapes[known])
-  limit = np.quantile(opening, NEUTRAL_SHARE)
-  return shapes[known][opening <= limit].mean(0)
+  found = shapes[known]
+  return found[least_open(lip_opening(found))].mean(0)
 
 
 @functools.cache
@@ -172,16 +176,19 @@ def displacement_weights() -> Float[np.ndarray, 'p']:
   return weights
 
 
-def displace(shapes: Points, neutral: Shape, displacement: Points) -> Points:
+def displace(
+  shapes: Points, neutral: Shape, displacement: Points, strength: float = 1.0
+) -> Points:
   """Target shapes: the source's upper face with the displaced lower face.
 
   Args:
     shapes: canonical shapes of the source frames.
     neutral: of the person.
     displacement: from the neutral, zero where `displacement_weights` is.
+    strength: of the displacement; below 1 also the share of the neutral.
   """
-  weights = displacement_weights()[None, :, None]
-  target = shapes * (1 - weights) + neutral * weights + displacement
+  share = displacement_weights()[:, None] * min(strength, 1.0)
+  target = shapes + share * (neutral - shapes) + strength * displacement
   return uncross_lips(target)
 
 

@@ -93,13 +93,13 @@ class MeshTrajectory:
       displacement: from the neutral shape, at strength 1.
       strength: 0 leaves the source's lips; 1 is natural.
     """
-    weights = mesh.displacement_weights()[:, None]
-    share = weights * min(strength, 1.0)
-    target = shape + share * (self.neutral - shape) + strength * displacement
-    target = mesh.uncross_lips(target[None])[0]
+    target = mesh.displace(
+      shape[None], self.neutral, displacement[None], strength
+    )[0]
     measured = self.source_points(frame, target)
     smooth = target @ self.smooth_axes[frame, :2].T
     smooth += self.smooth_origin[frame, :2]
+    share = mesh.displacement_weights()[:, None] * min(strength, 1.0)
     return measured + share * (smooth - measured)
 
 
@@ -197,15 +197,13 @@ class _Builder:
     after = np.searchsorted(known, frames).clip(0, len(known) - 1)
     before = np.where(self.rows[frames] >= 0, after, (after - 1).clip(0))
     a, b = known[before], known[after]
-    for wanted in (True, False):
-      part = self.face.present[frames] & ((self.rows[frames] >= 0) == wanted)
-      if not part.any():
-        continue
-      first = self.unpack(a[part])
-      if wanted:
-        out[part] = self.unpack(frames[part])
-        continue
-      last = self.unpack(b[part])
+    present, measured = self.face.present[frames], self.rows[frames] >= 0
+    part = present & measured
+    if part.any():
+      out[part] = self.unpack(frames[part])
+    part = present & ~measured
+    if part.any():
+      first, last = self.unpack(a[part]), self.unpack(b[part])
       span = np.maximum(b[part] - a[part], 1)
       share = ((frames[part] - a[part]) / span)[:, None, None]
       out[part] = first + share * (last - first)
@@ -232,8 +230,7 @@ class _Builder:
     known = np.flatnonzero(self.rows >= 0)
     if not known.size:
       return mesh.reference_shape()
-    limit = np.quantile(opening[known], mesh.NEUTRAL_SHARE)
-    closed = known[opening[known] <= limit]
+    closed = known[mesh.least_open(opening[known])]
     total = np.zeros((mesh.NUM_POINTS, 3))
     for first in range(0, len(closed), BLOCK):
       part = closed[first : first + BLOCK]

@@ -2,7 +2,8 @@
 
 The landmarker runs on every frame for every tracked face, on a crop at its
 expected position. YuNet runs every few frames, at cuts, and while a face is
-lost or none is tracked. Results take under 1 kB a face and frame.
+lost or none is tracked, beside the landmarker where the need is known before.
+Results take under 1 kB a face and frame.
 """
 
 import array
@@ -39,7 +40,8 @@ APPEARANCE_SOON = 5  # … and while it is new, when it may be partly hidden
 APPEARANCE_AFTER = 4  # frames after which a replaced face must still differ
 
 # (number, seconds, frame of at most 640 pixels a side, function that returns
-# the whole-pixel box (x0, y0, x1, y1) of the frame at full size)
+# the whole-pixel box (x0, y0, x1, y1) of the frame, scaled down if larger than
+# the landmarker's input)
 Fetch = Callable[[tuple[int, int, int, int]], np.ndarray]
 Frame = tuple[int, float, np.ndarray, Fetch]
 
@@ -102,12 +104,15 @@ def _advance_frame(builders, view, frame, detector, jump: bool) -> None:
     and time - s.times[-1] < LOST_SECONDS
     and _is_confirmed(s)
   ]
+  scale = frame[1] / small.shape[1]
+  due = not number % DETECT_EVERY or not live or jump or bool(lost)
+  search = detector.submit_faces(small, scale) if due else None
   jobs = [] if jump else [(s, _predict_box(s), s.scores[-1]) for s in live]
   done = _read_landmarks(jobs, view, frame, detector)
   failed = [s for s in live if id(s) not in done]
-  if number % DETECT_EVERY and live and not (jump or lost or failed):
+  if not (search or failed):
     return
-  boxes, scores = detector.faces(small, frame[1] / small.shape[1])
+  boxes, scores = search.result() if search else detector.faces(small, scale)
   taken = _match_detections([s for s in live if id(s) in done], boxes, scores)
   again, new = [], []
   for i, box in enumerate(boxes):
@@ -175,7 +180,8 @@ def _read_landmarks(
     if x1 - x0 < 8 or y1 - y0 < 8:
       return None
     # Only this thread reads the decoder's frames: two at once can hang it.
-    return np.ascontiguousarray(fetch((x0, y0, x1, y1))), (x0, y0)
+    rgb = np.ascontiguousarray(fetch((x0, y0, x1, y1)))
+    return rgb, (x0, y0), (x1 - x0, y1 - y0)
 
   def read(part):
     return part and detector.landmarks(*part)
@@ -213,9 +219,12 @@ def _update_appearance(
   builder: TrackBuilder, number: int, points, part, jump: bool
 ) -> None:
   """Record the appearance, and whether the face was replaced."""
-  cut = crop.crop_from_row(crop.face_crops(points[None].astype(np.float64))[0])
+  rgb, corner, extent = part
+  zoom = np.array([rgb.shape[1], rgb.shape[0]]) / extent
+  place = (points[None].astype(np.float64) - corner) * zoom
+  cut = crop.crop_from_row(crop.face_crops(place)[0])
   cut = dataclasses.replace(cut, w=1.5 * cut.w, h=1.5 * cut.h)
-  seen = identity.appearance(crop.extract_crop(part[0], cut, 96, part[1]))
+  seen = identity.appearance(crop.extract_crop(rgb, cut, 96))
   if builder.switches and number - builder.switches[-1][0] <= APPEARANCE_AFTER:
     builder.switches[-1][2] = seen
   alike = (

@@ -119,6 +119,21 @@ def detection_size(video: Video) -> tuple[int, int]:
   return round(video.width * scale), round(video.height * scale)
 
 
+def landmarker_size(
+  box: tuple[int, int, int, int],
+) -> tuple[int, int] | None:
+  """(width, height) of a box scaled to the landmarker's input.
+
+  Returns:
+    None if the box is not larger.
+  """
+  w, h = box[2] - box[0], box[3] - box[1]
+  scale = detector.LANDMARKER_SIZE / max(w, h)
+  if scale >= 1:
+    return None
+  return max(round(w * scale), 1), max(round(h * scale), 1)
+
+
 def analyze_video(
   video: Video, until: Fraction | None, progress: Callable
 ) -> tuple[tracks.Analysis, list[Fraction]]:
@@ -132,7 +147,7 @@ def analyze_video(
     for frame in frames_until(video, until):
 
       def fetch(box, frame=frame):
-        return yuv.to_rgb(video, frame, box)
+        return yuv.to_rgb(video, frame, box, landmarker_size(box))
 
       small = yuv.to_rgb(video, frame, size=size)
       yield frame.index, float(frame.time), small, fetch

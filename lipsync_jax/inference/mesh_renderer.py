@@ -161,8 +161,6 @@ class MeshRenderer:
 
 def _blend(planes: list, patch: Patch, opacity: np.float32, limit: int) -> None:
   """Blend a patch into planes, in place."""
-  import cv2
-
   x0, y0, x1, y1 = patch.box
   mask = patch.planes[3] if len(patch.planes) > 3 else None
   for plane, new, step in zip(planes, patch.planes, (1, 2, 2), strict=False):
@@ -172,11 +170,7 @@ def _blend(planes: list, patch: Patch, opacity: np.float32, limit: int) -> None:
       continue
     share = opacity
     if mask is not None:
-      part = mask
-      if step == 2:
-        size = mask.shape[1] // 2, mask.shape[0] // 2
-        part = cv2.resize(mask, size, interpolation=cv2.INTER_AREA)
-      share = part * opacity
+      share = (mask if step == 1 else yuv.halve_plane(mask)) * opacity
     old = plane[where].astype(np.float32)
     mixed = np.rint(old + share * (new.astype(np.float32) - old))
     plane[where] = np.clip(mixed, 0, limit)

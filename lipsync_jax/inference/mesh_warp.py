@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
 
 from lipsync_jax.faces import mesh
+from lipsync_jax.media import yuv
 from lipsync_jax.media.types import Frame
 
 GRID_SIZE = 192  # cells along the longer side of the changed region
@@ -135,7 +136,8 @@ def warp_field(
   grid = _Grid(np.array(box[:2], float), size / cells, cells.astype(int))
   half = len(strips) // 2
   maps = _affine_shifts(source, target, np.concatenate([faces, strips]))
-  empty = np.full(grid.shape, len(maps), np.int32)  # a map of zeros
+  empty = np.full(grid.shape, len(maps), np.int32)
+  maps = np.concatenate([maps, np.zeros((1, 2, 3), np.float32)])
   base = grid.paint(empty, faces, target, 0)
   shift = grid.shifts(base, maps)
   fields = []
@@ -202,11 +204,10 @@ class _Grid:
     """The shift at the center of each cell.
 
     Args:
-      ids: number of the map of each cell; len(maps) is no shift.
-      maps: of `_affine_shifts`.
+      ids: number of the map of each cell.
+      maps: of `_affine_shifts`, then a map of zeros.
       known, values: ids and shifts that are known; only others are computed.
     """
-    maps = np.concatenate([maps, np.zeros((1, 2, 3), np.float32)])
     if known is None:
       out = np.zeros((*self.shape, 2), np.float32)
       rows, columns = np.nonzero(ids < len(maps) - 1)
@@ -279,11 +280,7 @@ def warp_frame(frame: Frame, field: WarpField) -> tuple[np.ndarray, ...]:
   import cv2
 
   x0, y0, x1, y1 = field.box
-  small = cv2.resize(
-    field.shift,
-    (field.shift.shape[1] // 2, field.shift.shape[0] // 2),
-    interpolation=cv2.INTER_AREA,
-  )
+  small = yuv.halve_plane(field.shift)
   shifts = (cv2.split(field.shift), cv2.split(small / 2))
   # The source may lie outside the region: read from a larger part.
   reach = max(int(np.ceil(max(-s.min(), s.max()))) for s in shifts[0]) + 3

@@ -19,7 +19,6 @@ from lipsync_jax.media.types import Frame, Video
 
 NUM_REFERENCES = 12
 MIN_OPENING = 0.045  # canonical units, of the widest reference of a video
-MAX_STRETCH = 1.8  # of a reference's opening
 SHADOW_OPENING = 0.06  # canonical units; narrower mouths are darker
 CHANGE_COST = 0.03  # canonical units, of another reference in the next frame
 NARROW_COST = 2.0  # of a reference that is less open than the target
@@ -243,10 +242,7 @@ def reference_planes(
   gain = float(np.clip(level / max(reference.level, 1.0), 0.75, 1.33))
   out = []
   for plane, step in zip(reference.planes, (1, 2, 2), strict=True):
-    part = shift
-    if step == 2:
-      size = shift.shape[1] // 2, shift.shape[0] // 2
-      part = cv2.resize(shift, size, interpolation=cv2.INTER_AREA) / 2
+    part = shift if step == 1 else yuv.halve_plane(shift) / 2
     h, w = part.shape[:2]
     y, x = np.mgrid[:h, :w].astype(np.float32)
     new = cv2.remap(
@@ -308,6 +304,4 @@ def drawn_planes(
   rgb = (brightness * tint * rgb).astype(np.float32)
   rgb = cv2.GaussianBlur(rgb, (0, 0), max(0.5, 0.006 * unit))
   luma, *chroma = yuv.to_yuv(video, rgb)
-  size = luma.shape[1] // 2, luma.shape[0] // 2
-  chroma = [cv2.resize(p, size, interpolation=cv2.INTER_AREA) for p in chroma]
-  return (luma, *chroma)
+  return (luma, *map(yuv.halve_plane, chroma))

@@ -194,21 +194,21 @@ class SyncJob:
     plan = renderer.RenderPlan(video, times, frames, speakers)
     return plan, facts, output_end(frames, duration, video.rate), meshes
 
-  def speech_mels(self) -> tuple[list[disk_array.DiskArray], Fraction]:
+  def speech_mels(self) -> tuple[list[disk_array.RowFile], Fraction]:
     """The mel of each speech track, on disk, and the longest's seconds."""
     options = self.options
     gated = not (options.no_noise_gate or options.compat)
     mels, lengths = [], []
     for track in self.tracks:
       mel, length = speech.speech_mel(track, options.preview, gated)
-      mels.append(disk_array.DiskArray(mel.T))
+      mels.append(disk_array.to_disk(mel.T))
       lengths.append(length)
     return mels, max(lengths)
 
   def schedule(
     self,
     times: Sequence[Fraction],
-    mels: list[disk_array.DiskArray],
+    mels: list[disk_array.RowFile],
     duration: Fraction,
   ) -> tuple[Sequence[timeline.OutputFrame], list[Int[np.ndarray, 'p']]]:
     """The output's frames, and each speaker's first mel columns."""

@@ -33,20 +33,20 @@ class SpeakerTrack:
   """One speaker's face and speech; large arrays are on disk."""
 
   crops: Float[np.ndarray, 'f 5']  # of the source frames, as `crop.face_crops`
-  points: disk_array.DiskArray  # landmarks of the source frames, [f n 2]
-  mel: disk_array.DiskArray  # log-mel columns, [t 80]
+  points: disk_array.RowFile  # landmarks of the source frames, [f n 2]
+  mel: disk_array.RowFile  # log-mel columns, [t 80]
   starts: Int[np.ndarray, 'p']  # first mel column of each output frame
   opacity: Float[np.ndarray, 'p']  # of the new mouth, 0 to 1
 
 
 def make_speaker(
   trajectory: FaceTrajectory,
-  mel: disk_array.DiskArray,
+  mel: disk_array.RowFile,
   starts: Int[np.ndarray, 'p'],
   opacity: Float[np.ndarray, 'p'],
 ) -> SpeakerTrack:
   """A speaker whose landmarks are moved to disk."""
-  points = disk_array.DiskArray(trajectory.points)
+  points = disk_array.to_disk(trajectory.points)
   return SpeakerTrack(trajectory.crops, points, mel, starts, opacity)
 
 

@@ -145,7 +145,7 @@ def blend_patch(
       change = alpha * (new - old)
     else:
       # Mean over 2 x 2 pixels of alpha * (new - old), old being constant.
-      change = _halve_plane(alpha * new) - _halve_plane(alpha) * old
+      change = halve_plane(alpha * new) - halve_plane(alpha) * old
     plane = plane.copy()
     change += old
     np.rint(change, out=change)
@@ -198,10 +198,10 @@ def _pad_plane(
   return np.pad(plane, ((above, below), (left, right)))
 
 
-def _halve_plane(
-  plane: Float32[np.ndarray, 'y x'],
-) -> Float32[np.ndarray, 'y//2 x//2']:
-  """Average 2 x 2 pixels."""
+def halve_plane(
+  plane: Float32[np.ndarray, 'y x *c'],
+) -> Float32[np.ndarray, 'y//2 x//2 *c']:
+  """The means of 2 x 2 pixels: values of luma on the grid of chroma."""
   import cv2
 
   size = (plane.shape[1] // 2, plane.shape[0] // 2)

@@ -6,6 +6,7 @@ import tempfile
 import numpy as np
 import pytest
 
+from lipsync_jax.common import disk_array
 from lipsync_jax.common.disk_array import RowFile
 
 
@@ -62,3 +63,21 @@ def test_other_shapes_and_ranges_are_refused():
     file.append(np.zeros((2, 4), np.float32))
   with pytest.raises(AssertionError):
     file.read(0, 1)
+
+
+@pytest.mark.parametrize('disk', ['free', 'full', 'refuses', 'fills up'])
+def test_array_on_disk_returns_its_rows(disk, monkeypatch):
+  file_of = {'full': refuse, 'refuses': lambda: FullDisk(0)}
+  file_of['fills up'] = lambda: FullDisk(1000)
+  if disk != 'free':
+    monkeypatch.setattr(tempfile, 'TemporaryFile', file_of[disk])
+  monkeypatch.setattr(disk_array, 'BLOCK_ROWS', 16)
+  rows = np.random.default_rng(0).normal(size=(5, 100)).astype(np.float32).T
+  shelf = disk_array.to_disk(rows)
+  assert len(shelf) == 100 and shelf.on_disk == (disk == 'free')
+  for first, end in ((0, 100), (15, 17), (99, 100), (40, 40), (0, 1)):
+    np.testing.assert_array_equal(shelf.read(first, end), rows[first:end])
+  deep = np.arange(24.0).reshape(2, 4, 3)
+  np.testing.assert_array_equal(disk_array.to_disk(deep).read(1, 2), deep[1:])
+  with pytest.raises(AssertionError):
+    shelf.read(90, 101)

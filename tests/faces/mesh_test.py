@@ -98,6 +98,17 @@ def test_displacement_of_zero_at_the_neutral_is_the_source():
   np.testing.assert_allclose(target[0], neutral, atol=1e-15)
 
 
+def test_strength_scales_the_motion_from_the_source():
+  neutral, shape = opened(0.0), opened(0.1)
+  move = opened(0.2) - neutral
+  wanted = {0.0: shape, 1.0: opened(0.2), 1.5: opened(0.3)}
+  wanted[0.5] = (shape + opened(0.2)) / 2
+  for strength, goal in wanted.items():
+    found = mesh.displace(shape[None], neutral, move[None], strength)[0]
+    np.testing.assert_allclose(found[14], goal[14], atol=1e-12)
+    np.testing.assert_array_equal(found[10], shape[10])
+
+
 def test_packing_keeps_a_hundredth_of_a_pixel():
   box = np.array([[300.0, 200, 700, 720]], np.float32)
   points = posed(opened(0.1), (0.1, 0.2, 0), 230, np.array([500, 450, 0]))[None]

@@ -28,7 +28,7 @@ def frames(path, count, start=0):
         yield frame.to_ndarray(format='rgb24')
 
 
-def stream(pictures, rate=25):
+def stream(pictures, rate=25, largest=None):
   import cv2
 
   for i, rgb in enumerate(pictures):
@@ -38,7 +38,13 @@ def stream(pictures, rate=25):
     small = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
 
     def fetch(box, rgb=rgb):
-      return rgb[box[1] : box[3], box[0] : box[2]]
+      part = rgb[box[1] : box[3], box[0] : box[2]]
+      shrink = (largest or max(part.shape)) / max(part.shape)
+      if shrink >= 1:
+        return part
+      return cv2.resize(
+        part, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA
+      )
 
     yield i, i / rate, small, fetch
 
@@ -99,6 +105,29 @@ def test_landmarks_land_in_the_frame(shared, finder):
   assert np.median(apart) < 0.03 * (x1 - x0)
   drawn = detector_boxes(part[kept, :2][None])
   assert iou_matrix(drawn, boxes)[0, 0] > 0.8
+
+
+def test_crops_of_the_landmarkers_size_are_enough(shared, finder):
+  """Analyses from large and from scaled crops of a large face agree."""
+  path = shared / 'media/clips/retalking3.mp4'
+  pictures = list(frames(path, 8))
+  shape = pictures[0].shape[:2]
+  whole, scaled = (
+    tracker.track_faces(stream(pictures, 25, side), shape, finder)
+    for side in (None, detector.LANDMARKER_SIZE)
+  )
+  (a,), (b,) = whole.tracks, scaled.tracks
+  width = (a.boxes[:, 2] - a.boxes[:, 0]).mean()
+  assert 1.8 * width > 1.5 * detector.LANDMARKER_SIZE
+  assert np.sqrt(np.square(a.points - b.points).mean()) < 0.01 * width
+  assert identity.appearance_similarity(a.appearance, b.appearance) > 0.9
+
+
+def test_a_search_in_a_thread_finds_the_same(grid, finder):
+  boxes, scores = finder.submit_faces(grid[0], 2.0).result()
+  wanted, trust = finder.faces(grid[0], 2.0)
+  np.testing.assert_array_equal(boxes, wanted)
+  np.testing.assert_array_equal(scores, trust)
 
 
 def test_no_face_anywhere(finder):
@@ -178,6 +207,10 @@ with FaceDetector() as finder:
   assert not finder.map(finder.landmarks, [picture] * 4)[0]
   assert len(finder.faces(picture)[0]) == 0
 assert 'tensorflow' not in sys.modules
+assert 'matplotlib.axes' not in sys.modules
+if 'matplotlib' in sys.modules:  # a later user gets the whole module
+  import matplotlib.pyplot
+  assert callable(matplotlib.pyplot.figure)
 print('fine')
 """
 

@@ -81,7 +81,7 @@ def test_chunks_equal_the_whole(monkeypatch):
   value = articulation.load_articulation()
   predict = articulator.build_articulator(value.variables, value.width)
   mel = np.random.default_rng(0).normal(-1, 1, (700, 80)).astype(np.float32)
-  rows = disk_array.DiskArray(mel)
+  rows = disk_array.to_disk(mel)
   times = np.arange(200) / 25 + 0.02
   whole = mesh_renderer.predict_coefficients(rows, times, predict)
   monkeypatch.setattr(mesh_renderer, 'CHUNK', 128)

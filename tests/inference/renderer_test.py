@@ -1,8 +1,6 @@
 """Memory of the second pass: what stays in memory and what is on disk."""
 
-import errno
 import gc
-import tempfile
 import tracemalloc
 from fractions import Fraction
 
@@ -20,38 +18,6 @@ from lipsync_jax.weights import convert
 from tests.helpers import synthetic_face
 
 RATE = 25
-
-
-def refuse(*_, **__):
-  raise OSError(errno.ENOSPC, 'no space left')
-
-
-class Full:
-  """A file on a full disk."""
-
-  write = flush = refuse
-
-  def __enter__(self):
-    return self
-
-  def __exit__(self, *_):
-    refuse()
-
-
-@pytest.mark.parametrize('disk', [None, refuse, Full])
-def test_disk_array_returns_its_rows(disk, monkeypatch):
-  if disk:
-    monkeypatch.setattr(tempfile, 'TemporaryFile', disk)
-  monkeypatch.setattr(disk_array, 'BLOCK_ROWS', 16)
-  rows = np.random.default_rng(0).normal(size=(5, 100)).astype(np.float32).T
-  shelf = disk_array.DiskArray(rows)
-  assert len(shelf) == 100 and (shelf.file is None) == bool(disk)
-  for first, end in ((0, 100), (15, 17), (99, 100), (40, 40), (0, 1)):
-    np.testing.assert_array_equal(shelf.read(first, end), rows[first:end])
-  deep = np.arange(24.0).reshape(2, 4, 3)
-  np.testing.assert_array_equal(disk_array.DiskArray(deep).read(1, 2), deep[1:])
-  with pytest.raises(AssertionError):
-    shelf.read(90, 101)
 
 
 def test_mel_windows_are_those_of_the_whole_mel():
@@ -74,7 +40,7 @@ def path_of(count: int) -> FaceTrajectory:
 
 def speaker(path, mel, starts) -> renderer.SpeakerTrack:
   opacity = np.ones(len(starts))
-  mel = disk_array.DiskArray(mel.T)
+  mel = disk_array.to_disk(mel.T)
   return renderer.make_speaker(path, mel, starts, opacity)
 
 
