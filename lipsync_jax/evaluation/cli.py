@@ -1,8 +1,9 @@
 """Command line of `python -m lipsync_jax.evaluate`."""
 
 import argparse
-import sys
 from collections.abc import Sequence
+
+from lipsync_jax.common.cli import with_new_names
 
 PROTOCOLS = ('reconstruction', 'cross', 'silence')
 # Renamed flags of earlier versions, and their new names.
@@ -104,13 +105,6 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
   Returns:
     The arguments, with `words`, the command line as it was given.
   """
-  words = []
-  for word in argv:
-    flag, equals, value = word.partition('=')
-    if flag in RENAMED:
-      print(f'note: {flag} is now {RENAMED[flag]}', file=sys.stderr)
-      flag = RENAMED[flag]
-    words.append(flag + equals + value)
-  args = build_parser().parse_args(words)
+  args = build_parser().parse_args(with_new_names(argv, RENAMED))
   args.words = list(argv)
   return args
