@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from lipsync_jax.common.cli import with_new_names
 
 PROTOCOLS = ('reconstruction', 'cross', 'silence')
+RENDERERS = ('mesh', 'network')
 # Renamed flags of earlier versions, and their new names.
 RENAMED = {
   '--rival': '--baseline',
@@ -34,6 +35,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_systems(add) -> None:
+  add(
+    '--renderer',
+    nargs='+',
+    choices=RENDERERS,
+    default=list(RENDERERS),
+    help='ours that are scored: mesh (videos only), network; default: both',
+  )
   add(
     '--checkpoint',
     action='append',
@@ -78,10 +86,14 @@ def _add_cases(add) -> None:
     '--protocol',
     nargs='+',
     choices=PROTOCOLS,
-    default=list(PROTOCOLS),
-    help='default: all three',
+    help='default: all three; with --pairs alone cross',
   )
-  add('--pairs', metavar='LIST', help='pairs for cross, also published lists')
+  add(
+    '--pairs',
+    metavar='LIST',
+    help='pairs for cross, also published lists; other protocols take their '
+    'faces',
+  )
   add('--root', default='', metavar='DIR', help='of the names in --pairs')
   seconds = {'type': float, 'metavar': 'SECONDS'}
   add(
