@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
 from lipsync_jax.evaluation import (
   image_metrics,
@@ -225,11 +225,19 @@ def _add_sync_metrics(
   gap = image_metrics.lip_opening(points, generated.crops[:, 2])
   curve = ridge_scorer.score_clip(generated, gap, scorers.ridge)
   curves['ridge'] = curve
-  values['ridge_r'] = curve[ridge_scorer.MAX_SHIFT]
+  values |= ridge_values(curve)
+
+
+def ridge_values(curve: Float[np.ndarray, 's']) -> dict[str, float]:
+  """Ridge metrics of `ridge_scorer.correlation_curve`."""
   offset = ridge_scorer.best_offset(curve)
-  values['ridge_offset'] = offset
-  if np.isfinite(curve).any():
-    values['ridge_near'] = 100.0 * (abs(offset) <= 1)
+  near = 100.0 * (abs(offset) <= 1)
+  return {
+    'ridge_r': curve[ridge_scorer.MAX_SHIFT],
+    'ridge_offset': offset,
+    # Without any correlation the best offset is meaningless.
+    'ridge_near': near if np.isfinite(curve).any() else float('nan'),
+  }
 
 
 def compare_to_truth(
