@@ -182,7 +182,9 @@ def metric_table(results: Sequence[dict], protocol: str, group: str) -> str:
       else ''
     )
     clips = len(aggregate.system_results(results, protocol, name))
-    row = ''.join(f'<td>{_cell(values.get(m.key), m.key)}</td>' for m in found)
+    row = ''.join(
+      f'<td>{_cell(values.get(m.key), m.key, clips)}</td>' for m in found
+    )
     label = f'{_escape(name)}<br><small>{count_noun(clips, "clip")}</small>'
     rows.append(f'<tr{made}><td>{label}</td>{row}</tr>')
   counts = {
@@ -202,15 +204,17 @@ def _sign(m: Metric) -> str:
   return signs.get(m.better, '→ truth')
 
 
-def _cell(cell: aggregate.MetricSummary | None, key: str) -> str:
+def _cell(cell: aggregate.MetricSummary | None, key: str, clips: int) -> str:
+  """A value with its interval, and its clips where they are not the row's."""
   if cell is None:
     return '–'
   shown = format_frames if key in aggregate.MEDIANS else format_number
+  of = '' if cell.count == clips else f'<br><small>of {cell.count}</small>'
   if cell.count == 1:  # one clip has no interval
-    return shown(cell.value)
+    return shown(cell.value) + of
   return (
     f'{shown(cell.value)}<br><small>[{shown(cell.low)}, {shown(cell.high)}]'
-    '</small>'
+    f'</small>{of}'
   )
 
 

@@ -244,6 +244,8 @@ def result_key(system: System, context: CaseContext, sources: dict) -> str:
   words += closure_words(system, case)
   if system.kind == 'truth' and case.protocol == 'silence':
     words.append('silence')
+  if system.kind in ('mesh', 'checkpoint'):
+    words.append(systems.rendering_code())
   if system.dubber:
     dubber = system.dubber
     words += [dubber.sha256, dubber.engine, case.subject.path]
@@ -332,7 +334,16 @@ def report_facts(
   with contextlib.suppress(importlib.metadata.PackageNotFoundError):
     version = importlib.metadata.version('lipsync-jax')
     sources = sources | {'lipsync-jax': version}
+  if any(case.partner and case.partner.is_sound for case in eval_cases):
+    marker = (
+      'p, b, m by PocketSphinx'
+      if lip_motion.has_phonemes()
+      else ('none, PocketSphinx is not installed')
+    )
+    sources = sources | {'closures of sound files': marker}
   for row in rows:
+    if row.kind == 'mesh':
+      sources = sources | {f'row {row.name}': row.sha256}
     if row.dubber:
       dubber = row.dubber
       text = f'{dubber.source}; {dubber.engine}; {dubber.sha256}'

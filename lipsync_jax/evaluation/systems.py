@@ -44,6 +44,10 @@ TRUTH, FOREIGN = 'ground truth', 'unmodified, foreign sound'
 MAX_NAME = 32  # characters of a case in a file's name
 
 
+# Packages whose code determines the pictures of our renderers.
+RENDERING = ('audio', 'faces', 'inference', 'media', 'models')
+
+
 class RenderError(LipSyncError):
   """A system without a clip for a case; the report counts it."""
 
@@ -181,12 +185,23 @@ def scored_audio(path: str, context: CaseContext) -> np.ndarray | None:
   return None
 
 
+@functools.cache
+def rendering_code() -> str:
+  """SHA-256 of the code of our renderers, so that no result outlives it."""
+  root = pathlib.Path(__file__).resolve().parents[1]
+  total = hashlib.sha256()
+  for name in RENDERING:
+    for path in sorted((root / name).glob('*.py')):
+      total.update(path.read_bytes())
+  return total.hexdigest()
+
+
 def render_case(system: System, context: CaseContext) -> str:
   """Render a case of a video file by `sync`; returns the output's path."""
   case, driven = context.case, context.driven()
   dubber = system.dubber
   weights = dubber.sha256 if dubber else system.sha256
-  words = (weights, content_hash(driven), system.name)
+  words = (weights, rendering_code(), content_hash(driven), system.name)
   mark = hashlib.sha256('\n'.join(words).encode()).hexdigest()[:12]
   folder = context.out / 'videos' / case.protocol
   folder.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from lipsync_jax.evaluation import cases, cli, runner, systems, video_clip
+from lipsync_jax.evaluation import (
+  cases,
+  cli,
+  clip,
+  runner,
+  systems,
+  video_clip,
+)
 from lipsync_jax.media import decoder
 from lipsync_jax.media.container import MediaError
 from tests.helpers import test_clips
@@ -82,3 +89,26 @@ def test_expected_closures_are_those_of_the_speaker():
     for kind, wanted in zip(kinds, closures, strict=True):
       system = systems.System(kind, kind)
       assert runner.expected_closures(system, context) is wanted
+
+
+def test_results_of_other_code_have_other_keys(monkeypatch):
+  wave = np.zeros(20 * 640, np.int16)
+  pictures = (np.zeros((8, 8, 3), np.uint8),) * 20
+  crops = np.tile([4.0, 4, 8, 8, 0], (20, 1))
+
+  class Context(systems.CaseContext):
+    truth = clip.EvalClip('a', 'a', pictures, crops, wave)
+
+    def __init__(self):
+      face = subject('/v.mp4')
+      self.case = cases.EvalCase('reconstruction', 'x', face, None)
+
+  def keys():
+    rows = (systems.System('mesh', 'mesh'), systems.System('truth', 'truth'))
+    return [runner.result_key(row, Context(), {}) for row in rows]
+
+  before = keys()
+  assert keys() == before
+  monkeypatch.setattr(systems, 'rendering_code', lambda: 'another')
+  after = keys()
+  assert after[0] != before[0] and after[1] == before[1]

@@ -67,3 +67,12 @@ def test_sheets_have_the_source_above_every_system():
   facts = {'what': 'a test', 'command': 'x'}
   checker.feed(html_report.render_page(found, facts))
   assert not checker.open and checker.count['figure'] == 6 + 12
+
+
+def test_values_of_fewer_clips_say_so():
+  found = results()[:-1]
+  text = html_report.metric_table(found, 'cross', 'sync')
+  assert '12 clips' in text and 'of 11' not in text
+  del found[0]['values']['judge_0']  # such as of a source without sound
+  text = html_report.metric_table(found, 'cross', 'sync')
+  assert text.count('of 11') == 1
