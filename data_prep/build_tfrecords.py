@@ -76,18 +76,15 @@ def _add_limits(add) -> None:
 
 def with_new_names(argv: list[str]) -> list[str]:
   """The command line with the new names of renamed flags; prints each."""
-  words = []
-  for word in argv:
-    flag, equals, value = word.partition('=')
-    if flag in RENAMED:
-      print(f'note: {flag} is now {RENAMED[flag]}', file=sys.stderr)
-      flag = RENAMED[flag]
-    words.append(flag + equals + value)
-  return words
+  from lipsync_jax.common import cli
+
+  return cli.with_new_names(argv, RENAMED)
 
 
 def main(argv: list[str] | None = None) -> int:
   """Run a build; 0 if it accepted a clip, 1 if not, 2 on an error."""
+  if ROOT not in sys.path:
+    sys.path.insert(0, ROOT)
   words = with_new_names(sys.argv[1:] if argv is None else argv)
   flags, beam_flags = build_parser().parse_known_args(words)
   logging.basicConfig(level=logging.INFO, format='%(asctime)s %(message)s')
@@ -96,8 +93,6 @@ def main(argv: list[str] | None = None) -> int:
   # Beam's worker processes import the modules of the pipeline.
   folders = [ROOT, *filter(None, [os.environ.get('PYTHONPATH')])]
   os.environ['PYTHONPATH'] = os.pathsep.join(folders)
-  if ROOT not in sys.path:
-    sys.path.insert(0, ROOT)
   from data_prep import av_offset, extract, layouts, process
 
   settings = extract.Settings(

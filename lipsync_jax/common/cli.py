@@ -3,7 +3,7 @@
 import contextlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 DONE, REFUSED, MISUSED, INTERRUPTED = 0, 1, 2, 130  # exit codes
 
@@ -12,6 +12,27 @@ def quiet_native_logs() -> None:
   """Suppress the messages of glog and TensorFlow Lite, which log in C++."""
   for name in ('GLOG_minloglevel', 'TF_CPP_MIN_LOG_LEVEL'):
     os.environ.setdefault(name, '3')
+
+
+def with_new_names(
+  argv: Sequence[str], renamed: Mapping[str, str]
+) -> list[str]:
+  """The command line with the new names of renamed flags.
+
+  Prints one line on standard error for each renamed flag.
+
+  Args:
+    argv: words; a value follows its flag or an equals sign.
+    renamed: new flags by their old names, with hyphens.
+  """
+  words = []
+  for word in argv:
+    flag, equals, value = word.partition('=')
+    if flag in renamed:
+      print(f'note: {flag} is now {renamed[flag]}', file=sys.stderr)
+      flag = renamed[flag]
+    words.append(flag + equals + value)
+  return words
 
 
 def run_command(

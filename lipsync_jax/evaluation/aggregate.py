@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lipsync_jax.common import atomic_file
-from lipsync_jax.evaluation.metrics import METRICS, Metric
+from lipsync_jax.evaluation.metric_list import METRICS, Metric
 
 BOOTSTRAP_DRAWS = 2000  # of the bootstrap
 SEED = 0

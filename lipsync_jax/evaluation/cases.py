@@ -1,4 +1,8 @@
-"""Evaluation cases from shards, video files and lists.
+"""Evaluation cases from shards, video files and lists of (video, audio) pairs.
+
+The published lists are supported (spec 8.5): lines `audio video` without
+suffixes, which name clips of LRS2, LRS3 and LRW, and lines
+`video.mp4 audio.mp4` (or .wav) of ReSyncED, the video first.
 
 A subject is a face with its own sound. A case is a subject under one protocol,
 with a partner who gives a foreign sound.
@@ -14,7 +18,7 @@ import numpy as np
 
 from lipsync_jax.common.errors import LipSyncError
 from lipsync_jax.data.clip import ClipDataset
-from lipsync_jax.evaluation import pair_lists, video_clip
+from lipsync_jax.evaluation import video_clip
 from lipsync_jax.evaluation.clip import (
   SAMPLES_PER_FRAME,
   EvalClip,
@@ -22,9 +26,15 @@ from lipsync_jax.evaluation.clip import (
   join_clips,
 )
 
+Pair = tuple[str, str]  # video, audio
+
 
 class CaseError(LipSyncError):
   """No case to evaluate."""
+
+
+class PairError(LipSyncError):
+  """A list without valid pairs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +47,11 @@ class Subject:
   load_audio: Callable[[], np.ndarray]  # int16 [s]
   path: str = ''  # of the video; '' for shards
   locate: Callable[[], video_clip.FaceLocation] | None = None  # in a video
+
+  @property
+  def is_sound(self) -> bool:
+    """Whether it is a sound file, without a face."""
+    return self.path.lower().endswith(video_clip.SOUND_SUFFIXES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +101,7 @@ def video_subject(path: str, max_seconds: float, progress: Callable) -> Subject:
   )
 
   def load() -> EvalClip:
-    return video_clip.load_video_clip(path, locate())
+    return video_clip.load_source_clip(path, locate())
 
   name = pathlib.Path(path).stem
   load_audio = functools.partial(video_clip.video_audio, path)
@@ -100,10 +115,10 @@ def build_cases(
 ) -> list[EvalCase]:
   """All cases of the protocols.
 
-  Without `listed` pairs, `pair_lists.draw_partners` gives the partners.
+  Without `listed` pairs, `draw_partners` gives the partners.
   """
   names = [s.name for s in subjects]
-  drawn = pair_lists.draw_partners(names, [s.speaker for s in subjects])
+  drawn = draw_partners(names, [s.speaker for s in subjects])
   by_name = {s.name: s for s in subjects}
   partner = {video: by_name[sound] for video, sound in drawn}
   cases = []
@@ -156,7 +171,7 @@ def subjects_from_list(
       'found neither'
     )
 
-  return [(subject(v), subject(a)) for v, a in pair_lists.read_pairs(path)]
+  return [(subject(v), subject(a)) for v, a in read_pairs(path)]
 
 
 def baseline_output(folder: str, case: EvalCase) -> str | None:
@@ -178,3 +193,45 @@ def baseline_output(folder: str, case: EvalCase) -> str | None:
       if (base / f'{stem}{suffix}').is_file():
         return str(base / f'{stem}{suffix}')
   return None
+
+
+def read_pairs(path: str | os.PathLike) -> list[Pair]:
+  """The (video, audio) pairs of a list, in the order of its lines."""
+  pairs = []
+  lines = pathlib.Path(path).read_text(encoding='utf-8').splitlines()
+  for number, line in enumerate(lines, 1):
+    words = line.split()
+    if not words:
+      continue
+    if len(words) != 2:
+      raise PairError(
+        f'{path}, line {number}: expected two names, found {len(words)}; '
+        'write "audio video" without endings or "video.mp4 audio.wav"'
+      )
+    endings = [bool(pathlib.PurePath(word).suffix) for word in words]
+    if endings[0] != endings[1]:
+      raise PairError(
+        f'{path}, line {number}: expected endings on both names or on '
+        f'neither, found {line.strip()!r}'
+      )
+    # With suffixes it is ReSyncED's order, else that of the LRS lists.
+    pairs.append((words[0], words[1]) if endings[0] else (words[1], words[0]))
+  if not pairs:
+    raise PairError(f'{path}: expected pairs of names, found none')
+  return pairs
+
+
+def draw_partners(names: Sequence[str], speakers: Sequence[str]) -> list[Pair]:
+  """Every name with the sound of another speaker, without randomness.
+
+  The search for another speaker starts half way down the list. If there is only
+  one speaker, another clip is taken.
+  """
+  pairs, count = [], len(names)
+  for i, name in enumerate(names):
+    order = [(i + count // 2 + k) % count for k in range(count)]
+    others = [j for j in order if speakers[j] != speakers[i]]
+    chosen = others or [j for j in order if j != i]
+    if chosen:
+      pairs.append((name, names[chosen[0]]))
+  return pairs

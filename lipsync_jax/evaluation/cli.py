@@ -1,10 +1,12 @@
 """Command line of `python -m lipsync_jax.evaluate`."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 
+from lipsync_jax.common.cli import with_new_names
+
 PROTOCOLS = ('reconstruction', 'cross', 'silence')
+RENDERERS = ('mesh', 'network')
 # Renamed flags of earlier versions, and their new names.
 RENAMED = {
   '--rival': '--baseline',
@@ -33,6 +35,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_systems(add) -> None:
+  add(
+    '--renderer',
+    nargs='+',
+    choices=RENDERERS,
+    default=list(RENDERERS),
+    help='ours that are scored: mesh (videos only), network; default: both',
+  )
   add(
     '--checkpoint',
     action='append',
@@ -77,10 +86,14 @@ def _add_cases(add) -> None:
     '--protocol',
     nargs='+',
     choices=PROTOCOLS,
-    default=list(PROTOCOLS),
-    help='default: all three',
+    help='default: all three; with --pairs alone cross',
   )
-  add('--pairs', metavar='LIST', help='pairs for cross, also published lists')
+  add(
+    '--pairs',
+    metavar='LIST',
+    help='pairs for cross, also published lists; other protocols take their '
+    'faces',
+  )
   add('--root', default='', metavar='DIR', help='of the names in --pairs')
   seconds = {'type': float, 'metavar': 'SECONDS'}
   add(
@@ -104,13 +117,6 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
   Returns:
     The arguments, with `words`, the command line as it was given.
   """
-  words = []
-  for word in argv:
-    flag, equals, value = word.partition('=')
-    if flag in RENAMED:
-      print(f'note: {flag} is now {RENAMED[flag]}', file=sys.stderr)
-      flag = RENAMED[flag]
-    words.append(flag + equals + value)
-  args = build_parser().parse_args(words)
+  args = build_parser().parse_args(with_new_names(argv, RENAMED))
   args.words = list(argv)
   return args

@@ -4,20 +4,31 @@
         generated.mp4 --at 0.5 1.2 2.0 --box 300 400 200 160
 
 Every row is a video, every column a time. People judge mouths on such sheets.
+Strips are the rows of the report's sheets, as JPEG in base64.
+
+Shapes: n frames.
 """
 
 import argparse
+import base64
+import dataclasses
 import sys
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
 from lipsync_jax.common import cli
-from lipsync_jax.evaluation.clip import EvalClipError
+from lipsync_jax.evaluation.clip import EvalClip, EvalClipError, face_crops
+from lipsync_jax.faces import crop, landmarks
 from lipsync_jax.media import decoder, yuv
 
 DEFAULT_COLUMNS = 8
+FACES = (8, 128)  # pictures of a strip, pixels of each
+MOUTHS = 12  # pictures of a strip of mouths
+MOUTH_SIZE = (100, 76)  # pixels of each
+MOUTH_SCALE = 1.7  # width of a picture, relative to the lips' usual width
+QUALITY, MOUTH_QUALITY = 82, 90  # of the JPEGs
 
 
 def frames_at(
@@ -89,6 +100,77 @@ def contact_sheet(
     rows.append(np.hstack(pictures))
   width = min(row.shape[1] for row in rows)
   return np.vstack([row[:, :width] for row in rows])
+
+
+def contact_strip(clip: EvalClip) -> str:
+  """Some faces of a clip side by side."""
+  count, side = FACES
+  chosen = _even_frames(len(clip), count)
+  part = dataclasses.replace(
+    clip,
+    pictures=tuple(clip.pictures[i] for i in chosen),
+    crops=clip.crops[chosen],
+  )
+  row = np.concatenate(list(face_crops(part, side, 1.1)), 1)
+  return _encode(row, QUALITY)
+
+
+def mouth_strip(
+  clip: EvalClip, source: EvalClip, points: Float[np.ndarray, 'n 89 2']
+) -> str:
+  """Mouths of a clip side by side, all of one size; '' without lips.
+
+  Strips of several versions of a source show the same places.
+
+  Args:
+    clip: the source, or a clip generated from it.
+    source: its ground truth.
+    points: landmarks of the ground truth.
+  """
+  count = min(len(clip), len(source))
+  lips = points[:count, landmarks.OUTER_LIPS]
+  known = np.flatnonzero(np.isfinite(lips).all((1, 2)))
+  if not known.size:
+    return ''
+  width = MOUTH_SCALE * np.median(np.ptp(lips[known, :, 0], axis=1))
+  pictures = []
+  for i in _even_frames(count, MOUTHS):
+    nearest = known[np.abs(known - i).argmin()]
+    scale = clip.crops[i, 2] / source.crops[i, 2]
+    center, w = lips[nearest].mean(0) * scale, width * scale
+    h = w * MOUTH_SIZE[1] / MOUTH_SIZE[0]
+    box = crop.Crop(center[0], center[1], w, h, 0.0)
+    pictures.append(_resample(clip.pictures[i], box))
+  return _encode(np.concatenate(pictures, 1), MOUTH_QUALITY)
+
+
+def _even_frames(total: int, count: int) -> list[int]:
+  return np.linspace(0, total - 1, count).round().astype(int).tolist()
+
+
+def _resample(picture, box: crop.Crop) -> UInt8[np.ndarray, 'h w 3']:
+  """A part of the picture at MOUTH_SIZE."""
+  import cv2
+
+  w, h = MOUTH_SIZE
+  matrix = np.array(
+    [
+      [w / box.w, 0, w / 2 - box.cx * w / box.w],
+      [0, h / box.h, h / 2 - box.cy * h / box.h],
+    ]
+  )
+  way = cv2.INTER_CUBIC if w >= box.w else cv2.INTER_AREA
+  return cv2.warpAffine(
+    picture, matrix, MOUTH_SIZE, flags=way, borderMode=cv2.BORDER_REPLICATE
+  )
+
+
+def _encode(row: UInt8[np.ndarray, 'h w 3'], quality: int) -> str:
+  import cv2
+
+  bgr = cv2.cvtColor(row, cv2.COLOR_RGB2BGR)
+  _, data = cv2.imencode('.jpg', bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
+  return base64.b64encode(data.tobytes()).decode()
 
 
 def write_sheet(args: argparse.Namespace) -> str:

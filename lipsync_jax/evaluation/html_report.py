@@ -9,8 +9,8 @@ import os
 from collections.abc import Sequence
 
 from lipsync_jax.common import atomic_file
-from lipsync_jax.evaluation import aggregate, svg_charts
-from lipsync_jax.evaluation.metrics import METRICS, Metric
+from lipsync_jax.evaluation import aggregate, html_sheets, svg_charts
+from lipsync_jax.evaluation.metric_list import METRICS, Metric
 
 CLIPS_SHOWN = 3  # best and worst cases with strips
 CURVES = {
@@ -131,10 +131,13 @@ def protocol_section(results: Sequence[dict], protocol: str) -> list[str]:
   out = [
     f'<h2 id="{_escape(protocol)}">{_escape(protocol.capitalize())}</h2>',
     f'<p>{PROTOCOLS.get(protocol, "")}</p>',
+    *html_sheets.clip_sheets(results, protocol),
     '<h3>Sync</h3>',
-    metric_table(results, protocol, sync=True),
-    '<h3>Picture, motion, duration</h3>',
-    metric_table(results, protocol, sync=False),
+    metric_table(results, protocol, 'sync'),
+    '<h3>Articulation</h3>',
+    metric_table(results, protocol, 'articulation'),
+    '<h3>Picture, jitter, duration</h3>',
+    metric_table(results, protocol, 'picture'),
     '<div class="charts">',
     *curve_charts(results, protocol),
     *scatter_charts(results, protocol),
@@ -155,15 +158,15 @@ def _kinds(results: Sequence[dict], protocol: str) -> dict[str, str]:
   return {r['row']: r['kind'] for r in results if r['protocol'] == protocol}
 
 
-def metric_table(results: Sequence[dict], protocol: str, sync: bool) -> str:
-  """Systems and their sync metrics, or all other metrics."""
+def metric_table(results: Sequence[dict], protocol: str, group: str) -> str:
+  """Systems and their metrics of a group (`Metric.group`)."""
   cells, kinds = (
     aggregate.protocol_table(results, protocol),
     _kinds(results, protocol),
   )
-  found = [m for m in aggregate.used_metrics(cells) if m.measures_sync == sync]
+  found = [m for m in aggregate.used_metrics(cells) if m.group == group]
   if not found:
-    return '<p>None: the sound is silence.</p>'
+    return '<p>None: there is no speech, or no lips.</p>'
   head = ''.join(
     f'<th title="{_escape(m.meaning)}">{_escape(m.title)}<br>'
     f'<small>{_escape(m.unit)} {_sign(m)}</small></th>'
@@ -179,7 +182,9 @@ def metric_table(results: Sequence[dict], protocol: str, sync: bool) -> str:
       else ''
     )
     clips = len(aggregate.system_results(results, protocol, name))
-    row = ''.join(f'<td>{_cell(values.get(m.key), m.key)}</td>' for m in found)
+    row = ''.join(
+      f'<td>{_cell(values.get(m.key), m.key, clips)}</td>' for m in found
+    )
     label = f'{_escape(name)}<br><small>{count_noun(clips, "clip")}</small>'
     rows.append(f'<tr{made}><td>{label}</td>{row}</tr>')
   counts = {
@@ -199,15 +204,17 @@ def _sign(m: Metric) -> str:
   return signs.get(m.better, '→ truth')
 
 
-def _cell(cell: aggregate.MetricSummary | None, key: str) -> str:
+def _cell(cell: aggregate.MetricSummary | None, key: str, clips: int) -> str:
+  """A value with its interval, and its clips where they are not the row's."""
   if cell is None:
     return '–'
   shown = format_frames if key in aggregate.MEDIANS else format_number
+  of = '' if cell.count == clips else f'<br><small>of {cell.count}</small>'
   if cell.count == 1:  # one clip has no interval
-    return shown(cell.value)
+    return shown(cell.value) + of
   return (
     f'{shown(cell.value)}<br><small>[{shown(cell.low)}, {shown(cell.high)}]'
-    '</small>'
+    f'</small>{of}'
   )
 
 

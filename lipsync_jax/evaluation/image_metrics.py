@@ -2,10 +2,14 @@
 
 Pictures are aligned pairs of uint8 RGB. Landmarks have the order of
 `landmarks.LANDMARK_IDS`, in pixels. Lengths are in percent of the crop's width,
-so that faces of all sizes compare.
+so that faces of all sizes compare. Colors are CIE Lab with L in 0..100; a
+distance of 2 is just visible.
 
 Shapes: t frames, h w pixels, p landmarks.
 """
+
+import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
@@ -20,9 +24,13 @@ LOWER_LIP_IDS = [INNER_LIPS.start + i for i in (16, 15, 14)]
 MOUTH_MARGIN = 0.25  # around the lips, relative to their box
 MIN_CHANGE = 4.0  # levels of 255: less is coding noise
 SEAM_RADIUS = 5  # pixels across a border
+SKIN_RING = (1.25, 1.7)  # scales of the outer lips around their center
+MIN_HEIGHT = 0.02  # of an open mouth, relative to the width of the face crop
+MIN_FLICKER_STEPS = 5  # second differences
 
 Pictures = UInt8[np.ndarray, 't h w 3']
 Points = Float[np.ndarray, 't p 2']
+Colors = Float[np.ndarray, 't 3']
 
 
 def luma(pictures: UInt8[np.ndarray, '*t 3']) -> Float[np.ndarray, '*t']:
@@ -180,6 +188,97 @@ def _outline(area: UInt8[np.ndarray, 'h w']) -> Bool[np.ndarray, 'h w']:
     cv2.drawContours(line, [widest], 0, 1, 1)
   line[[0, -1]], line[:, [0, -1]] = 0, 0
   return line > 0
+
+
+@dataclasses.dataclass(frozen=True)
+class MouthColors:
+  """Mean Lab colors of each frame; NaN where a region is absent."""
+
+  lips: Colors
+  skin: Colors
+  interior: Colors  # NaN where the mouth is open by less than MIN_HEIGHT
+
+
+def mouth_colors(
+  pictures: Sequence[UInt8[np.ndarray, '_ _ 3']],
+  points: Points,
+  widths: Float[np.ndarray, 't'],
+) -> MouthColors:
+  """The colors of every frame.
+
+  Args:
+    pictures: RGB.
+    points: landmarks; NaN where unknown.
+    widths: of the face crop, pixels.
+  """
+  out = np.full((3, len(pictures), 3), np.nan)
+  for i, picture in enumerate(pictures):
+    if np.isfinite(points[i]).all():
+      out[:, i] = _frame_colors(picture, points[i], widths[i])
+  return MouthColors(*out)
+
+
+def color_flicker(
+  interior: Colors, pieces: Sequence[slice] = (slice(None),)
+) -> float:
+  """Root mean square of the second difference in time of the color.
+
+  Frames with a closed mouth are left out. NaN if few frames remain.
+  """
+  steps = np.concatenate([np.diff(interior[p], 2, axis=0) for p in pieces])
+  squares = np.square(steps).sum(1)
+  known = squares[np.isfinite(squares)]
+  if known.size < MIN_FLICKER_STEPS:
+    return float('nan')
+  return float(np.sqrt(known.mean()))
+
+
+def color_distance(generated: Colors, truth: Colors) -> float:
+  """Distance of the mean colors of two clips, Lab units."""
+  a, b = (c[np.isfinite(c).all(1)] for c in (generated, truth))
+  if not len(a) or not len(b):
+    return float('nan')
+  return float(np.linalg.norm(a.mean(0) - b.mean(0)))
+
+
+def _frame_colors(
+  picture: UInt8[np.ndarray, 'h w 3'],
+  points: Float[np.ndarray, '89 2'],
+  width: float,
+) -> Float[np.ndarray, '3 3']:
+  """Mean colors of lips, skin and interior."""
+  import cv2
+
+  outer, inner = points[landmarks.OUTER_LIPS], points[landmarks.INNER_LIPS]
+  center = outer.mean(0)
+  near, far = (center + scale * (outer - center) for scale in SKIN_RING)
+  h, w = picture.shape[:2]
+  x0, y0 = np.clip(np.floor(far.min(0)), 0, [w, h]).astype(int)
+  x1, y1 = np.clip(np.ceil(far.max(0)) + 1, 0, [w, h]).astype(int)
+  if x1 <= x0 or y1 <= y0:
+    return np.full((3, 3), np.nan)
+  part = picture[y0:y1, x0:x1].astype(np.float32) / 255
+  lab = cv2.cvtColor(part, cv2.COLOR_RGB2Lab)
+
+  def area(outline: Float[np.ndarray, 'k 2']) -> Bool[np.ndarray, 'a b']:
+    canvas = np.zeros(lab.shape[:2], np.uint8)
+    corner = np.rint(outline - [x0, y0]).astype(np.int32)
+    return cv2.fillPoly(canvas, [corner], 1) > 0
+
+  inside = area(inner)
+  long = np.ptp(inner, axis=0).max()  # pixels between the corners
+  is_open = inside.sum() >= MIN_HEIGHT * width * long
+  return np.stack(
+    [
+      _mean_color(lab, area(outer) & ~inside),
+      _mean_color(lab, area(far) & ~area(near)),
+      _mean_color(lab, inside & is_open),
+    ]
+  )
+
+
+def _mean_color(lab, region: Bool[np.ndarray, 'a b']) -> np.ndarray:
+  return lab[region].mean(0) if region.any() else np.full(3, np.nan)
 
 
 def _mean(values) -> float:

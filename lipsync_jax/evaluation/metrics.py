@@ -1,23 +1,22 @@
 """All metrics of one eval clip, as plain numbers.
 
-METRICS describes each one; the report prints the descriptions.
+`metric_list.METRICS` describes each one; the report prints the descriptions.
 
 Shapes: n frames, s shifts.
 """
 
-import base64
 import dataclasses
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float
 
 from lipsync_jax.evaluation import (
   image_metrics,
   landmarks,
+  lip_motion,
   ridge_scorer,
   sync_metrics,
-  syncnet_scorer,
 )
 from lipsync_jax.evaluation.clip import (
   SAMPLES_PER_FRAME,
@@ -26,81 +25,18 @@ from lipsync_jax.evaluation.clip import (
   piece_ranges,
   with_audio,
 )
+from lipsync_jax.evaluation.image_metrics import MouthColors
+from lipsync_jax.evaluation.landmarks import LipReading
+from lipsync_jax.evaluation.metric_list import METRICS, Metric
 from lipsync_jax.evaluation.ridge_scorer import RidgeScorer
-from lipsync_jax.evaluation.syncnet_scorer import SyncNetScorer
+from lipsync_jax.evaluation.sync_metrics import SyncNetScorer
 from lipsync_jax.faces import crop
 from lipsync_jax.faces.detector import FaceDetector
 
+__all__ = ['METRICS', 'Metric', 'Scorers', 'Source', 'compute_metrics']
+
 SIDE = 256  # pixels of the squares that are compared
 GROWN = 1.25  # scale of the crop, so that it includes the border
-STRIP = (8, 128)  # pictures of a strip, pixels of each
-
-
-@dataclasses.dataclass(frozen=True)
-class Metric:
-  """One column of the report."""
-
-  key: str
-  title: str
-  unit: str
-  better: str  # low | high | truth (as the ground truth's) | zero | one
-  meaning: str  # for the reader
-
-  @property
-  def measures_sync(self) -> bool:
-    """Whether it compares lips with the sound."""
-    return self.key.startswith(('judge', 'lse', 'ridge'))
-
-
-_HELD_OUT = 'by the held-out SyncNet, which trained no generator'
-_V2 = 'by the published SyncNet v2'
-METRICS = tuple(
-  Metric(*row)
-  for row in (
-    ('judge_0', 'Held-out SyncNet distance', '', 'low',
-     'Mean distance of lips and sound without a shift, ' + _HELD_OUT),
-    ('judge_d', 'Smallest distance', '', 'low',
-     'The same at the best shift, as in LSE-D: independent of a constant '
-     'delay of the sound'),
-    ('judge_c', 'Confidence', '', 'high',
-     'Median minus smallest distance over all shifts, ' + _HELD_OUT),
-    ('judge_offset', 'Offset', 'frames', 'zero',
-     'Shift of the smallest distance, in fractions of a frame; positive: sound '
-     'early; median of clips'),
-    ('judge_hit', 'Retrieval', '%', 'high',
-     'Windows whose own sound is nearest of 11, three frames apart; '
-     'chance is 9 %'),
-    ('lse_0', 'LSE-D without shift', '', 'low',
-     'Mean distance of lips and sound without a shift, ' + _V2),
-    ('lse_d', 'LSE-D', '', 'low', 'Smallest distance, ' + _V2),
-    ('lse_c', 'LSE-C', '', 'high', 'Confidence, ' + _V2),
-    ('lse_offset', 'LSE offset', 'frames', 'zero', 'Offset, ' + _V2),
-    ('ridge_r', 'Ridge', 'r', 'high',
-     'Correlation of lip opening, by landmarks, with its prediction from the '
-     'sound by a linear regression; no network is involved'),
-    ('ridge_offset', 'Ridge offset', 'frames', 'zero',
-     'Shift of the highest correlation; coarse on a short clip'),
-    ('psnr', 'PSNR', 'dB', 'high',
-     'Of the face against the ground truth; 100: equal'),
-    ('ssim', 'SSIM', '', 'high', 'Of the face against the ground truth'),
-    ('lips', 'Lip landmarks', '% of face', 'low',
-     'Mean distance of 40 lip landmarks from the ground truth'),
-    ('opening_error', 'Opening error', '% of face', 'low',
-     'Mean difference of the inner lips\' gap from the ground truth'),
-    ('sharpness', 'Sharpness', '× truth', 'one',
-     'Gradient energy of the mouth relative to the ground truth\'s'),
-    ('motion', 'Mouth motion', '% of face', 'truth',
-     'Standard deviation of the inner lips\' gap over time; under silence '
-     'it is leakage and should be near 0'),
-    ('jitter', 'Jitter', '% of face', 'truth',
-     'Jitter of mouth and chin relative to the face; the ground truth\'s is '
-     'the noise of the landmarks'),
-    ('border', 'Border step', 'levels', 'low',
-     'Visibility of the edge of the changed region, of 255 levels'),
-    ('late', 'Duration error', 's', 'zero',
-     'By how much the video is longer than its sound'),
-  )
-)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,36 +49,64 @@ class Scorers:
   syncnet_v2: Callable | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """The ground truth of a case, measured once for all its systems."""
+
+  clip: EvalClip
+  lips: LipReading
+  colors: MouthColors
+  deviation: float  # of the lip opening while it speaks, canonical units
+
+
+def read_source(clip: EvalClip, detector: FaceDetector) -> Source:
+  """Measure the ground truth."""
+  lips = landmarks.read_lips(clip, detector)
+  speech = lip_motion.speech_frames(clip.wave, len(clip))
+  return Source(
+    clip,
+    lips,
+    clip_colors(clip, lips),
+    lip_motion.opening_deviation(lips.opening, speech),
+  )
+
+
+def clip_colors(clip: EvalClip, lips: LipReading) -> MouthColors:
+  """The colors of a clip's mouth."""
+  widths = clip.crops[:, 2]
+  return image_metrics.mouth_colors(clip.pictures, lips.points, widths)
+
+
 def compute_metrics(
   generated: EvalClip,
   scorers: Scorers,
+  source: Source,
   *,
-  points: Float[np.ndarray, 'n 89 2'] | None = None,
-  truth: EvalClip | None = None,
-  true_points: Float[np.ndarray, 'n 89 2'] | None = None,
+  lips: LipReading | None = None,
   has_speech: bool = True,
   same_words: bool = True,
+  closures: Bool[np.ndarray, 'n'] | None = None,
 ) -> dict:
   """All metrics of a clip.
 
   Args:
     generated: the clip.
     scorers: loaded.
-    points: its landmarks, if known.
-    truth, true_points: the clip from which it was generated, and its landmarks;
-      None leaves out the comparison.
+    source: of the clip.
+    lips: its landmarks, if the pictures are the source's; such a clip is not
+      compared with the source.
     has_speech: False for a silent sound: no sync metrics.
     same_words: False if the ground truth speaks other words.
+    closures: where the speech closes the lips, if known.
 
   Returns:
     'values' by the keys of METRICS; 'curves' by judge, lse and ridge, each a
     list over the shifts; 'frames'.
   """
-  points = (
-    landmarks.read_landmarks(generated, scorers.detector)
-    if points is None
-    else points
-  )
+  is_source = lips is not None
+  if lips is None:
+    lips = landmarks.read_lips(generated, scorers.detector)
+  points = lips.points
   width, parts = generated.crops[:, 2], list(piece_ranges(generated))
   values = {'late': generated.late}
   curves: dict[str, list] = {}
@@ -150,14 +114,23 @@ def compute_metrics(
     _add_sync_metrics(generated, points, scorers, values, curves)
   values['motion'] = image_metrics.mouth_motion(points, width, parts)
   values['jitter'] = image_metrics.landmark_jitter(points, width, parts)
-  if truth is not None:
-    count = min(len(generated), len(truth))
+  values |= articulation_metrics(generated, lips, source, closures)
+  if is_source:
+    part = source.colors.interior[: len(generated)]
+    values['flicker'] = image_metrics.color_flicker(part, parts)
+  else:
+    count = min(len(generated), len(source.clip))
     values |= compare_to_truth(
       _first_frames(generated, count),
-      _first_frames(truth, count),
+      _first_frames(source.clip, count),
       points[:count],
-      true_points[:count],
+      source.lips.points[:count],
       same_words,
+    )
+    values |= color_metrics(generated, lips, source)
+    deviation = values.get('lip_deviation', np.nan) / 100
+    values['amplitude'] = lip_motion.amplitude_ratio(
+      deviation, source.deviation
     )
   return {
     'values': {k: _to_json(v) for k, v in values.items()},
@@ -166,12 +139,58 @@ def compute_metrics(
   }
 
 
+def articulation_metrics(
+  generated: EvalClip,
+  lips: LipReading,
+  source: Source,
+  closures: Bool[np.ndarray, 'n'] | None,
+) -> dict[str, float]:
+  """Amplitude, closures and rest of the lips under the clip's sound."""
+  speech = lip_motion.speech_frames(generated.wave, len(generated))
+  if not speech.any():
+    everywhere = np.ones(len(generated), bool)
+    deviation = lip_motion.opening_deviation(lips.opening, everywhere)
+    ratio = lip_motion.amplitude_ratio(deviation, source.deviation)
+    return {'silence_ratio': ratio}
+  deviation = lip_motion.opening_deviation(lips.opening, speech)
+  values = {
+    'lip_deviation': 100 * deviation,
+    'silence_ratio': lip_motion.silence_ratio(lips.opening, speech),
+  }
+  if closures is not None:
+    count = min(len(closures), len(generated))
+    found = lip_motion.closure_frames(lips.opening, speech)
+    recall, precision = lip_motion.closure_scores(
+      found[:count], closures[:count]
+    )
+    values['closure_recall'] = 100 * recall
+    values['closure_precision'] = 100 * precision
+  return values
+
+
+def color_metrics(
+  generated: EvalClip, lips: LipReading, source: Source
+) -> dict[str, float]:
+  """Colors of lips and skin, and flicker, against the source."""
+  found, true = clip_colors(generated, lips), source.colors
+  parts = list(piece_ranges(generated))
+  count = min(len(generated), len(source.clip))
+  flicker = image_metrics.color_flicker(found.interior, parts)
+  usual = image_metrics.color_flicker(true.interior[:count], parts)
+  return {
+    'lip_color': image_metrics.color_distance(found.lips, true.lips[:count]),
+    'skin_color': image_metrics.color_distance(found.skin, true.skin[:count]),
+    'flicker': flicker,
+    'flicker_ratio': flicker / usual if usual > 0 else float('nan'),
+  }
+
+
 def _add_sync_metrics(
   generated: EvalClip, points, scorers: Scorers, values, curves
 ) -> None:
   """Add the metrics that compare lips with the sound."""
   if scorers.syncnet is not None:
-    table = syncnet_scorer.window_distances(generated, scorers.syncnet)
+    table = sync_metrics.window_distances(generated, scorers.syncnet)
     scores = sync_metrics.sync_scores(table)
     curves['judge'] = scores.curve
     values |= {
@@ -206,8 +225,19 @@ def _add_sync_metrics(
   gap = image_metrics.lip_opening(points, generated.crops[:, 2])
   curve = ridge_scorer.score_clip(generated, gap, scorers.ridge)
   curves['ridge'] = curve
-  values['ridge_r'] = curve[ridge_scorer.MAX_SHIFT]
-  values['ridge_offset'] = ridge_scorer.best_offset(curve)
+  values |= ridge_values(curve)
+
+
+def ridge_values(curve: Float[np.ndarray, 's']) -> dict[str, float]:
+  """Ridge metrics of `ridge_scorer.correlation_curve`."""
+  offset = ridge_scorer.best_offset(curve)
+  near = 100.0 * (abs(offset) <= 1)
+  return {
+    'ridge_r': curve[ridge_scorer.MAX_SHIFT],
+    'ridge_offset': offset,
+    # Without any correlation the best offset is meaningless.
+    'ridge_near': near if np.isfinite(curve).any() else float('nan'),
+  }
 
 
 def compare_to_truth(
@@ -242,25 +272,6 @@ def compare_to_truth(
       'opening_error': _mean(np.abs(gaps)),
     }
   return values
-
-
-def contact_strip(clip: EvalClip) -> str:
-  """Some pictures of a clip side by side, as JPEG in base64."""
-  import cv2
-
-  count, side = STRIP
-  chosen = np.linspace(0, len(clip) - 1, count).round().astype(int)
-  part = dataclasses.replace(
-    clip,
-    pictures=tuple(clip.pictures[i] for i in chosen),
-    crops=clip.crops[chosen],
-  )
-  row: UInt8[np.ndarray, 'h w 3'] = np.concatenate(
-    list(face_crops(part, side, 1.1)), 1
-  )
-  bgr = cv2.cvtColor(row, cv2.COLOR_RGB2BGR)
-  _, data = cv2.imencode('.jpg', bgr, [cv2.IMWRITE_JPEG_QUALITY, 82])
-  return base64.b64encode(data.tobytes()).decode()
 
 
 def _first_frames(clip: EvalClip, count: int) -> EvalClip:

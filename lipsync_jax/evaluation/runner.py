@@ -16,19 +16,23 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
+import numpy as np
+
 from lipsync_jax.common import atomic_file, cache
 from lipsync_jax.data.clip import ClipDataset
 from lipsync_jax.evaluation import (
   aggregate,
   cases,
+  contact_sheet,
   html_report,
+  lip_motion,
   metrics,
   ridge_scorer,
   sync_metrics,
-  syncnet_scorer,
   systems,
   video_clip,
 )
+from lipsync_jax.evaluation.cli import PROTOCOLS
 from lipsync_jax.evaluation.clip import FPS, content_hash, with_audio
 from lipsync_jax.evaluation.metrics import Scorers
 from lipsync_jax.evaluation.systems import CaseContext, System
@@ -36,7 +40,7 @@ from lipsync_jax.faces import detector
 from lipsync_jax.inference import pipeline
 from lipsync_jax.weights import convert
 
-VERSION = 2  # of cached results; to be raised when a metric changes
+VERSION = 3  # of cached results; to be raised when a metric changes
 
 
 def run_evaluation(args: argparse.Namespace) -> dict:
@@ -56,11 +60,8 @@ def run_evaluation(args: argparse.Namespace) -> dict:
         f'--baseline {system.name}: expected one case for one file, found '
         f'{len(eval_cases)}; give a folder, or one pair and --protocol cross'
       )
-  checkpoints = systems.parse_checkpoints(
-    args.checkpoint or [str(convert.DEFAULT_GENERATOR)]
-  )
-  mesh = [systems.mesh_system()] if args.videos else []
-  rows = (*systems.control_systems(), *mesh, *checkpoints, *baselines)
+  rows = (*systems.control_systems(), *own_systems(args, eval_cases))
+  rows += tuple(baselines)
   out = pathlib.Path(args.out)
   out.mkdir(parents=True, exist_ok=True)
   with detector.FaceDetector() as face_detector:
@@ -76,6 +77,22 @@ def run_evaluation(args: argparse.Namespace) -> dict:
   for protocol in aggregate.protocol_names(results):
     print('\n'.join(aggregate.table_lines(results, protocol)))
   return aggregate.report_summary(results)
+
+
+def own_systems(
+  args: argparse.Namespace, eval_cases: Sequence[cases.EvalCase]
+) -> list[System]:
+  """The rows of our renderers.
+
+  Given checkpoints are scored whatever the renderers.
+  """
+  rows = []
+  if 'mesh' in args.renderer and any(c.subject.path for c in eval_cases):
+    rows.append(systems.mesh_system())
+  weights = args.checkpoint
+  if not weights and 'network' in args.renderer:
+    weights = [str(convert.DEFAULT_GENERATOR)]
+  return rows + systems.parse_checkpoints(weights)
 
 
 def load_cases(args: argparse.Namespace) -> list[cases.EvalCase]:
@@ -95,19 +112,28 @@ def load_cases(args: argparse.Namespace) -> list[cases.EvalCase]:
     listed = cases.subjects_from_list(
       args.pairs, args.root, dataset, args.max_seconds, progress
     )
-  result = []
-  unlisted = [p for p in args.protocol if not (listed and p == 'cross')]
-  for group in (subjects, videos):
+  result, protocols = [], chosen_protocols(args)
+  unlisted = [p for p in protocols if not (listed and p == 'cross')]
+  groups = [group for group in (subjects, videos) if group]
+  if not groups:
+    groups = [list({face.name: face for face, _ in listed}.values())]
+  for group in groups:
     if group and unlisted:
       result += cases.build_cases(unlisted, group)
-  if listed and 'cross' in args.protocol:
+  if listed and 'cross' in protocols:
     result += cases.build_cases(['cross'], (), listed)
   if not result:
     raise cases.CaseError(
       'expected something to evaluate: give --shards, --videos or --pairs'
     )
-  order = {p: i for i, p in enumerate(args.protocol)}
+  order = {p: i for i, p in enumerate(protocols)}
   return sorted(result, key=lambda case: order[case.protocol])
+
+
+def chosen_protocols(args: argparse.Namespace) -> list[str]:
+  """The protocols of a command line; a list of pairs alone means cross."""
+  only_pairs = args.pairs and not (args.shards or args.videos)
+  return args.protocol or (['cross'] if only_pairs else list(PROTOCOLS))
 
 
 def build_scorers(
@@ -119,8 +145,8 @@ def build_scorers(
     ridge=ridge_scorer.load_ridge(
       args.ridge_scorer or ridge_scorer.DEFAULT_RIDGE
     ),
-    syncnet=syncnet_scorer.load_scorer(
-      args.syncnet or syncnet_scorer.DEFAULT_SCORER
+    syncnet=sync_metrics.load_scorer(
+      args.syncnet or sync_metrics.DEFAULT_SCORER
     ),
   )
   sources = {'ridge': scorers.ridge.source}
@@ -215,8 +241,11 @@ def result_key(system: System, context: CaseContext, sources: dict) -> str:
     words += [case.protocol, content_hash(context.driven())]
   if system.kind == 'foreign':
     words.append(content_hash(context.foreign()))
+  words += closure_words(system, case)
   if system.kind == 'truth' and case.protocol == 'silence':
     words.append('silence')
+  if system.kind in ('mesh', 'checkpoint'):
+    words.append(systems.rendering_code())
   if system.dubber:
     dubber = system.dubber
     words += [dubber.sha256, dubber.engine, case.subject.path]
@@ -233,31 +262,62 @@ def result_key(system: System, context: CaseContext, sources: dict) -> str:
 def score_case(system: System, context: CaseContext) -> dict:
   """Make the clip of a system and compute its metrics."""
   clip = systems.system_clip(system, context)
-  protocol, options = context.case.protocol, {}
-  if system.is_generated:
-    options = {
-      'truth': context.truth,
-      'true_points': context.points,
-      'has_speech': protocol != 'silence',
-      'same_words': protocol == 'reconstruction',
-    }
-  elif system.kind == 'shifted':
-    late = system.shift
-    options = {'points': context.points[late : late + len(clip)]}
-  else:
-    options = {'points': context.points[: len(clip)]}
-    options['has_speech'] = protocol != 'silence'
-  result = metrics.compute_metrics(clip, context.scorers, **options)
+  protocol = context.case.protocol
+  first = system.shift if system.kind == 'shifted' else 0
+  lips = context.source.lips.part(slice(first, first + len(clip)))
+  result = metrics.compute_metrics(
+    clip,
+    context.scorers,
+    context.source,
+    lips=None if system.is_generated else lips,
+    has_speech=protocol != 'silence' and bool(clip.wave.any()),
+    same_words=protocol == 'reconstruction',
+    closures=expected_closures(system, context),
+  )
   if system.kind in ('shifted', 'foreign'):
     # The pictures are those of the ground truth: its row has these values.
-    for name in ('motion', 'jitter', 'late'):
-      result['values'].pop(name)
+    for name in ('motion', 'jitter', 'late', 'flicker', 'lip_deviation'):
+      result['values'].pop(name, None)
   if system.is_generated:
+    source = with_audio(context.truth, clip.wave)
+    arguments = (context.truth, context.points)
     result['strips'] = {
-      'truth': metrics.contact_strip(with_audio(context.truth, clip.wave)),
-      'made': metrics.contact_strip(clip),
+      'truth': contact_sheet.contact_strip(source),
+      'made': contact_sheet.contact_strip(clip),
+      'source_mouths': contact_sheet.mouth_strip(source, *arguments),
+      'mouths': contact_sheet.mouth_strip(clip, *arguments),
     }
   return result
+
+
+def expected_closures(
+  system: System, context: CaseContext
+) -> np.ndarray | None:
+  """Frames in which the sound of a system's clip closes the lips.
+
+  Own words are compared with the source's own lips, foreign ones with the
+  partner's lips or, without its face, with p, b and m in its sound. The last
+  also hold for the ground truth, which then shows what can be reached.
+  """
+  protocol = context.case.protocol
+  if protocol == 'silence':
+    return None
+  if system.kind == 'foreign' or (system.is_generated and protocol == 'cross'):
+    return context.foreign_closures
+  if protocol == 'cross' and context.case.partner.is_sound:
+    return context.own_labials
+  return None if system.kind == 'truth' else context.own_closures
+
+
+def closure_words(system: System, case: cases.EvalCase) -> list[str]:
+  """What determines the expected closures (`expected_closures`)."""
+  partner = case.partner
+  if case.protocol == 'silence' or partner is None:
+    return []
+  marked = str(partner.is_sound and lip_motion.has_phonemes())
+  if system.is_generated or system.kind == 'foreign':
+    return [partner.path or partner.name, marked]
+  return [marked] if case.protocol == 'cross' and partner.is_sound else []
 
 
 def report_facts(
@@ -274,7 +334,16 @@ def report_facts(
   with contextlib.suppress(importlib.metadata.PackageNotFoundError):
     version = importlib.metadata.version('lipsync-jax')
     sources = sources | {'lipsync-jax': version}
+  if any(case.partner and case.partner.is_sound for case in eval_cases):
+    marker = (
+      'p, b, m by PocketSphinx'
+      if lip_motion.has_phonemes()
+      else ('none, PocketSphinx is not installed')
+    )
+    sources = sources | {'closures of sound files': marker}
   for row in rows:
+    if row.kind == 'mesh':
+      sources = sources | {f'row {row.name}': row.sha256}
     if row.dubber:
       dubber = row.dubber
       text = f'{dubber.source}; {dubber.engine}; {dubber.sha256}'

@@ -1,8 +1,9 @@
 """LSE: distances of lips and sound over shifts of the sound.
 
 Distances are those between SyncNet's vectors of face and sound windows, as
-Wav2Lip defines its scores on SyncNet v2. `syncnet_scorer` computes the same
-scores with our own network.
+Wav2Lip defines its scores on SyncNet v2. `SyncNetScorer` computes the same
+scores with a SyncNet of ours that trained no generator
+(`configs/syncnet_heldout.py`).
 
 Shapes: v windows of a clip, d length of a vector, s shifts from -reach to
 reach. Shift k compares face window v with sound window v + k, so that the
@@ -11,20 +12,27 @@ Source: spec sections 8.1-8.3.
 """
 
 import dataclasses
+import os
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 
 import numpy as np
 from jaxtyping import Float, Int16, UInt8
 
 from lipsync_jax import audio
 from lipsync_jax.audio import FRAMES_PER_WINDOW as FRAMES
-from lipsync_jax.audio import SAMPLES_PER_FRAME
+from lipsync_jax.audio import SAMPLES_PER_FRAME, frame_columns, log_mel
+from lipsync_jax.common.assets import asset_path
+from lipsync_jax.evaluation.clip import EvalClip, face_crops, valid_windows
 from lipsync_jax.faces.crop import Crop
+from lipsync_jax.weights import convert
 
 MAX_SHIFT = 15  # frames to either side
 SYNCNET_V2_SIZE = 224  # pixels of SyncNet v2's input
 MFCC_COLUMNS = 20  # columns of a window, 100 a second
 BATCH = 20
+DEFAULT_SCORER = asset_path('judge.safetensors')
+SCORER_BATCH = 32  # windows of a SyncNetScorer at a time
 RETRIEVAL_STRIDE = 3  # frames between two candidates of `retrieval_rate`
 MIN_WINDOWS = 5  # overlapping windows that a shift needs
 
@@ -170,3 +178,63 @@ def syncnet_v2_embeddings(
     face.append(np.asarray(out[1]))
   face, audio_vectors = np.concatenate(face), np.concatenate(audio_vectors)
   return face[:count], audio_vectors[:count]
+
+
+@dataclasses.dataclass(frozen=True)
+class SyncNetScorer:
+  """A compiled SyncNet."""
+
+  run: Callable  # (mel [b 80 16 1], frames [b h/2 w 15]) -> vectors
+  size: int  # pixels of its square crop
+  sha256: str  # of its tensors
+  source: str  # for the report
+
+
+def load_scorer(path: str | os.PathLike) -> SyncNetScorer:
+  """Load a SyncNet; raises WeightsError for another file."""
+  import jax
+
+  from lipsync_jax import models
+
+  weights = convert.load_any(path, 'syncnet')
+  net = models.build_model('syncnet', weights.size, weights.width)
+  run = jax.jit(lambda v, mel, x: net.apply(v, mel, x, train=False))
+  held = jax.device_put(weights.variables)
+  return SyncNetScorer(
+    run=lambda mel, x: run(held, mel, x),
+    size=weights.size,
+    sha256=weights.sha256,
+    source=f'{os.path.basename(path)}, width {weights.width:g}',
+  )
+
+
+def window_embeddings(
+  clip: EvalClip, scorer: SyncNetScorer
+) -> tuple[Float[np.ndarray, 'v d'], Float[np.ndarray, 'v d']]:
+  """Unit vectors of the face and of the sound of every window."""
+  count = len(clip) - FRAMES + 1
+  if count < 1:
+    return np.zeros((0, 1)), np.zeros((0, 1))
+  lower = face_crops(clip, scorer.size)[:, scorer.size // 2 :]
+  mel = log_mel(audio.int16_to_float(clip.wave))
+  starts = frame_columns(np.arange(count), Fraction(0))
+  mels = audio.mel_windows(mel, starts)[..., None]  # [v 80 16 1]
+  face, audio_vectors = [], []
+  for low in range(0, count, SCORER_BATCH):
+    rows = np.minimum(np.arange(low, low + SCORER_BATCH), count - 1)
+    images = np.stack(
+      [np.concatenate(list(lower[r : r + FRAMES]), -1) for r in rows]
+    )  # [b, h/2, w, 15]
+    out = scorer.run(mels[rows], images.astype(np.float32) / 255)
+    audio_vectors.append(np.asarray(out[0]))
+    face.append(np.asarray(out[1]))
+  face, audio_vectors = np.concatenate(face), np.concatenate(audio_vectors)
+  return face[:count], audio_vectors[:count]
+
+
+def window_distances(
+  clip: EvalClip, scorer: SyncNetScorer
+) -> Float[np.ndarray, 'v s']:
+  """`distance_table` of the windows within one piece."""
+  table = distance_table(*window_embeddings(clip, scorer))
+  return table[valid_windows(clip)[: len(table)]]

@@ -6,6 +6,7 @@ metric. The mesh renderer, our checkpoints and the baselines' files follow.
 """
 
 import dataclasses
+import functools
 import hashlib
 import os
 import pathlib
@@ -16,7 +17,13 @@ import numpy as np
 
 from lipsync_jax import audio
 from lipsync_jax.common.errors import LipSyncError
-from lipsync_jax.evaluation import cases, dubbing, landmarks, video_clip
+from lipsync_jax.evaluation import (
+  cases,
+  dubbing,
+  lip_motion,
+  metrics,
+  video_clip,
+)
 from lipsync_jax.evaluation.cases import EvalCase
 from lipsync_jax.evaluation.clip import (
   FPS,
@@ -27,7 +34,7 @@ from lipsync_jax.evaluation.clip import (
   with_silence,
 )
 from lipsync_jax.evaluation.dubbing import Dubber
-from lipsync_jax.evaluation.metrics import Scorers
+from lipsync_jax.evaluation.metrics import Scorers, Source
 from lipsync_jax.inference import pipeline
 from lipsync_jax.inference.options import SyncOptions
 from lipsync_jax.weights import articulation
@@ -35,6 +42,10 @@ from lipsync_jax.weights import articulation
 SHIFTS = (5, 15)  # frames by which control rows have their sound late
 TRUTH, FOREIGN = 'ground truth', 'unmodified, foreign sound'
 MAX_NAME = 32  # characters of a case in a file's name
+
+
+# Packages whose code determines the pictures of our renderers.
+RENDERING = ('audio', 'faces', 'inference', 'media', 'models')
 
 
 class RenderError(LipSyncError):
@@ -75,24 +86,48 @@ class CaseContext:
   ):
     self.case, self.scorers, self.out = case, scorers, out
     self.max_frames = max_frames
-    self._truth: EvalClip | None = None
-    self._points: np.ndarray | None = None
 
-  @property
+  @functools.cached_property
   def truth(self) -> EvalClip:
     """The subject's own clip, of at most `max_frames` frames."""
-    if self._truth is None:
-      clip = self.case.subject.load()
-      samples = self.max_frames * audio.SAMPLES_PER_FRAME
-      self._truth = with_audio(clip, clip.wave[:samples])
-    return self._truth
+    clip = self.case.subject.load()
+    samples = self.max_frames * audio.SAMPLES_PER_FRAME
+    return with_audio(clip, clip.wave[:samples])
+
+  @functools.cached_property
+  def source(self) -> Source:
+    """The measured ground truth."""
+    return metrics.read_source(self.truth, self.scorers.detector)
 
   @property
   def points(self) -> np.ndarray:
     """Landmarks of the ground truth."""
-    if self._points is None:
-      self._points = landmarks.read_landmarks(self.truth, self.scorers.detector)
-    return self._points
+    return self.source.lips.points
+
+  @functools.cached_property
+  def own_closures(self) -> np.ndarray:
+    """Frames in which the source closes its lips in its own speech."""
+    return lip_motion.closures_of(self.truth, self.source.lips)
+
+  @functools.cached_property
+  def own_labials(self) -> np.ndarray | None:
+    """Frames of p, b and m in the source's own sound; None if unknown."""
+    return lip_motion.labials(self.case.subject, self.max_frames)
+
+  @functools.cached_property
+  def foreign_closures(self) -> np.ndarray | None:
+    """Closures of the partner's lips or, without a face, in its sound."""
+    partner = self.case.partner
+    if partner is None:
+      return None
+    found = None
+    if not partner.is_sound:
+      found = lip_motion.subject_closures(
+        partner, self.scorers.detector, self.max_frames
+      )
+    return (
+      lip_motion.labials(partner, self.max_frames) if found is None else found
+    )
 
   def foreign(self) -> EvalClip:
     """The ground truth with its partner's sound."""
@@ -150,12 +185,23 @@ def scored_audio(path: str, context: CaseContext) -> np.ndarray | None:
   return None
 
 
+@functools.cache
+def rendering_code() -> str:
+  """SHA-256 of the code of our renderers, so that no result outlives it."""
+  root = pathlib.Path(__file__).resolve().parents[1]
+  total = hashlib.sha256()
+  for name in RENDERING:
+    for path in sorted((root / name).glob('*.py')):
+      total.update(path.read_bytes())
+  return total.hexdigest()
+
+
 def render_case(system: System, context: CaseContext) -> str:
   """Render a case of a video file by `sync`; returns the output's path."""
   case, driven = context.case, context.driven()
   dubber = system.dubber
   weights = dubber.sha256 if dubber else system.sha256
-  words = (weights, content_hash(driven), system.name)
+  words = (weights, rendering_code(), content_hash(driven), system.name)
   mark = hashlib.sha256('\n'.join(words).encode()).hexdigest()[:12]
   folder = context.out / 'videos' / case.protocol
   folder.mkdir(parents=True, exist_ok=True)

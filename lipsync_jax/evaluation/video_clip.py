@@ -27,6 +27,7 @@ from lipsync_jax.evaluation.clip import (
 from lipsync_jax.faces import crop, identity, trajectory
 from lipsync_jax.inference import face_tracks
 from lipsync_jax.media import decoder, yuv
+from lipsync_jax.media.container import MediaError
 from lipsync_jax.media.types import Video
 
 MARGIN = 1.8  # side of a picture, relative to the crop's longer side
@@ -41,6 +42,7 @@ VIDEO_SUFFIXES = (
   '.mpeg',
   '.m4v',
 )
+SOUND_SUFFIXES = ('.wav', '.flac', '.mp3', '.m4a', '.aac', '.ogg', '.opus')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,6 +133,17 @@ def load_video_clip(path: str, face: FaceLocation, wave=None) -> EvalClip:
     wave=wave[: count * SAMPLES_PER_FRAME],
     late=late,
   )
+
+
+def load_source_clip(path: str, face: FaceLocation) -> EvalClip:
+  """A source as an eval clip; one without sound is silent."""
+  try:
+    wave = video_audio(path, face.video)
+  except MediaError:
+    silence = np.zeros(len(face.crops) * SAMPLES_PER_FRAME, np.int16)
+    clip = load_video_clip(path, face, silence)
+    return dataclasses.replace(clip, late=0.0)
+  return load_video_clip(path, face, wave)
 
 
 def _read_crops(video: Video, rows: Float[np.ndarray, 'n 5']):

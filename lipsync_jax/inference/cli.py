@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 
+from lipsync_jax.common.cli import with_new_names
 from lipsync_jax.inference.options import RENAMED, RENDERERS, SyncError
 
 FACE_ENHANCEMENT = (
@@ -77,12 +78,14 @@ def build_parser() -> argparse.ArgumentParser:
   _add_time(parser.add_argument_group('time').add_argument)
   _add_picture(parser.add_argument_group('picture').add_argument)
   _add_execution(parser.add_argument_group('execution').add_argument)
-  for old in RENAMED:
-    add(f'--{old.replace("_", "-")}', action='store_true', help=_HIDDEN)
   return parser
 
 
 _HIDDEN = argparse.SUPPRESS
+_RENAMED_FLAGS = {
+  f'--{old.replace("_", "-")}': f'--{new.replace("_", "-")}'
+  for old, new in RENAMED.items()
+}
 
 
 def _add_speakers(add) -> None:
@@ -189,7 +192,8 @@ def parse_options(argv: Sequence[str]) -> dict:
   """
   parser = build_parser()
   defaults = vars(parser.parse_args(['--face=']))
-  args = vars(parser.parse_args(list(with_hyphens(argv))))
+  words = with_new_names(list(with_hyphens(argv)), _RENAMED_FLAGS)
+  args = vars(parser.parse_args(words))
   args = {k: v for k, v in args.items() if k == 'face' or v != defaults[k]}
   if args.pop('face_enhancement', False):
     raise SyncError(FACE_ENHANCEMENT)
@@ -200,11 +204,6 @@ def parse_options(argv: Sequence[str]) -> dict:
     os.environ['JAX_PLATFORMS'] = 'cpu'
   if args.get('box', [0])[0] == -1:
     del args['box']  # Wav2Lip's value for no box
-  for old in RENAMED.keys() & args.keys():
-    new = RENAMED[old]
-    flags = f'--{old} is now --{new}'.replace('_', '-')
-    print(f'note: {flags}', file=sys.stderr)
-    args[new] = args.pop(old)
   return {
     name: tuple(value) if isinstance(value, list) else value
     for name, value in args.items()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lipsync_jax.data.clip import ClipDataset
-from lipsync_jax.evaluation import cases, cli, pair_lists
+from lipsync_jax.evaluation import cases, cli
 from lipsync_jax.evaluation.clip import (
   EvalClipError,
   clip_groups,
@@ -82,32 +82,32 @@ def test_content_tells_takes_apart(source):
 def test_published_lists_are_read_as_they_are(tmp_path):
   file = tmp_path / 'list.txt'
   file.write_text('6330/00011 5535/00022\n\n1/2 3/4\n')
-  assert pair_lists.read_pairs(file) == [
+  assert cases.read_pairs(file) == [
     ('5535/00022', '6330/00011'),
     ('3/4', '1/2'),
   ]
   file.write_text('video1.mp4 audio1.wav\n')
-  assert pair_lists.read_pairs(file) == [('video1.mp4', 'audio1.wav')]
+  assert cases.read_pairs(file) == [('video1.mp4', 'audio1.wav')]
   for text, words in (
     ('a b c\n', 'line 1: expected two names'),
     ('a.mp4 b\n', 'endings on both'),
     ('\n', 'found none'),
   ):
     file.write_text(text)
-    with pytest.raises(pair_lists.PairError, match=words):
-      pair_lists.read_pairs(file)
+    with pytest.raises(cases.PairError, match=words):
+      cases.read_pairs(file)
 
 
 def test_drawn_partners_are_other_people():
   names, people = [f'{i}' for i in range(7)], list('aaabbbb')
-  found = pair_lists.draw_partners(names, people)
+  found = cases.draw_partners(names, people)
   assert [v for v, _ in found] == names
   assert all(people[int(v)] != people[int(a)] for v, a in found)
-  assert pair_lists.draw_partners(['x', 'y'], ['a', 'a']) == [
+  assert cases.draw_partners(['x', 'y'], ['a', 'a']) == [
     ('x', 'y'),
     ('y', 'x'),
   ]
-  assert pair_lists.draw_partners(['x'], ['a']) == []
+  assert cases.draw_partners(['x'], ['a']) == []
 
 
 def test_cases_of_every_protocol(source):

@@ -16,7 +16,7 @@ from lipsync_jax.evaluation import (
   video_clip,
 )
 from lipsync_jax.evaluation.clip import with_delay
-from lipsync_jax.evaluation.landmarks import read_landmarks
+from lipsync_jax.evaluation.landmarks import read_landmarks, read_lips
 from lipsync_jax.faces import detector, landmarks
 from lipsync_jax.inference import pipeline
 
@@ -109,6 +109,35 @@ def test_faults_of_the_picture(man, shared, finder):
   assert rows['swapped']['lips'] > 1.3 * rows['blurred']['lips']
   assert rows['pasted']['border'] > 10
   assert rows['shaken']['jitter'] > 2 * same['jitter']
+
+
+def test_faults_of_the_colors(man, finder):
+  take, points = man
+  source = metrics.read_source(take, finder)
+
+  def filled(picture, outline, change):
+    mask = np.zeros(picture.shape[:2], np.uint8)
+    cv2.fillPoly(mask, [np.rint(outline).astype(np.int32)], 1)
+    part = picture[mask > 0].astype(float)
+    picture[mask > 0] = change(part).clip(0, 255).astype(np.uint8)
+    return picture
+
+  def pale(i, picture):
+    outline = points[i, landmarks.OUTER_LIPS]
+    return filled(picture, outline, lambda x: 0.5 * x + 90)
+
+  def flickering(i, picture):
+    outline = points[i, landmarks.INNER_LIPS]
+    return filled(picture, outline, lambda x: x + 40 * (i % 2))
+
+  def values(function):
+    made = changed(take, function)
+    return metrics.color_metrics(made, read_lips(made, finder), source)
+
+  same = values(lambda i, p: p)
+  assert same['lip_color'] == 0 and same['flicker_ratio'] == 1
+  assert values(pale)['lip_color'] > 8 > 4 * values(pale)['skin_color']
+  assert values(flickering)['flicker_ratio'] > 2
 
 
 def test_a_frozen_mouth_neither_moves_nor_agrees(man, finder):

@@ -161,3 +161,63 @@ def test_pasted_rectangle_has_a_border_and_a_soft_patch_none(face):
   assert steps['hard'] > 15
   assert steps['feathered'] < steps['hard'] / 1.5
   assert steps['soft'] < 3
+
+
+LIPS, SKIN, INSIDE = (170, 80, 80), (205, 160, 135), (60, 25, 25)
+
+
+def painted(lips=LIPS, skin=SKIN, insides=(INSIDE,), gape=0.12):
+  """Faces with even colors; `insides` has the mouth's color of each frame."""
+  points = synthetic_face.face(cx=128, cy=128, width=150, gape=gape)
+  pictures = []
+  for inside in insides:
+    picture = np.full((SIZE, SIZE, 3), skin, np.uint8)
+    for part, color in (
+      (points[OUTER_LIPS], lips),
+      (points[landmarks.INNER_LIPS], inside),
+    ):
+      cv2.fillPoly(picture, [np.rint(part).astype(np.int32)], color)
+    pictures.append(picture)
+  count = len(pictures)
+  return image_metrics.mouth_colors(
+    pictures, np.tile(points, (count, 1, 1)), np.full(count, 150.0)
+  )
+
+
+def test_pale_lips_and_tanned_skin_are_seen():
+  true = painted()
+  assert np.abs(true.interior[0] - painted().interior[0]).max() == 0
+
+  def distances(other):
+    return [
+      image_metrics.color_distance(a, b)
+      for a, b in ((other.lips, true.lips), (other.skin, true.skin))
+    ]
+
+  assert distances(painted()) == [0, 0]
+  lips, skin = distances(painted(lips=(200, 140, 130)))
+  assert lips > 15 and skin == 0
+  lips, skin = distances(painted(skin=(170, 120, 100)))
+  assert lips < 1 and skin > 10
+  missing = np.full((1, 3), np.nan)
+  assert np.isnan(image_metrics.color_distance(missing, true.lips))
+
+
+def test_mouth_that_changes_color_flickers():
+  even = painted(insides=[INSIDE] * 12)
+  assert image_metrics.color_flicker(even.interior) == 0
+  ramp = painted(insides=[(60 + 4 * i, 25, 25) for i in range(12)])
+  jumps = painted(insides=[(60 + 80 * (i % 2), 25, 25) for i in range(12)])
+  slow = image_metrics.color_flicker(ramp.interior)
+  assert slow < 1 and image_metrics.color_flicker(jumps.interior) > 20 * slow
+  # A jump between two pieces of a joined clip is no flicker.
+  cut = np.concatenate([even.interior, jumps.interior[1::2]])
+  assert image_metrics.color_flicker(cut) > 1
+  pieces = [slice(0, 12), slice(12, 18)]
+  assert image_metrics.color_flicker(cut, pieces) == 0
+
+
+def test_closed_mouth_has_no_interior():
+  closed = painted(insides=[INSIDE] * 12, gape=0.0)
+  assert np.isnan(closed.interior).all() and np.isfinite(closed.lips).all()
+  assert np.isnan(image_metrics.color_flicker(closed.interior))

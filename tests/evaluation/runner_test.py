@@ -89,6 +89,8 @@ def test_whole_run_resumes_and_reports(words, capsys, monkeypatch):
   assert not {'psnr', 'lips'} & rows['<b>net</b>'].keys()
   assert 'psnr' in whole['summary']['reconstruction']['<b>net</b>']
   assert 'judge_0' not in whole['summary']['silence']['<b>net</b>']
+  for protocol in whole['summary'].values():
+    assert 'sharpness' in protocol['<b>net</b>']
   with open(out / 'report.csv', newline='') as file:
     lines = list(csv.DictReader(file))
   assert len(lines) == len(whole['results']) == 4 * (5 + 5 + 2)

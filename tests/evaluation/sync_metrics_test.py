@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lipsync_jax.data.clip import ClipDataset
-from lipsync_jax.evaluation import sync_metrics, syncnet_scorer
+from lipsync_jax.evaluation import sync_metrics
 from lipsync_jax.evaluation.clip import clip_groups, join_clips, with_delay
 
 
@@ -147,23 +147,23 @@ def test_a_trained_judge_finds_every_shift():
   from its own offset, to parts of a frame. The judge that comes along finds
   95.5 % (97.2 % to the next). LIPSYNC_JAX_LEAST=4 takes four seconds.
   """
-  weights = os.environ.get('LIPSYNC_JAX_JUDGE', syncnet_scorer.DEFAULT_SCORER)
+  weights = os.environ.get('LIPSYNC_JAX_JUDGE', sync_metrics.DEFAULT_SCORER)
   shards = os.environ.get('LIPSYNC_JAX_SHARDS', '')
   if not (os.path.isfile(weights) and os.path.isdir(shards)):
     pytest.skip(
       'set LIPSYNC_JAX_SHARDS to shards whose test split the judge has not seen'
     )
   least = float(os.environ.get('LIPSYNC_JAX_LEAST', '2'))
-  net, source = syncnet_scorer.load_scorer(weights), ClipDataset(shards, 'test')
+  net, source = sync_metrics.load_scorer(weights), ClipDataset(shards, 'test')
   groups = clip_groups(source, least)[::3]
   right, near = [], []
   for group in groups:
     take = join_clips([source[i] for i in group])
     own = sync_metrics.sync_scores(
-      syncnet_scorer.window_distances(take, net)
+      sync_metrics.window_distances(take, net)
     ).fine
     for late in (-10, -7, -3, -1, 1, 4, 8, 10):
-      table = syncnet_scorer.window_distances(with_delay(take, late), net)
+      table = sync_metrics.window_distances(with_delay(take, late), net)
       wrong = round(sync_metrics.sync_scores(table).fine - own + late)
       right.append(wrong == 0)
       near.append(abs(wrong) <= 1)
