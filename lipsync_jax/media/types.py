@@ -94,6 +94,7 @@ class Video:
     stored: size (w, h) to which pictures are scaled before they are turned.
     turn: (transpose, flip_y, flip_x) that shows the stored picture upright.
     stream: index of the stream in the file.
+    by_pillow: whether Pillow reads the file, not PyAV.
   """
 
   path: str
@@ -111,6 +112,7 @@ class Video:
   stored: tuple[int, int] = (0, 0)
   turn: tuple[bool, bool, bool] = (False, False, False)
   stream: int = 0
+  by_pillow: bool = False
 
 
 @dataclasses.dataclass

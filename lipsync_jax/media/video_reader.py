@@ -18,6 +18,7 @@ from fractions import Fraction
 import numpy as np
 
 from lipsync_jax.common.errors import printable
+from lipsync_jax.media import pillow_reader
 from lipsync_jax.media.container import (
   ATTACHED_PICTURE,
   DEPENDENT,
@@ -67,6 +68,8 @@ def probe_video(path: str | os.PathLike, view: View | None = None) -> Video:
   view = view or View()
   need = f'a video or photo of at most {MAX_PIXELS // 10**6} Mpixel is needed'
   with as_media_error(path, need), open_media(path) as container:
+    if _needs_pillow(path, container):
+      return _pillow_video(os.fspath(path), view)
     stream = _picture_stream(path, container)
     stream.codec_context.options = {'max_pixels': str(MAX_PIXELS)}
     pictures, stamps = _probe_stream(container, stream)
@@ -74,7 +77,8 @@ def probe_video(path: str | os.PathLike, view: View | None = None) -> Video:
       raise MediaError(
         f'{printable(path)}: {need}: no picture could be decoded'
       )
-    return _video(os.fspath(path), view, container, stream, pictures, stamps)
+    facts = _stream_facts(container, stream, pictures, stamps)
+    return _describe(os.fspath(path), view, pictures[0], facts)
 
 
 def read_frames(
@@ -95,9 +99,12 @@ def read_frames(
   # Frame threads are 1.4 times as fast as slices (1080p H.264, two cores).
   # They can hang in a process with PyTorch, which inference never imports.
   with as_media_error(video.path, STOPPED), open_media(video.path) as file:
-    stream = file.streams[video.stream]
-    stream.thread_type = 'AUTO'
-    pictures = decode_stream(video.path, file, stream, heartbeat)
+    if video.by_pillow:
+      pictures = pillow_reader.read_pictures(video.path, heartbeat)
+    else:
+      stream = file.streams[video.stream]
+      stream.thread_type = 'AUTO'
+      pictures = decode_stream(video.path, file, stream, heartbeat)
     yield from _number_frames(video, pictures, start)
 
 
@@ -121,7 +128,7 @@ def read_backwards(
   bytes_per_pixel = 1.5 if video.color.depth == 8 else 3
   frame_size = int(video.stored[0] * video.stored[1] * bytes_per_pixel)
   chunk = max(1, FRAME_BUDGET // max(1, frame_size))
-  seekable = True
+  seekable = not video.by_pillow
   for end in range(last + 1, 0, -chunk):
     begin = max(0, end - chunk)
     frames = None
@@ -148,7 +155,17 @@ def _picture_stream(path, container):
     raise MediaError(
       f'{printable(path)}: a video or photo is needed, this file has {content}'
     )
-  return min(streams, key=lambda s: not s.disposition.value & 1)
+  # The stream of an AVIF's cover has no length, that of its sequence has.
+  return min(
+    streams, key=lambda s: (not s.disposition.value & 1, not s.duration)
+  )
+
+
+def _needs_pillow(path, container) -> bool:
+  """Whether a file is an animated WebP, or a photo in tiles."""
+  if container.format.name == 'webp_pipe':
+    return bool(pillow_reader.webp_durations(path))
+  return any(s.disposition.value & DEPENDENT for s in container.streams.video)
 
 
 def _probe_stream(container, stream):
@@ -171,12 +188,51 @@ def _probe_stream(container, stream):
   return pictures, sorted(set(stamps))
 
 
-def _video(path, view, container, stream, pictures, stamps) -> Video:
-  """Describe the frames that the reader will deliver."""
-  first, still = pictures[0], len(pictures) == 1
+def _stream_facts(container, stream, pictures, stamps) -> dict:
+  """Fields of `Video` that a stream's header and time stamps tell."""
+  still = len(pictures) == 1
+  sar = stream.sample_aspect_ratio or Fraction(1)
+  return {
+    'rate': Fraction(25) if still else _frame_rate(stream, stamps),
+    'duration': Fraction(0) if still else stream_duration(container, stream),
+    'sar': sar if Fraction(1, 20) < sar < 20 else Fraction(1),
+    'still': still,
+    'tick': stream.time_base or Fraction(1, 90000),
+    'stream': stream.index,
+  }
+
+
+def _pillow_video(path: str, view: View) -> Video:
+  """Describe a file that Pillow reads."""
+  first = next(pillow_reader.read_pictures(path))
+  lengths = pillow_reader.webp_durations(path)
+  still = len(lengths) < 2
+  seconds = sum(lengths) * pillow_reader.TICK
+  rate = Fraction(25) if still else len(lengths) / seconds
+  facts = {
+    'rate': min(max(rate, Fraction(1)), Fraction(240)).limit_denominator(1001),
+    'duration': Fraction(0) if still else seconds,
+    'still': still,
+    'tick': pillow_reader.TICK,
+    'by_pillow': True,
+    'turn': pillow_reader.exif_turn(path) or ROTATIONS[0],
+  }
+  return _describe(path, view, first, facts)
+
+
+def _describe(path: str, view: View, first, facts: dict) -> Video:
+  """Describe the frames that the reader will deliver.
+
+  Args:
+    path: the file.
+    view: resize, rotation and crop.
+    first: the first picture.
+    facts: the fields of `Video` that the picture does not tell.
+  """
+  facts = {'turn': None, 'sar': Fraction(1)} | facts
   factor = max(1, view.resize_factor)
   stored = tuple(s // factor // 2 * 2 for s in (first.width, first.height))
-  turn = _orientation(first)
+  turn = facts['turn'] or _orientation(path, first)
   width, height = stored[::-1] if turn[0] ^ view.rotate else stored
   left, top, right, bottom = crop_box(view, width, height)
   if right <= left or bottom <= top:
@@ -184,38 +240,41 @@ def _video(path, view, container, stream, pictures, stamps) -> Video:
       f'{printable(path)}: nothing is left of a {first.width}x{first.height} '
       f'picture after resize_factor {view.resize_factor}, crop {view.crop}'
     )
-  sar = stream.sample_aspect_ratio or Fraction(1)
-  sar = sar if Fraction(1, 20) < sar < 20 else Fraction(1)
-  depth, color = _color_of(first, still, stored[1])
+  depth, color = _color_of(first, facts['still'], stored[1])
+  if turn[0] ^ view.rotate:
+    facts['sar'] = 1 / facts['sar']
   return Video(
     path=path,
     width=right - left,
     height=bottom - top,
-    rate=Fraction(25) if still else _frame_rate(stream, stamps),
-    duration=Fraction(0) if still else stream_duration(container, stream),
     start=to_seconds(first.pts, first.time_base) or Fraction(0),
     pix_fmt='yuv420p' if depth == 8 else 'yuv420p10le',
     color=color,
-    sar=1 / sar if turn[0] ^ view.rotate else sar,
-    still=still,
-    tick=stream.time_base or Fraction(1, 90000),
     view=view,
     stored=stored,
-    turn=turn,
-    stream=stream.index,
+    **{**facts, 'turn': turn},
   )
 
 
-def _orientation(picture) -> tuple[bool, bool, bool]:
+def _orientation(path, picture) -> tuple[bool, bool, bool]:
   """Find how to show a picture upright (phones and EXIF)."""
   try:
     matrix = picture.side_data.get('DISPLAYMATRIX')
   except ValueError:  # PyAV 18 has no EXIF side data, only its angle
-    quarters = round(picture.rotation / 90) % 4  # counter-clockwise
-    return ROTATIONS[quarters]
+    turned = ROTATIONS[round(picture.rotation / 90) % 4]  # counter-clockwise
+    mirrored = pillow_reader.exif_turn(path)
+    # HEIC has its angle outside EXIF; then the two differ in it.
+    same = mirrored and _quarters(mirrored) == _quarters(turned)
+    return mirrored if same else turned
   if matrix is None:
     return ROTATIONS[0]
   return parse_display_matrix(np.frombuffer(bytes(matrix), np.int32)[:9])
+
+
+def _quarters(turn: tuple[bool, bool, bool]) -> int:
+  """FFmpeg's angle of a turn, in quarters counter-clockwise."""
+  transpose, flip_y, flip_x = turn
+  return (1 if flip_y else 3) if transpose else 2 * flip_x
 
 
 def _color_of(picture, still: bool, height: int) -> tuple[int, Color]:
