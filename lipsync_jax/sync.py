@@ -44,6 +44,8 @@ def sync(
   final_audio: PathLike | None = None,
   preview: float | None = None,
   crf: int = _DEFAULTS.crf,
+  background: str | None = None,
+  strip: bool = False,
   dtype: str = _DEFAULTS.dtype,
   batch: int | None = None,
   compat: bool = False,

@@ -145,6 +145,17 @@ def _add_picture(add) -> None:
     action='store_true',
     help="do not add the source's fine detail to the generated mouth",
   )
+  add(
+    '--background',
+    metavar='COLOR',
+    help='#RRGGBB under a transparent picture (default: .webm and .mov stay '
+    'transparent, others get black)',
+  )
+  add(
+    '--strip',
+    action='store_true',
+    help='carry over no tags, chapters, subtitles or further audio tracks',
+  )
   add('--crf', type=int, help='0 lossless … 51; default 16, visually lossless')
 
 

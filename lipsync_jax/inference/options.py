@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 
 from lipsync_jax.common.errors import LipSyncError
 
@@ -50,6 +51,9 @@ class SyncOptions:
     final_audio: sound of the output, instead of `audio`.
     preview: seconds to render at most.
     crf: 0 (lossless) to 51.
+    background: '#RRGGBB' under transparent pictures; None keeps alpha where
+      the output holds it, else black.
+    strip: carry over no tags, chapters, subtitles or further tracks.
     dtype: auto, float32 or bfloat16.
     batch: faces at a time; None chooses by the machine.
     compat: boxes, timing and compositing of Wav2Lip.
@@ -83,6 +87,8 @@ class SyncOptions:
   final_audio: str | None = None
   preview: float | None = None
   crf: int = 16
+  background: str | None = None
+  strip: bool = False
   dtype: str = 'auto'
   batch: int | None = None
   compat: bool = False
@@ -106,6 +112,7 @@ class SyncOptions:
     """
     _check_files(self)
     _check_renderer(self)
+    _check_background(self.background)
     for name, valid, expected in _ranges(self):
       if not valid:
         flag = {'since': 'from', 'until': 'to'}.get(name, name)
@@ -149,6 +156,13 @@ def _check_renderer(options: SyncOptions) -> None:
     raise SyncError(
       f'--renderer mesh: expected no {given[0]}, which needs the network '
       'renderer; leave one of the two out'
+    )
+
+
+def _check_background(color: str | None) -> None:
+  if color is not None and not re.fullmatch('#?[0-9A-Fa-f]{6}', color):
+    raise SyncError(
+      f'--background: expected a color such as #00ff00, found {color!r}'
     )
 
 

@@ -16,16 +16,23 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 from lipsync_jax.common.threads import StageTimer
-from lipsync_jax.inference import renderer
+from lipsync_jax.inference import carryover, renderer
 from lipsync_jax.inference.options import SyncOptions
-from lipsync_jax.media import video_writer
+from lipsync_jax.media import extras, video_writer
 from lipsync_jax.media.container import as_media_error
 from lipsync_jax.media.types import Video
 
-VERSION = 3  # to be raised when the same options give other frames
+VERSION = 4  # to be raised when the same options give other frames
 SEGMENT_FRAMES = 500  # frames of a segment
 # Options that do not change any frame.
-IGNORED_OPTIONS = ('outfile', 'report', 'quiet', 'resume', 'final_audio')
+IGNORED_OPTIONS = (
+  'outfile',
+  'report',
+  'quiet',
+  'resume',
+  'final_audio',
+  'strip',
+)
 
 
 def segments_dir(outfile: str | os.PathLike) -> pathlib.Path:
@@ -139,7 +146,8 @@ def concatenate(
   sound,
   origin: Fraction | None,
   duration: Fraction,
-) -> None:
+  source: extras.Extras | None = None,
+) -> list[str]:
   """Write the output from its segments, and remove them.
 
   Args:
@@ -147,6 +155,10 @@ def concatenate(
     sound: the output's sound.
     origin: file time of the sound at which the video begins.
     duration: seconds of the output.
+    source: extras of the video's file.
+
+  Returns:
+    What of the extras is left behind.
   """
   with video_writer.VideoWriter(
     options.outfile,
@@ -157,6 +169,8 @@ def concatenate(
     duration=duration,
     like=files[0][0],
   ) as out:
+    left = carryover.carry(options, video, source, out, duration)
     for path, start in files:
       out.append(path, start)
   shutil.rmtree(segments_dir(options.outfile), ignore_errors=True)
+  return left

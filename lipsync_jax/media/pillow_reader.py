@@ -105,22 +105,26 @@ def read_pictures(
       time += duration
 
 
-def _open_image(path):
-  """Open a file with Pillow; HEIC needs a package of its own."""
-  from PIL import Image, UnidentifiedImageError
-
+def reads_heic() -> bool:
+  """Whether Pillow reads HEIC, which needs a package of its own."""
   try:
     import pillow_heif
   except ImportError:
-    pillow_heif = None
-  else:
-    pillow_heif.register_heif_opener()
+    return False
+  pillow_heif.register_heif_opener()
+  return True
+
+
+def _open_image(path):
+  from PIL import Image, UnidentifiedImageError
+
+  heic = reads_heic()
   try:
     return Image.open(path)
   except UnidentifiedImageError:
-    if pillow_heif is None:
-      raise MediaError(
-        f'{printable(path)}: a photo in tiles (HEIC) needs the package '
-        'pillow-heif: pip install pillow-heif, or save the photo as JPEG'
-      ) from None
-    raise
+    if heic:
+      raise
+    raise MediaError(
+      f'{printable(path)}: a photo in tiles (HEIC) needs the package '
+      'pillow-heif: pip install pillow-heif, or save the photo as JPEG'
+    ) from None
