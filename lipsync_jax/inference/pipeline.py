@@ -95,7 +95,7 @@ def run(options: SyncOptions, networks: NetworkCache | None = None) -> dict:
       else:
         weights = load_generator(options, networks)
       video = open_video(options)
-      tracks = speech.probe_speech(options, video)
+      tracks = stack.enter_context(speech.open_speech(options, video))
       sound = stack.enter_context(speech.output_audio(options, video, tracks))
     # The output is opened before the long work, and dropped if that fails.
     writer = None
@@ -189,7 +189,7 @@ class SyncJob:
     for speaker, track, (opacity, reasons) in zip(
       facts['speakers'], self.tracks, opacities, strict=True
     ):
-      speaker['audio'] = os.path.abspath(track.sound.path)
+      speaker |= track.facts(options)
       speaker['frames_spoken'] = int((opacity > 0).sum())
       speaker['skipped'] = visibility.skipped_ranges(frames, reasons)
     seconds = round(float(duration), 4)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 from lipsync_jax.common.threads import StageTimer
-from lipsync_jax.inference import carryover, renderer
+from lipsync_jax.inference import carryover, renderer, turns
 from lipsync_jax.inference.options import SyncOptions
 from lipsync_jax.media import extras, video_writer
 from lipsync_jax.media.container import as_media_error
@@ -32,6 +32,7 @@ IGNORED_OPTIONS = (
   'resume',
   'final_audio',
   'strip',
+  'keep_background',
 )
 
 
@@ -59,6 +60,7 @@ def fingerprint(options: SyncOptions, weights: str) -> str:
     values.pop(name)
   paths = [options.face, options.audio]
   paths += [path for _, path in options.audio_for]
+  paths += [options.subtitles, *turns.audio_files(options.subtitles)]
   digests = []
   for path in filter(None, paths):
     with open(path, 'rb') as file:

@@ -123,6 +123,8 @@ class VideoWriter:
     Returns:
       What is left behind, each in a few words.
     """
+    # FFmpeg crashes if a stream is added after the header.
+    assert self.pending is None and self.end is None, self.outfile
     with as_media_error(self.outfile, WRITING_STOPPED):
       muxer = extras_muxer.ExtrasMuxer(
         self.file, self.kind, source, video, end, self.pool

@@ -146,7 +146,7 @@ def read_lines(path, index):
 
 
 def pitch(path, track) -> tuple[float, float]:
-  """(Hz, seconds) of an audio track, by zero crossings."""
+  """(Hz, seconds) of an audio track, by its spectrum."""
   with av.open(str(path)) as file:
     stream = file.streams.audio[track]
     blocks, rate = [], stream.rate
@@ -156,5 +156,5 @@ def pitch(path, track) -> tuple[float, float]:
       blocks.append(samples[0, ::count])
   wave = np.concatenate(blocks).astype(np.float32)
   middle = wave[len(wave) // 4 : 3 * len(wave) // 4]
-  crossings = (np.diff(np.sign(middle)) != 0).sum() / 2
-  return crossings * rate / len(middle), len(wave) / rate
+  peak = np.argmax(np.abs(np.fft.rfft(middle * np.hanning(len(middle)))))
+  return peak * rate / len(middle), len(wave) / rate
