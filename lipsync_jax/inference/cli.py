@@ -100,6 +100,19 @@ def _add_speakers(add) -> None:
     metavar='WHO=FILE',
     help='speech of one more person, named as for --person; repeatable',
   )
+  add(
+    '--subtitles',
+    metavar='FILE',
+    help='.srt or .vtt whose cues name the speaker, or .json of who, from, to, '
+    'audio: people take turns',
+  )
+  add(
+    '--cast',
+    action='append',
+    type=parse_speaker,
+    metavar='NAME=WHO',
+    help='person (or none) of a name in --subtitles; repeatable',
+  )
   add('--pads', nargs=4, type=float, metavar=tuple('TBLR'))
   add('--box', nargs=4, type=int, metavar=tuple('TBLR'), help='fixed face box')
   add('--nosmooth', action='store_true', help='do not smooth the face box')
@@ -135,6 +148,14 @@ def _add_time(add) -> None:
   )
   add('--preview', help='render only the first seconds', **seconds)
   add('--final-audio', metavar='FILE', help='sound of the output')
+  add(
+    '--keep-background',
+    nargs='?',
+    const=-6.0,
+    type=float,
+    metavar='DB',
+    help="the video's own sound where the new voices rest, at DB (default -6)",
+  )
 
 
 def _add_picture(add) -> None:
@@ -147,6 +168,17 @@ def _add_picture(add) -> None:
     '--no-detail-transfer',
     action='store_true',
     help="do not add the source's fine detail to the generated mouth",
+  )
+  add(
+    '--background',
+    metavar='COLOR',
+    help='#RRGGBB under a transparent picture (default: .webm and .mov stay '
+    'transparent, others get black)',
+  )
+  add(
+    '--strip',
+    action='store_true',
+    help='carry over no tags, chapters, subtitles or further audio tracks',
   )
   add('--crf', type=int, help='0 lossless … 51; default 16, visually lossless')
 

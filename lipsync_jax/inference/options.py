@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 
 from lipsync_jax.common.errors import LipSyncError
 
@@ -34,6 +35,11 @@ class SyncOptions:
     strength: of the mesh renderer's lips, 0 (the source's) to 2; 1 is natural.
     person: largest, left, right, N or x,y: the speaker of `audio`.
     audio_for: (person, file) of every further speaker.
+    subtitles: .srt or .vtt with the speaker of each cue, or .json of who,
+      from, to, audio: people take turns. Turns without a file take `audio`.
+    cast: (name, person) of the speakers in `subtitles`.
+    keep_background: dB of the video's own sound where nobody speaks; None
+      leaves it out.
     since, until: output seconds between which lips move; None is the end.
     no_noise_gate: do not replace faint noise in pauses by silence.
     no_detail_transfer: do not add the source's detail to the generated mouth.
@@ -50,6 +56,9 @@ class SyncOptions:
     final_audio: sound of the output, instead of `audio`.
     preview: seconds to render at most.
     crf: 0 (lossless) to 51.
+    background: '#RRGGBB' under transparent pictures; None keeps alpha where
+      the output holds it, else black.
+    strip: carry over no tags, chapters, subtitles or further tracks.
     dtype: auto, float32 or bfloat16.
     batch: faces at a time; None chooses by the machine.
     compat: boxes, timing and compositing of Wav2Lip.
@@ -66,6 +75,9 @@ class SyncOptions:
   strength: float = 1.0
   person: str = 'largest'
   audio_for: tuple[tuple[str, str], ...] = ()
+  subtitles: str | None = None
+  cast: tuple[tuple[str, str], ...] = ()
+  keep_background: float | None = None
   since: float = 0.0
   until: float | None = None
   no_noise_gate: bool = False
@@ -83,6 +95,8 @@ class SyncOptions:
   final_audio: str | None = None
   preview: float | None = None
   crf: int = 16
+  background: str | None = None
+  strip: bool = False
   dtype: str = 'auto'
   batch: int | None = None
   compat: bool = False
@@ -97,6 +111,11 @@ class SyncOptions:
       return self.renderer == 'mesh'
     return not (self.checkpoint_path or self.compat or self.box)
 
+  @property
+  def audio_is_dialogue(self) -> bool:
+    """Whether `audio` holds the voices of all turns."""
+    return bool(self.audio and self.subtitles)
+
   def validate(self) -> None:
     """Check everything that needs no decoding.
 
@@ -106,6 +125,7 @@ class SyncOptions:
     """
     _check_files(self)
     _check_renderer(self)
+    _check_background(self.background)
     for name, valid, expected in _ranges(self):
       if not valid:
         flag = {'since': 'from', 'until': 'to'}.get(name, name)
@@ -115,18 +135,28 @@ class SyncOptions:
 
 
 def _check_files(options: SyncOptions) -> None:
-  if not options.audio and not options.audio_for:
+  if not (options.audio or options.audio_for or options.subtitles):
     raise SyncError('expected --audio FILE or --audio-for N=FILE, found none')
   files = [('face', options.face)]
   files += [('audio', options.audio)] if options.audio else []
   files += [('audio-for', path) for _, path in options.audio_for]
+  files += [('subtitles', options.subtitles)] if options.subtitles else []
   for name, path in files:
     if not os.path.isfile(path):
       raise SyncError(f'--{name}: expected a file, found none at {path!r}')
-  if options.audio_for and (options.box or options.compat):
+  for flag in ('audio_for', 'subtitles'):
+    if getattr(options, flag) and (options.box or options.compat):
+      raise SyncError(
+        f'--{flag.replace("_", "-")} needs people that are found: no --box, '
+        '--compat'
+      )
+  if options.subtitles and options.audio_for:
     raise SyncError(
-      '--audio-for needs people that are found: no --box, --compat'
+      '--subtitles: expected --audio or files in JSON, found --audio-for; '
+      'leave one of the two out'
     )
+  if options.cast and not options.subtitles:
+    raise SyncError('--cast names speakers of --subtitles: give both')
   output = os.path.abspath(options.outfile)
   inputs = [path for _, path in files] + [options.final_audio]
   if any(path and os.path.abspath(path) == output for path in inputs):
@@ -152,6 +182,13 @@ def _check_renderer(options: SyncOptions) -> None:
     )
 
 
+def _check_background(color: str | None) -> None:
+  if color is not None and not re.fullmatch('#?[0-9A-Fa-f]{6}', color):
+    raise SyncError(
+      f'--background: expected a color such as #00ff00, found {color!r}'
+    )
+
+
 def _ranges(options: SyncOptions) -> list[tuple[str, bool, str]]:
   """(field, is it valid, what is expected) of every bounded number."""
   since, until, batch = options.since, options.until, options.batch
@@ -160,6 +197,11 @@ def _ranges(options: SyncOptions) -> list[tuple[str, bool, str]]:
     ('fps', 1 <= options.fps <= 240, 'a rate from 1 to 240 frames/s'),
     ('crf', 0 <= options.crf <= 51, '0 (lossless) to 51 (worst)'),
     ('resize_factor', options.resize_factor >= 1, 'a whole number from 1'),
+    (
+      'keep_background',
+      options.keep_background is None or -90 <= options.keep_background <= 20,
+      '-90 to 20 dB',
+    ),
     ('strength', 0 <= options.strength <= 2, '0 to 2'),
     ('batch', batch is None or batch >= 1, 'at least 1'),
     ('since', since >= 0, 'seconds from 0'),

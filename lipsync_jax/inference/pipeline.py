@@ -20,6 +20,7 @@ from lipsync_jax.common import cache, disk_array, memory, threads
 from lipsync_jax.common.errors import printable
 from lipsync_jax.faces import mesh_trajectory
 from lipsync_jax.inference import (
+  carryover,
   face_tracks,
   mesh_renderer,
   network_renderer,
@@ -94,7 +95,7 @@ def run(options: SyncOptions, networks: NetworkCache | None = None) -> dict:
       else:
         weights = load_generator(options, networks)
       video = open_video(options)
-      tracks = speech.probe_speech(options, video)
+      tracks = stack.enter_context(speech.open_speech(options, video))
       sound = stack.enter_context(speech.output_audio(options, video, tracks))
     # The output is opened before the long work, and dropped if that fails.
     writer = None
@@ -111,12 +112,13 @@ def run(options: SyncOptions, networks: NetworkCache | None = None) -> dict:
         )
       )
     job = SyncJob(options, weights, video, tuple(tracks), networks, timer)
+    extras = carryover.probe_extras(options, video)
     plan, facts, end, meshes = job.build_plan()
     if options.uses_mesh:
       mouths, engine = job.build_mesh_renderer(plan, meshes), 'mesh warp'
     else:
       mouths, engine = job.build_renderer(plan)
-    job.write(plan, mouths, end, writer, sound)
+    left = job.write(plan, mouths, end, writer, sound, extras)
   return {
     'outfile': os.path.abspath(options.outfile),
     'face': os.path.abspath(options.face),
@@ -124,6 +126,7 @@ def run(options: SyncOptions, networks: NetworkCache | None = None) -> dict:
     'height': video.height,
     'rate': str(video.rate),
     **facts,
+    'left_behind': left,
     'engine': engine,
     'batch': mouths.batch,
     'weights': {'source': weights.source, 'sha256': weights.sha256},
@@ -186,7 +189,7 @@ class SyncJob:
     for speaker, track, (opacity, reasons) in zip(
       facts['speakers'], self.tracks, opacities, strict=True
     ):
-      speaker['audio'] = os.path.abspath(track.sound.path)
+      speaker |= track.facts(options)
       speaker['frames_spoken'] = int((opacity > 0).sum())
       speaker['skipped'] = visibility.skipped_ranges(frames, reasons)
     seconds = round(float(duration), 4)
@@ -293,25 +296,32 @@ class SyncJob:
     end: Fraction,
     writer: video_writer.VideoWriter | None,
     sound,
-  ) -> None:
+    extras,
+  ) -> list[str]:
     """Render into the writer, or into segments without one.
 
     Args:
       end: seconds at which the sound ends.
       sound: the output's sound and its origin.
+      extras: of `carryover.probe_extras`.
+
+    Returns:
+      What of the source is left behind.
     """
+    options, video = self.options, self.video
     with (
       self.timer('speak'),
       self.progress('rendering', len(plan.frames)) as tick,
     ):
       if writer:
         writer.duration = end
+        left = carryover.carry(options, video, extras, writer, end)
         renderer.render_frames(plan, mouths, writer.write, self.timer, tick)
-        return
+        return left
       parts = segments.render_segments(
-        self.options, plan, mouths, self.weights.sha256, self.timer, tick
+        options, plan, mouths, self.weights.sha256, self.timer, tick
       )
-    segments.concatenate(self.options, self.video, parts, *sound, end)
+    return segments.concatenate(options, video, parts, *sound, end, extras)
 
 
 def use_compilation_cache() -> None:
@@ -346,6 +356,7 @@ def open_video(options: SyncOptions) -> Video:
   """The face's video; a photo, or `static`, is one frame at `fps`."""
   view = View(options.resize_factor, options.rotate, options.crop)
   video = decoder.probe_video(options.face, view)
+  video = carryover.lay_over_color(options, video)
   if video.still:
     rate = Fraction(options.fps).limit_denominator(1001)
     return dataclasses.replace(video, rate=rate)

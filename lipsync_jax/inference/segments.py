@@ -16,16 +16,24 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 from lipsync_jax.common.threads import StageTimer
-from lipsync_jax.inference import renderer
+from lipsync_jax.inference import carryover, renderer, turns
 from lipsync_jax.inference.options import SyncOptions
-from lipsync_jax.media import video_writer
+from lipsync_jax.media import extras, video_writer
 from lipsync_jax.media.container import as_media_error
 from lipsync_jax.media.types import Video
 
-VERSION = 3  # to be raised when the same options give other frames
+VERSION = 4  # to be raised when the same options give other frames
 SEGMENT_FRAMES = 500  # frames of a segment
 # Options that do not change any frame.
-IGNORED_OPTIONS = ('outfile', 'report', 'quiet', 'resume', 'final_audio')
+IGNORED_OPTIONS = (
+  'outfile',
+  'report',
+  'quiet',
+  'resume',
+  'final_audio',
+  'strip',
+  'keep_background',
+)
 
 
 def segments_dir(outfile: str | os.PathLike) -> pathlib.Path:
@@ -52,6 +60,7 @@ def fingerprint(options: SyncOptions, weights: str) -> str:
     values.pop(name)
   paths = [options.face, options.audio]
   paths += [path for _, path in options.audio_for]
+  paths += [options.subtitles, *turns.audio_files(options.subtitles)]
   digests = []
   for path in filter(None, paths):
     with open(path, 'rb') as file:
@@ -139,7 +148,8 @@ def concatenate(
   sound,
   origin: Fraction | None,
   duration: Fraction,
-) -> None:
+  source: extras.Extras | None = None,
+) -> list[str]:
   """Write the output from its segments, and remove them.
 
   Args:
@@ -147,6 +157,10 @@ def concatenate(
     sound: the output's sound.
     origin: file time of the sound at which the video begins.
     duration: seconds of the output.
+    source: extras of the video's file.
+
+  Returns:
+    What of the extras is left behind.
   """
   with video_writer.VideoWriter(
     options.outfile,
@@ -157,6 +171,8 @@ def concatenate(
     duration=duration,
     like=files[0][0],
   ) as out:
+    left = carryover.carry(options, video, source, out, duration)
     for path, start in files:
       out.append(path, start)
   shutil.rmtree(segments_dir(options.outfile), ignore_errors=True)
+  return left

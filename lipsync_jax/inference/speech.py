@@ -1,7 +1,7 @@
 """Speech tracks: who speaks which file, their log-mels, and their mix.
 
 `--audio` is the speech of `--person`; every `--audio-for WHO=FILE` adds a
-speaker.
+speaker. With `--subtitles` the turns of a dialogue make the tracks.
 
 Shapes: t mel columns, c channels, n samples.
 """
@@ -9,6 +9,7 @@ Shapes: t mel columns, c channels, n samples.
 import contextlib
 import dataclasses
 import os
+import pathlib
 import tempfile
 from collections.abc import Iterator
 from fractions import Fraction
@@ -19,11 +20,12 @@ from jaxtyping import Float, Float32
 from lipsync_jax import audio
 from lipsync_jax.audio import SAMPLE_RATE, noise_gate, stream_log_mel
 from lipsync_jax.common import atomic_file
-from lipsync_jax.inference.options import SyncOptions
+from lipsync_jax.inference import dialogue
+from lipsync_jax.inference.options import SyncError, SyncOptions
+from lipsync_jax.inference.turns import Turn, read_turns, turns_of
 from lipsync_jax.media import audio_reader, decoder
 from lipsync_jax.media.types import Video
 
-MIX_RATE = 48_000  # samples/s of a mix
 BLOCK = 48_000  # samples mixed at once
 
 
@@ -34,6 +36,54 @@ class SpeechTrack:
   who: str  # as for --person
   sound: audio_reader.AudioStream
   origin: Fraction | None  # file time at which the video begins; None: start
+  turns: tuple[Turn, ...] = ()  # of a dialogue
+
+  def facts(self, options: SyncOptions) -> dict:
+    """The report's facts: the user's files, and the turns in seconds."""
+    if not self.turns:
+      return {'audio': os.path.abspath(self.sound.path)}
+    spans = [(turn.start, turn.end) for turn in self.turns]
+    return {
+      'audio': sorted(
+        {os.path.abspath(turn.audio or options.audio) for turn in self.turns}
+      ),
+      'turns': [[None if t is None else float(t) for t in s] for s in spans],
+    }
+
+
+@contextlib.contextmanager
+def open_speech(
+  options: SyncOptions, video: Video
+) -> Iterator[list[SpeechTrack]]:
+  """The speech tracks of a job; temporary files are deleted after the block."""
+  if options.subtitles is None:
+    yield probe_speech(options, video)
+    return
+  with dialogue.private_folder() as folder:
+    yield dialogue_tracks(options, video, folder)
+
+
+def dialogue_tracks(
+  options: SyncOptions, video: Video, folder: pathlib.Path
+) -> list[SpeechTrack]:
+  """A track for each speaker of `options.subtitles`, written to `folder`."""
+  found = read_turns(options.subtitles, dict(options.cast))
+  shared = None
+  if options.audio:
+    sound = decoder.probe_audio(options.audio)
+    shared = (sound, clock_origin(sound, video))
+  elif any(turn.audio is None for turn in found):
+    raise SyncError(
+      '--subtitles: expected --audio with the sound of all turns, or JSON '
+      'with an audio file for each turn'
+    )
+  tracks = []
+  for number, (who, own) in enumerate(turns_of(found).items()):
+    path = folder / f'{number}.flac'
+    dialogue.write_flac(path, rechunk(dialogue.turn_blocks(own, shared)))
+    track = decoder.probe_audio(path)
+    tracks.append(SpeechTrack(who, track, None, tuple(own)))
+  return tracks
 
 
 def probe_speech(options: SyncOptions, video: Video) -> list[SpeechTrack]:
@@ -91,43 +141,60 @@ def output_audio(
   options: SyncOptions, video: Video, tracks: list[SpeechTrack]
 ) -> Iterator[tuple[audio_reader.AudioStream, Fraction | None]]:
   """The output's sound and its origin; a mix is deleted after the block."""
-  if options.final_audio or len(tracks) == 1:
-    final = tracks[0].sound
-    if options.final_audio:
-      final = decoder.probe_audio(options.final_audio)
-    yield final, clock_origin(final, video)
+  final = None
+  if options.final_audio or options.audio_is_dialogue:
+    sound = decoder.probe_audio(options.final_audio or options.audio)
+    final = (sound, clock_origin(sound, video))
+  elif len(tracks) == 1:
+    sound = tracks[0].sound
+    final = (sound, clock_origin(sound, video))
+  if final and options.keep_background is None:
+    yield final
     return
+  voices = [final] if final else [(t.sound, t.origin) for t in tracks]
+  sources = [dialogue.stereo_blocks(*voice) for voice in voices]
+  if options.keep_background is not None:
+    sources.append(background(options, video, tracks))
   file = atomic_file.AtomicFile(os.path.join(tempfile.gettempdir(), 'mix.flac'))
   try:
     os.chmod(file.part, 0o600)  # the folder is readable by everybody
-    write_mix(str(file.part), tracks)
+    dialogue.write_flac(file.part, mix_sources(sources))
     yield decoder.probe_audio(file.part), None
   finally:
     file.drop()
 
 
+def background(
+  options: SyncOptions, video: Video, tracks: list[SpeechTrack]
+) -> Iterator[Float32[np.ndarray, '2 n']]:
+  """The video's own sound, where no new voice speaks."""
+  sound = decoder.probe_audio(video.path)
+  mels = (speech_mel(track, options.preview, False)[0] for track in tracks)
+  share = dialogue.background_share([noise_gate.speech_mask(m) for m in mels])
+  return dialogue.background_blocks(
+    sound, video.start, share, options.keep_background
+  )
+
+
 def write_mix(path: str, tracks: list[SpeechTrack]) -> None:
   """Write the sum of all tracks, 48 kHz stereo, clipped at full scale."""
-  import av
-
-  with av.open(path, 'w', format='flac') as file:
-    stream = file.add_stream('flac', rate=MIX_RATE, layout='stereo')
-    count = 0
-    for block in mix_blocks(tracks):
-      samples = audio.float_to_int16(np.clip(block, -1, 1))
-      packed = np.ascontiguousarray(samples.T).reshape(1, -1)
-      frame = av.AudioFrame.from_ndarray(packed, 's16', 'stereo')
-      frame.sample_rate, frame.pts = MIX_RATE, count
-      count += samples.shape[1]
-      file.mux(stream.encode(frame))
-    file.mux(stream.encode(None))
+  dialogue.write_flac(path, mix_blocks(tracks))
 
 
 def mix_blocks(
   tracks: list[SpeechTrack],
 ) -> Iterator[Float32[np.ndarray, '2 n']]:
   """Blocks of the sum of all tracks, as long as the longest."""
-  sources = [rechunk(stereo_blocks(track)) for track in tracks]
+  yield from mix_sources(
+    [dialogue.stereo_blocks(track.sound, track.origin) for track in tracks]
+  )
+
+
+def mix_sources(
+  sources: list[Iterator[Float32[np.ndarray, '2 n']]],
+) -> Iterator[Float32[np.ndarray, '2 n']]:
+  """Blocks of the sum of all sources, as long as the longest."""
+  sources = [rechunk(source) for source in sources]
   while sources:
     blocks, unfinished = [], []
     for source in sources:
@@ -141,21 +208,6 @@ def mix_blocks(
         total[:, : block.shape[1]] += block
       yield total
     sources = unfinished
-
-
-def stereo_blocks(track: SpeechTrack) -> Iterator[Float32[np.ndarray, '2 n']]:
-  """A track's samples at 48 kHz, two channels."""
-  import soxr
-
-  resampler = soxr.ResampleStream(
-    track.sound.rate, MIX_RATE, 2, dtype='float32'
-  )
-  for block in decoder.read_audio(track.sound, track.origin):
-    # Codecs order more than two channels differently: take their mean.
-    pair = block if len(block) == 2 else block.mean(0, keepdims=True)
-    pair = np.broadcast_to(pair, (2, pair.shape[1]))
-    yield resampler.resample_chunk(np.ascontiguousarray(pair.T)).T
-  yield resampler.resample_chunk(np.zeros((0, 2), np.float32), last=True).T
 
 
 def rechunk(

@@ -31,6 +31,7 @@ def copy_packets(
   origin: Fraction,
   edits: bool,
   pool: decoder.DecoderPool = decoder.DEFAULT_POOL,
+  tags: dict[str, str] | None = None,
 ) -> Iterator[tuple[Fraction, object]]:
   """Add a stream to an open output and yield its packets, unchanged.
 
@@ -41,6 +42,7 @@ def copy_packets(
     origin: file time of the sound that becomes time 0.
     edits: the output may begin below 0; players skip that part.
     pool: decoder processes that read the source.
+    tags: of the stream.
 
   Yields:
     (seconds, packet), from `origin` on, after the codec's priming packets.
@@ -49,6 +51,7 @@ def copy_packets(
 
   with av.open(io.BytesIO(template), format='nut') as form:
     copy = target.add_stream_from_template(form.streams.audio[0])
+  copy.metadata.update(tags or {})
   shift = last = None
   for packet in pool.read_packets(audio):
     unit = packet.unit
@@ -74,6 +77,7 @@ def encode_packets(
   origin: Fraction,
   encoder: str,
   pool: decoder.DecoderPool = decoder.DEFAULT_POOL,
+  tags: dict[str, str] | None = None,
 ) -> Iterator[tuple[Fraction, object]]:
   """Add a stream to an open output and yield the packets of an encoder.
 
@@ -85,6 +89,7 @@ def encode_packets(
     origin: file time of the sound that becomes time 0.
     encoder: PyAV's name of the encoder.
     pool: decoder processes that read the source.
+    tags: of the stream.
 
   Yields:
     (seconds, packet), from `origin` on.
@@ -100,6 +105,7 @@ def encode_packets(
   layout = {1: 'mono', 2: 'stereo', 6: '5.1'}.get(audio.channels)
   stream = target.add_stream(encoder, rate=rate, layout=layout or 'mono')
   stream.codec_context.bit_rate = max(128_000, 96_000 * audio.channels)
+  stream.metadata.update(tags or {})
   count = 0
   for samples in pool.read_audio(audio, origin):
     if layout is None:

@@ -70,29 +70,36 @@ class Packet:
 
 
 def probe_audio(
-  path: str | os.PathLike, heartbeat: Heartbeat = no_heartbeat
+  path: str | os.PathLike,
+  heartbeat: Heartbeat = no_heartbeat,
+  stream: int | None = None,
 ) -> AudioStream:
   """Describe the default audio stream of a file, or the first that decodes.
 
   Args:
     path: the file.
     heartbeat: called before every packet.
+    stream: index of the stream, instead of the default one.
 
   Raises:
     MediaError: not media, or no sound in it.
   """
   with as_media_error(path, NEEDS_SOUND), open_media(path) as container:
-    streams = [s for s in container.streams.audio if s.codec_context]
+    streams = [
+      s
+      for s in container.streams.audio
+      if s.codec_context and stream in (None, s.index)
+    ]
     if not streams:
       raise MediaError(
         f'{printable(path)}: {NEEDS_SOUND}: it has no audio stream'
       )
     order = sorted(streams, key=lambda s: not s.disposition.value & 1)
-    indices = [stream.index for stream in order]
+    indices = [found.index for found in order]
   for index in indices:
     with as_media_error(path, NEEDS_SOUND), open_media(path) as container:
-      stream = container.streams[index]
-      frames = decode_stream(path, container, stream, heartbeat)
+      found = container.streams[index]
+      frames = decode_stream(path, container, found, heartbeat)
       first = next((f for f in frames if f.samples and f.sample_rate), None)
       if first is None:
         continue
@@ -101,8 +108,8 @@ def probe_audio(
         path=os.fspath(path),
         rate=first.sample_rate,
         channels=first.layout.nb_channels,
-        codec=stream.codec_context.codec.canonical_name,
-        duration=stream_duration(container, stream),
+        codec=found.codec_context.codec.canonical_name,
+        duration=stream_duration(container, found),
         start=start,
         origin=min([start, *_video_starts(container)]),
         stream=index,

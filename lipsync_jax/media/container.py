@@ -86,7 +86,9 @@ def decode_stream(
   stream,
   heartbeat: Heartbeat = no_heartbeat,
 ) -> Iterator:
-  """Decode a stream; damaged packets are skipped and counted in a warning.
+  """Decode a stream, with its alpha.
+
+  Damaged packets are skipped and counted in a warning.
 
   Args:
     path: named in the warning.
@@ -97,6 +99,8 @@ def decode_stream(
   import av
 
   damaged = 0
+  context = alpha_decoder(stream)
+  decode = context.decode if context else stream.decode
   packets = container.demux(stream)
   while True:
     heartbeat()
@@ -104,7 +108,7 @@ def decode_stream(
       packet = next(packets, None)
       if packet is None:
         break
-      frames = packet.decode()
+      frames = decode(packet)
     except av.error.MemoryError:
       raise  # the file is whole, but too big for us
     except av.error.FFmpegError:
@@ -112,9 +116,25 @@ def decode_stream(
       frames = []
     yield from frames
   with contextlib.suppress(av.error.FFmpegError):  # EOF, unless it broke off
-    yield from stream.decode(None)
+    yield from decode(None)
   if damaged:
     log.warning('%s: %d damaged packets skipped', printable(path), damaged)
+
+
+def alpha_decoder(stream):
+  """A codec context for VP8 and VP9 with alpha; None for other streams.
+
+  FFmpeg's own decoders ignore the alpha of these codecs.
+  """
+  import av
+
+  name = {'vp8': 'libvpx', 'vp9': 'libvpx-vp9'}.get(stream.codec_context.name)
+  tagged = stream.metadata.get('alpha_mode') == '1'
+  if not (name and tagged and name in av.codecs_available):
+    return None
+  context = av.CodecContext.create(name, 'r')
+  context.thread_count = os.cpu_count() or 1
+  return context
 
 
 def to_seconds(stamp: int | None, unit: Fraction | None) -> Fraction | None:

@@ -16,7 +16,7 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from lipsync_jax.media import audio_reader
+from lipsync_jax.media import audio_reader, extras
 from lipsync_jax.media.decoder_process import DecoderProcess
 from lipsync_jax.media.types import Frame, Video, View
 
@@ -79,10 +79,35 @@ class DecoderPool:
     path = os.fspath(path)
     return self._result(path, 'probe_video', {'path': path, 'view': view})
 
-  def probe_audio(self, path: str | os.PathLike) -> audio_reader.AudioStream:
+  def probe_audio(
+    self, path: str | os.PathLike, stream: int | None = None
+  ) -> audio_reader.AudioStream:
     """`audio_reader.probe_audio` in a decoder process."""
     path = os.fspath(path)
-    return self._result(path, 'probe_audio', {'path': path})
+    return self._result(path, 'probe_audio', {'path': path, 'stream': stream})
+
+  def probe_extras(
+    self, path: str | os.PathLike, picture: int
+  ) -> extras.Extras:
+    """`extras.probe_extras` in a decoder process."""
+    path = os.fspath(path)
+    details = {'path': path, 'picture': picture}
+    return self._result(path, 'probe_extras', details)
+
+  def read_file(self, path: str, index: int) -> bytes:
+    """`extras.read_file` in a decoder process."""
+    details = {'path': path, 'index': index}
+    messages = list(self.answers(path, 'read_file', details))
+    return bytes(messages[0][1])
+
+  def read_subtitles(
+    self, path: str, index: int
+  ) -> tuple[str, list[extras.SubtitleLine]]:
+    """`extras.read_subtitles` in a decoder process: the header, the lines."""
+    details = {'path': path, 'index': index}
+    messages = self.answers(path, 'read_subtitles', details)
+    header, *lines = [facts['line'] for facts, _ in messages]
+    return header, lines
 
   def read_frames(self, video: Video, start: int = 0) -> Iterator[Frame]:
     """`video_reader.read_frames` in a decoder process."""
@@ -193,7 +218,8 @@ class DecoderPool:
 
   def _frames(self, video: Video, what: str, details: dict) -> Iterator[Frame]:
     """Frames of a video, each with its planes in one block of memory."""
-    shapes = [(video.height // s, video.width // s) for s in (1, 2, 2)]
+    steps = (1, 2, 2, 1) if video.alpha else (1, 2, 2)
+    shapes = [(video.height // s, video.width // s) for s in steps]
     dtype = np.uint8 if video.color.depth == 8 else np.uint16
     messages = self.answers(video.path, what, details)
     with contextlib.closing(messages):
@@ -204,7 +230,8 @@ class DecoderPool:
           end = start + shape[0] * shape[1] * np.dtype(dtype).itemsize
           planes.append(body[start:end].view(dtype).reshape(shape))
           start = end
-        yield Frame(facts['index'], facts['time'], tuple(planes))
+        alpha = planes.pop() if video.alpha else None
+        yield Frame(facts['index'], facts['time'], tuple(planes), alpha)
 
 
 def _close_all(processes) -> None:
@@ -220,3 +247,4 @@ read_backwards = DEFAULT_POOL.read_backwards
 read_audio = DEFAULT_POOL.read_audio
 stream_template = DEFAULT_POOL.stream_template
 read_packets = DEFAULT_POOL.read_packets
+probe_extras = DEFAULT_POOL.probe_extras

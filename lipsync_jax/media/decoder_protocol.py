@@ -16,16 +16,20 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import UInt8
 
-from lipsync_jax.media import audio_reader
+from lipsync_jax.media import audio_reader, extras
 from lipsync_jax.media.types import Color, Video, View
 
 Pipe = io.RawIOBase | io.BufferedIOBase
 
 HEAD = struct.Struct('<IQ')  # bytes of JSON, bytes of the block
 MAX_TEXT = 2**27  # bytes; ten times those for a day at 60 frames/s
-MAX_BYTES = 2**30  # three pictures of `container.MAX_PIXELS` in 10 bit
+MAX_BYTES = 2**30  # four planes of `container.MAX_PIXELS` in 10 bit
 KINDS = {
-  kind.__name__: kind for kind in (Video, Color, View, audio_reader.AudioStream)
+  kind.__name__: kind
+  for kind in (
+    *(Video, Color, View, audio_reader.AudioStream),
+    *(extras.Extras, extras.Stream, extras.Chapter, extras.SubtitleLine),
+  )
 }
 
 
@@ -89,8 +93,11 @@ def _from_json(value: dict):
     return Fraction(content)
   if name not in KINDS:
     return value
-  fields = {
-    key: tuple(item) if isinstance(item, list) else item
-    for key, item in content.items()
-  }
-  return KINDS[name](**fields)
+  return KINDS[name](**{key: _frozen(item) for key, item in content.items()})
+
+
+def _frozen(value):
+  """Lists, also within lists, as tuples."""
+  if isinstance(value, list):
+    return tuple(_frozen(item) for item in value)
+  return value

@@ -22,6 +22,7 @@ from lipsync_jax.media import (
   audio_reader,
   container,
   decoder_protocol,
+  extras,
   video_reader,
 )
 from lipsync_jax.media.container import Heartbeat
@@ -92,9 +93,29 @@ def probe_video(beat: Heartbeat, path: str, view) -> Iterator[tuple]:
   yield ({'result': video_reader.probe_video(path, view)},)
 
 
-def probe_audio(beat: Heartbeat, path: str) -> Iterator[tuple]:
+def probe_audio(
+  beat: Heartbeat, path: str, stream: int | None
+) -> Iterator[tuple]:
   """Messages of `audio_reader.probe_audio`."""
-  yield ({'result': audio_reader.probe_audio(path, beat)},)
+  yield ({'result': audio_reader.probe_audio(path, beat, stream)},)
+
+
+def probe_extras(beat: Heartbeat, path: str, picture: int) -> Iterator[tuple]:
+  """Messages of `extras.probe_extras`."""
+  del beat  # only headers are read
+  yield ({'result': extras.probe_extras(path, picture)},)
+
+
+def read_file(beat: Heartbeat, path: str, index: int) -> Iterator[tuple]:
+  """Messages of `extras.read_file`."""
+  del beat  # one packet is read
+  yield {}, extras.read_file(path, index)
+
+
+def read_subtitles(beat: Heartbeat, path: str, index: int) -> Iterator[tuple]:
+  """Messages of `extras.read_subtitles`: one a line."""
+  for line in extras.read_subtitles(path, index, beat):
+    yield ({'line': line},)
 
 
 def read_frames(beat: Heartbeat, video, start: int) -> Iterator[tuple]:
@@ -133,7 +154,8 @@ def read_packets(beat: Heartbeat, audio) -> Iterator[tuple]:
 
 def _planes(frames: Iterable) -> Iterator[tuple]:
   for frame in frames:
-    blocks = [np.ascontiguousarray(plane) for plane in frame.planes]
+    planes = [*frame.planes, *([] if frame.alpha is None else [frame.alpha])]
+    blocks = [np.ascontiguousarray(plane) for plane in planes]
     yield {'index': frame.index, 'time': frame.time}, *blocks
 
 
@@ -142,6 +164,7 @@ HANDLERS = {
   for handler in (
     *(probe_video, probe_audio, read_frames, read_backwards),
     *(read_audio, stream_template, read_packets),
+    *(probe_extras, read_file, read_subtitles),
   )
 }
 

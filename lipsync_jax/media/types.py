@@ -67,11 +67,13 @@ class View:
     resize_factor: width and height are divided by it.
     rotate: turn by 90 degrees clockwise.
     crop: (top, bottom, left, right) pixels; -1 is the full extent.
+    background: RGB in 0..255 under transparent pictures; None keeps alpha.
   """
 
   resize_factor: int = 1
   rotate: bool = False
   crop: tuple[int, int, int, int] = (0, -1, 0, -1)
+  background: tuple[int, int, int] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +96,10 @@ class Video:
     stored: size (w, h) to which pictures are scaled before they are turned.
     turn: (transpose, flip_y, flip_x) that shows the stored picture upright.
     stream: index of the stream in the file.
+    by_pillow: whether Pillow reads the file, not PyAV.
+    alpha: whether frames have an alpha plane.
+    mastering: display of HDR mastering, as x264's option; '' if unknown.
+    light: content light level in cd/m², 'maximum,average'; '' if unknown.
   """
 
   path: str
@@ -111,6 +117,10 @@ class Video:
   stored: tuple[int, int] = (0, 0)
   turn: tuple[bool, bool, bool] = (False, False, False)
   stream: int = 0
+  by_pillow: bool = False
+  alpha: bool = False
+  mastering: str = ''
+  light: str = ''
 
 
 @dataclasses.dataclass
@@ -121,6 +131,7 @@ class Frame:
     index: place in presentation order, from 0.
     time: seconds after the video's first frame.
     planes: Y [h w], U and V [h/2 w/2], uint8, or uint16 in 10 bit.
+    alpha: opacity as code values, 0 to 255 or 1023; None: opaque.
   """
 
   index: int
@@ -130,3 +141,4 @@ class Frame:
     Integer[np.ndarray, 'h2 w2'],
     Integer[np.ndarray, 'h2 w2'],
   ]
+  alpha: Integer[np.ndarray, 'h w'] | None = None

@@ -5,8 +5,6 @@ the container supports its codec, and encoded otherwise. The output gets its
 name when the whole file is on disk.
 """
 
-import dataclasses
-import math
 import os
 import pathlib
 from fractions import Fraction
@@ -15,51 +13,23 @@ import numpy as np
 
 from lipsync_jax.common import atomic_file
 from lipsync_jax.common.errors import printable
-from lipsync_jax.media import audio_muxer, audio_reader, decoder
-from lipsync_jax.media.container import MediaError, as_media_error
+from lipsync_jax.media import (
+  audio_muxer,
+  audio_reader,
+  decoder,
+  extras,
+  extras_muxer,
+  output_format,
+)
+from lipsync_jax.media.container import MediaError, as_media_error, log
+from lipsync_jax.media.output_format import format_of, keeps_alpha
 from lipsync_jax.media.types import Frame, Video
 
+__all__ = ['VideoWriter', 'format_of', 'keeps_alpha']
+
 WRITING_STOPPED = 'writing stopped'
-MAX_TIME_BASE = 1_000_000  # ticks/s; above it a time base of 1/90000 s is used
-HUGE_PIXELS = 2**24  # x264 buffers few frames from here on, of 24 MB or more
 # s; time stamps as coarse as this are rounded to multiples of the frame length
 COARSE_TICK = Fraction(1, 2000)
-
-
-@dataclasses.dataclass(frozen=True)
-class Format:
-  """Container and codecs of the files of one suffix.
-
-  Attributes:
-    muxer: FFmpeg's name of the format.
-    video: encoder of the frames.
-    copied: audio codecs whose packets are copied.
-    audio: encoder of all other sound.
-    edits: the first time stamp may be below 0; players skip that part.
-  """
-
-  muxer: str
-  video: str
-  copied: frozenset[str]
-  audio: str
-  edits: bool = False
-
-
-# Codecs that common players and editors open; muxers accept more.
-MP4 = frozenset({'aac', 'mp3', 'ac3', 'eac3', 'alac', 'opus'})
-MOV = frozenset({'aac', 'mp3', 'ac3', 'alac', 'pcm_s16le', 'pcm_s24le'})
-MKV = MP4 | MOV | {'vorbis', 'flac', 'dts', 'mp2', 'pcm_f32le'}
-AVI = frozenset({'mp3', 'ac3', 'mp2', 'pcm_s16le'})
-FORMATS = {
-  '.mp4': Format('mp4', 'libx264', MP4, 'aac', edits=True),
-  '.m4v': Format('mp4', 'libx264', MP4, 'aac', edits=True),
-  '.mov': Format('mov', 'libx264', MOV, 'aac', edits=True),
-  '.mkv': Format('matroska', 'libx264', MKV, 'aac'),
-  '.avi': Format('avi', 'mpeg4', AVI, 'pcm_s16le'),
-  '.webm': Format(
-    'webm', 'libvpx-vp9', frozenset({'opus', 'vorbis'}), 'libopus'
-  ),
-}
 
 
 class VideoWriter:
@@ -108,15 +78,29 @@ class VideoWriter:
     self.kind = format_of(self.outfile)
     if not 0 <= crf <= 51:
       raise MediaError(f'crf is a quality from 0 to 51, got {crf}; try 16')
-    if video.color.depth > 8 and self.kind.video == 'mpeg4':
+    deep = video.color.depth > 8 and not video.alpha
+    if deep and not output_format.takes_10_bits(self.kind):
       raise MediaError(
-        f'{printable(outfile)}: .avi holds 8 bits, this video has 10; use .mkv'
+        f'{printable(outfile)}: {self.outfile.suffix} holds 8 bits here, '
+        'this video has 10; use .mkv or .mp4'
       )
-    self.video, self.rate = video, _exact_rate(rate or video.rate, self.kind)
-    self.unit = _time_base(video, self.rate, self.kind)
+    self.codec, self.pix_fmt = self.kind.video, video.pix_fmt
+    if video.alpha:
+      if not self.kind.alpha:
+        raise MediaError(
+          f'{printable(outfile)}: {self.outfile.suffix} holds no alpha; use '
+          '.webm or .mov, or lay the picture over a color'
+        )
+      self.codec, self.pix_fmt = self.kind.alpha
+    self.video, self.rate = (
+      video,
+      output_format.exact_rate(rate or video.rate, self.kind),
+    )
+    self.unit = output_format.time_base(video, self.rate, self.kind)
     self.duration = duration
     self.pending, self.last, self.end = None, -1, None
-    self.file = self.sound = None
+    self.file = None
+    self.tracks: list[Track] = []  # the sound comes first
     self.claim = _create_part(self.outfile)
     try:
       with as_media_error(outfile, WRITING_STOPPED):
@@ -125,6 +109,28 @@ class VideoWriter:
     except BaseException:
       self._discard()
       raise
+
+  def carry(
+    self, source: extras.Extras, video: Video, end: Fraction
+  ) -> list[str]:
+    """Add the extras of a source, before the first frame is written.
+
+    Args:
+      source: of `decoder.probe_extras`.
+      video: the picture of the same file.
+      end: seconds of the output; nothing is added from there on.
+
+    Returns:
+      What is left behind, each in a few words.
+    """
+    # FFmpeg crashes if a stream is added after the header.
+    assert self.pending is None and self.end is None, self.outfile
+    with as_media_error(self.outfile, WRITING_STOPPED):
+      muxer = extras_muxer.ExtrasMuxer(
+        self.file, self.kind, source, video, end, self.pool
+      )
+      self.tracks += [Track(packets) for packets in muxer.tracks]
+    return muxer.left
 
   def write(self, frame: Frame, time: Fraction | None = None) -> None:
     """Append a frame at `time` seconds (default: its own), increasing."""
@@ -170,8 +176,8 @@ class VideoWriter:
     end = self._finish() if self.end is None else self.end
     with as_media_error(self.outfile, WRITING_STOPPED):
       self._pump(end if self.duration is None else self.duration)
-      if self.sound is not None:
-        self.sound.close()
+      for track in self.tracks:
+        track.close()
       self.file.close()
       self.claim.keep()
 
@@ -204,21 +210,26 @@ class VideoWriter:
       f'file:{self.claim.part.absolute()}',
       'w',
       format=self.kind.muxer,
-      container_options=_muxer_options(self.kind),
+      container_options=output_format.muxer_options(self.kind),
     )
-    if like is not None:
+    # WebM says in the header that there is alpha; FFmpeg writes that by the
+    # encoder's format, which a template has not.
+    marked = self.video.alpha and self.kind.muxer == 'webm'
+    if like is not None and not marked:
       with av.open(os.fspath(like)) as file:
         form = file.streams.video[0]
         self.stream = self.file.add_stream_from_template(form)
       return
     self.stream = self.file.add_stream(
-      self.kind.video,
+      self.codec,
       rate=self.rate,
-      options=_encoder_options(self.kind.video, crf, preset, self.video),
+      options=output_format.encoder_options(
+        self.codec, crf, preset, self.video
+      ),
     )
     context, color = self.stream.codec_context, self.video.color
     context.width, context.height = self.video.width, self.video.height
-    context.pix_fmt = self.video.pix_fmt
+    context.pix_fmt = self.pix_fmt
     context.time_base = self.unit
     context.sample_aspect_ratio = self.video.sar
     context.colorspace, context.color_range = color.matrix, color.range
@@ -236,14 +247,14 @@ class VideoWriter:
       if audio.codec in self.kind.copied:
         form = self.pool.stream_template(audio, zero)
       if form is not None:
-        self.sound = audio_muxer.copy_packets(
+        sound = audio_muxer.copy_packets(
           self.file, audio, form, zero, self.kind.edits, self.pool
         )
       else:
-        self.sound = audio_muxer.encode_packets(
+        sound = audio_muxer.encode_packets(
           self.file, audio, zero, self.kind.audio, self.pool
         )
-      self.waiting = next(self.sound, None)
+      self.tracks.append(Track(sound, needed=True))
 
   def _encode(self, frame: Frame, time: Fraction, end: Fraction) -> None:
     """Encode a frame shown from `time` to `end`, and the sound until then."""
@@ -252,7 +263,7 @@ class VideoWriter:
       return
     self.last = stamp
     with as_media_error(self.outfile, WRITING_STOPPED):
-      picture = _to_av_frame(self.video, frame)
+      picture = _to_av_frame(self.video, frame, self.pix_fmt)
       picture.pts, picture.time_base = stamp, self.unit
       picture.duration = max(1, self._stamp(end) - stamp)
       self._mux(self.stream.encode(picture))
@@ -267,13 +278,11 @@ class VideoWriter:
     return round(time / self.unit)
 
   def _pump(self, until: Fraction) -> None:
-    """Mux the sound that begins before `until` seconds."""
-    while self.sound is not None and self.waiting is not None:
-      time, packet = self.waiting
-      if time >= until:
-        return
-      self.file.mux(packet)
-      self.waiting = next(self.sound, None)
+    """Mux the packets of all tracks that begin before `until` seconds."""
+    for track in self.tracks:
+      while track.waiting is not None and track.waiting[0] < until:
+        self.file.mux(track.waiting[1])
+        track.advance()
 
   def _mux(self, packets) -> None:
     for packet in packets:
@@ -282,8 +291,8 @@ class VideoWriter:
   def _discard(self) -> None:
     """Drop the unfinished file; harmless after `close`."""
     try:
-      if self.sound is not None:
-        self.sound.close()
+      for track in self.tracks:
+        track.close()
       if self.file is not None:
         self.file.close()
     except Exception:  # noqa: S110  (errors of a discarded file do not matter)
@@ -292,18 +301,37 @@ class VideoWriter:
       self.claim.drop()
 
 
-def format_of(outfile: pathlib.Path) -> Format:
-  """Choose the container by suffix."""
-  import av
+class Track:
+  """Packets of a stream of the output, and the next one of them.
 
-  kind = FORMATS.get(outfile.suffix.lower())
-  if kind is None or kind.video not in av.codecs_available:
-    usable = [s for s, k in FORMATS.items() if k.video in av.codecs_available]
-    raise MediaError(
-      f'{printable(outfile)}: the output needs one of the suffixes '
-      f'{" ".join(usable)}, got {outfile.suffix or "none"!r}'
-    )
-  return kind
+  Attributes:
+    waiting: (seconds, packet), or None at the end.
+  """
+
+  def __init__(self, packets: extras_muxer.Packets, needed: bool = False):
+    """Fetch the first packet, which adds the stream to the output.
+
+    Args:
+      packets: of `audio_muxer` or `extras_muxer`.
+      needed: damage ends the job; it ends only this track otherwise.
+    """
+    self.packets, self.needed, self.waiting = packets, needed, None
+    self.advance()
+
+  def advance(self) -> None:
+    """Fetch the next packet."""
+    try:
+      self.waiting = next(self.packets, None)
+    except MediaError as error:
+      if self.needed:
+        raise
+      log.warning('%s', error)
+      self.waiting = None
+
+  def close(self) -> None:
+    """Stop reading the source."""
+    if hasattr(self.packets, 'close'):
+      self.packets.close()
 
 
 def _create_part(outfile: pathlib.Path) -> atomic_file.AtomicFile:
@@ -317,57 +345,30 @@ def _create_part(outfile: pathlib.Path) -> atomic_file.AtomicFile:
     return atomic_file.AtomicFile(outfile)
 
 
-def _time_base(video: Video, rate: Fraction, kind: Format) -> Fraction:
-  """Choose ticks that hit both the frame rate and the source's own stamps."""
-  if kind.muxer == 'avi':
-    return 1 / rate
-  ticks = math.lcm(rate.numerator, video.tick.denominator)
-  return Fraction(1, ticks if ticks <= MAX_TIME_BASE else 90_000)
-
-
-def _exact_rate(rate: Fraction, kind: Format) -> Fraction:
-  """Bring a frame rate into what the encoder can state."""
-  most = 65_535 if kind.video == 'mpeg4' else MAX_TIME_BASE
-  if rate.numerator <= most:
-    return rate
-  return rate.limit_denominator(most // math.ceil(rate))
-
-
-def _muxer_options(kind: Format) -> dict[str, str]:
-  """Options of a muxer: no random names inside, the index in front."""
-  index = {'movflags': '+faststart'} if kind.edits else {}
-  return {'fflags': '+bitexact', **index}
-
-
-def _encoder_options(
-  encoder: str, crf: int, preset: str, video: Video
-) -> dict[str, str]:
-  """Options of an encoder for the quality that x264 calls `crf`."""
-  if encoder == 'libx264':
-    # At 10 bits crf 0 is not yet lossless, quantizer 0 is.
-    options = {'crf' if crf else 'qp': str(crf), 'preset': preset}
-    if video.width * video.height > HUGE_PIXELS:
-      # A third of the time: 0.4 s instead of 1.3 for 7680x7680 on two cores.
-      options |= {'preset': 'ultrafast', 'rc-lookahead': '1', 'bframes': '0'}
-    return options
-  if encoder == 'mpeg4':
-    # H.264 in AVI has no time stamps of pictures: readers are a frame late.
-    step = max(1, round(crf / 8))
-    return {'flags': '+qscale', 'global_quality': str(118 * step)}
-  speed = {'deadline': 'realtime', 'cpu-used': '6', 'row-mt': '1'}
-  return {'crf': str(crf), 'b': '0', **speed}
-
-
-def _to_av_frame(video: Video, frame: Frame):
-  """Copy planes into a picture for the encoder."""
+def _to_av_frame(video: Video, frame: Frame, pix_fmt: str):
+  """Copy planes into a picture for the encoder, of format `pix_fmt`."""
   import av
 
   height, width = frame.planes[0].shape
-  picture = av.VideoFrame(width, height, video.pix_fmt)
-  for target, plane in zip(picture.planes, frame.planes, strict=True):
+  form, planes = video.pix_fmt, frame.planes
+  if video.alpha:
+    form, planes = form.replace('yuv', 'yuva'), (*planes, frame.alpha)
+  picture = av.VideoFrame(width, height, form)
+  for target, plane in zip(picture.planes, planes, strict=True):
     rows = np.frombuffer(target, plane.dtype)
     rows = rows.reshape(target.height, -1)
     rows[:, : plane.shape[1]] = plane
+  if form != pix_fmt:
+    # Only chroma and depth change: matrix and range stay the same.
+    span = 2 if video.color.full else 1
+    picture = picture.reformat(
+      format=pix_fmt,
+      src_colorspace=1,
+      dst_colorspace=1,
+      src_color_range=span,
+      dst_color_range=span,
+      interpolation=2 | 0x40000,  # bilinear, accurate rounding
+    )
   picture.colorspace = video.color.matrix
   picture.color_range = video.color.range
   return picture

@@ -1,0 +1,75 @@
+"""What a source has besides its picture: alpha, and the extras of its file.
+
+Alpha is kept where the output's container can hold it. Elsewhere the picture
+is laid over one color. One note lists everything that is left behind.
+"""
+
+import dataclasses
+import sys
+from fractions import Fraction
+
+from lipsync_jax.common.errors import printable
+from lipsync_jax.inference.options import SyncOptions
+from lipsync_jax.media import decoder, extras, video_writer
+from lipsync_jax.media.container import MediaError
+from lipsync_jax.media.types import Video
+
+BACKGROUND = '#000000'  # under transparent pictures, where none is given
+
+
+def lay_over_color(options: SyncOptions, video: Video) -> Video:
+  """The video without alpha, if the output holds none or a color is given."""
+  if not video.alpha:
+    return video
+  if options.background is None and video_writer.keeps_alpha(options.outfile):
+    return video
+  text = (options.background or BACKGROUND).lstrip('#')
+  rgb = tuple(bytes.fromhex(text))
+  view = dataclasses.replace(video.view, background=rgb)
+  return dataclasses.replace(video, view=view, alpha=False)
+
+
+def probe_extras(options: SyncOptions, video: Video) -> extras.Extras | None:
+  """The extras to carry over; None with `strip`, or if there are none."""
+  if options.strip:
+    return None
+  try:
+    return decoder.probe_extras(video.path, video.stream)
+  except MediaError:  # the picture could be read, and only that is needed
+    return None
+
+
+def carry(
+  options: SyncOptions,
+  video: Video,
+  source: extras.Extras | None,
+  writer: video_writer.VideoWriter,
+  end: Fraction,
+) -> list[str]:
+  """Add the extras to the output and note what is left behind.
+
+  Args:
+    options: of the job.
+    video: the source.
+    source: of `probe_extras`.
+    writer: has written no frame.
+    end: seconds of the output.
+
+  Returns:
+    What is left behind, each in a few words.
+  """
+  left = []
+  if video.view.background is not None and options.background is None:
+    left.append(f'alpha (laid over {BACKGROUND}; .webm and .mov keep it)')
+  if source is not None:
+    left += writer.carry(source, video, end)
+    timed = [s for s in source.streams if s.kind in ('audio', 'subtitle')]
+    if timed[1:] and not video.still and 0 < video.duration < end - 1:
+      left.append(
+        f'further tracks after {float(video.duration):.1f} s, where the video '
+        'repeats'
+      )
+  if left and not options.quiet:
+    items = printable('; '.join(left))
+    print(f'note: left behind: {items}', file=sys.stderr)
+  return left
