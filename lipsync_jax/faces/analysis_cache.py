@@ -21,7 +21,7 @@ from lipsync_jax.faces.detector import ASSETS
 from lipsync_jax.faces.landmarks import FaceError
 from lipsync_jax.faces.tracks import Analysis, Track
 
-VERSION = 5  # part of the key: to be raised when the results change
+VERSION = 6  # part of the key: to be raised when the results change
 
 
 def content_key(path: str | os.PathLike, view: str = '') -> str:

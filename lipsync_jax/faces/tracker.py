@@ -7,7 +7,6 @@ Results take under 1 kB a face and frame.
 """
 
 import array
-import dataclasses
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -15,9 +14,9 @@ from jaxtyping import Float, Int
 
 from lipsync_jax.common.disk_array import RowFile
 from lipsync_jax.faces import (
-  crop,
   identity,
   landmarks,
+  light,
   mesh,
   shots,
   track_builder,
@@ -57,19 +56,17 @@ def track_faces(
     frame: height and width at full size, pixels.
     detector: an open FaceDetector.
   """
-  times, steps = array.array('d'), array.array('d')
-  past: list = []  # the last three signatures, newest first
+  times = array.array('d')
+  series = shots.ShotBuilder()
   builders: list[TrackBuilder] = []
   meshes = RowFile((mesh.NUM_POINTS, 3), np.int16)
   for number, time, small, fetch in stream:
-    sign = shots.frame_signature(small)
-    step = [shots.signature_distance(sign, other) for other in past]
-    past = [sign, *past[:2]]
-    steps.extend(step + [0.0] * (3 - len(step)))
+    jump = shots.add_frame(series, small)
     times.append(float(time))
     view = (number, float(time), small, fetch, meshes)
-    _advance_frame(builders, view, frame, detector, shots.may_be_cut(steps[-3]))
-  cuts = shots.find_cuts(np.array(steps).reshape(-1, 3))
+    _advance_frame(builders, view, frame, detector, jump)
+  cuts = shots.cuts_of(series)
+  cuts = np.setdiff1d(cuts, track_builder.changes_of_light(builders, cuts))
   switches = [track_builder.identity_switches(builder) for builder in builders]
   cuts = np.union1d(
     cuts, track_builder.simultaneous_changes(builders, switches)
@@ -106,13 +103,14 @@ def _advance_frame(builders, view, frame, detector, jump: bool) -> None:
   ]
   scale = frame[1] / small.shape[1]
   due = not number % DETECT_EVERY or not live or jump or bool(lost)
-  search = detector.submit_faces(small, scale) if due else None
+  even = light.even_light(small, 95)
+  search = detector.submit_faces(even, scale) if due else None
   jobs = [] if jump else [(s, _predict_box(s), s.scores[-1]) for s in live]
   done = _read_landmarks(jobs, view, frame, detector)
   failed = [s for s in live if id(s) not in done]
   if not (search or failed):
     return
-  boxes, scores = search.result() if search else detector.faces(small, scale)
+  boxes, scores = search.result() if search else detector.faces(even, scale)
   taken = _match_detections([s for s in live if id(s) in done], boxes, scores)
   again, new = [], []
   for i, box in enumerate(boxes):
@@ -184,7 +182,7 @@ def _read_landmarks(
     return rgb, (x0, y0), (x1 - x0, y1 - y0)
 
   def read(part):
-    return part and detector.landmarks(*part)
+    return part and detector.landmarks(light.even_light(part[0]), *part[1:])
 
   parts = [crop(box, MARGIN) for _, box, _ in jobs]
   read_meshes = detector.map(read, parts)
@@ -219,12 +217,7 @@ def _update_appearance(
   builder: TrackBuilder, number: int, points, part, jump: bool
 ) -> None:
   """Record the appearance, and whether the face was replaced."""
-  rgb, corner, extent = part
-  zoom = np.array([rgb.shape[1], rgb.shape[0]]) / extent
-  place = (points[None].astype(np.float64) - corner) * zoom
-  cut = crop.crop_from_row(crop.face_crops(place)[0])
-  cut = dataclasses.replace(cut, w=1.5 * cut.w, h=1.5 * cut.h)
-  seen = identity.appearance(crop.extract_crop(rgb, cut, 96))
+  seen = identity.head_appearance(*part, points)
   if builder.switches and number - builder.switches[-1][0] <= APPEARANCE_AFTER:
     builder.switches[-1][2] = seen
   alike = (
@@ -232,6 +225,14 @@ def _update_appearance(
     if builder.last
     else 1.0
   )
+  if builder.last and (jump or alike < track_builder.CHANGED_BELOW):
+    there = identity.head_appearance(*part, builder.latest_points())
+    same = track_builder.same_face(builder, points, seen, there)
+    if same and jump:
+      builder.steady.append(number)
+    if same:
+      edges = identity.edge_likeness(builder.last[0], seen)
+      alike = max(alike, edges, track_builder.CHANGED_BELOW)
   builder.changes.append(1 - alike)
   if alike < track_builder.CHANGED_BELOW:
     # Everything else is dropped, for constant memory.
@@ -291,5 +292,6 @@ def _resolve_merged(builders: list[TrackBuilder], number: int) -> None:
         del young.boxes[-4:]
         del young.points[-2 * len(landmarks.LANDMARK_IDS) :]
         young.switches[:] = [x for x in young.switches if x[0] != number]
+        young.steady[:] = [x for x in young.steady if x != number]
         break
   builders[:] = [s for s in builders if s.frames]

@@ -34,6 +34,8 @@ class FaceTrajectory:
   points: Float32[np.ndarray, 'f n 2']  # for the mask
   spans: Int[np.ndarray, 's 2']  # first and end frame of unbroken motion
   mesh: Any = None  # `mesh_trajectory.MeshTrajectory`, for the mesh renderer
+  # Frames that show another person's face, and not this one's.
+  others: Bool[np.ndarray, 'f'] | None = None
 
 
 def build_trajectory(
@@ -74,7 +76,24 @@ def build_trajectory(
       crops[here] = smooth_span(crops[here] * unit, times, width) / unit
       flat = points[here].reshape(len(times), -1)  # [t n*2]
       smooth_span(flat, times, width, out=flat)
-  return FaceTrajectory(present, present & ~seen, crops, points, found)
+  return FaceTrajectory(
+    present,
+    present & ~seen,
+    crops,
+    points,
+    found,
+    others=frames_of_others(analysis, present),
+  )
+
+
+def frames_of_others(
+  analysis: Analysis, present: Bool[np.ndarray, 'f']
+) -> Bool[np.ndarray, 'f']:
+  """Frames that show a face, but not the person's, who is `present`."""
+  faces = np.zeros(len(present), bool)
+  for track in analysis.tracks:
+    faces[track.frames] = True
+  return faces & ~present
 
 
 def _bridge_gaps(

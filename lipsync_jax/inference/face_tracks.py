@@ -244,4 +244,5 @@ def wav2lip_trajectory(
   x0, y0, x1, y1 = boxes.T.astype(np.float64)
   crops = np.stack([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0, 0 * x0], -1)
   crops[~present] = np.nan
-  return constant_trajectory(crops, present)
+  others = trajectory.frames_of_others(analysis, present)
+  return dataclasses.replace(constant_trajectory(crops, present), others=others)

@@ -35,6 +35,7 @@ class SkipReason(enum.IntEnum):
   NO_FACE = 3
   HEAD_TURNED = 4
   MOUTH_HIDDEN = 5
+  ANOTHER_PERSON = 6
 
 
 REPORT_TEXT = {  # in the report
@@ -43,6 +44,7 @@ REPORT_TEXT = {  # in the report
   SkipReason.NO_FACE: 'no face',
   SkipReason.HEAD_TURNED: 'head turned away',
   SkipReason.MOUTH_HIDDEN: 'mouth not seen',
+  SkipReason.ANOTHER_PERSON: 'another person',
 }
 
 
@@ -116,8 +118,12 @@ def mouth_opacity(
   )[source]
   reasons[opacity == 1] = SkipReason.NONE
   silent = np.fromiter((not frame.spoken for frame in frames), bool)
+  others = trajectory.others
+  if others is None:
+    others = np.zeros(len(trajectory.present), bool)
   for reason, skipped in (
     (SkipReason.NO_FACE, ~trajectory.present[source]),
+    (SkipReason.ANOTHER_PERSON, others[source]),
     (SkipReason.OUTSIDE_RANGE, (start < since) | (start >= end)),
     (SkipReason.NO_SOUND, silent),
   ):

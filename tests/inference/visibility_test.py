@@ -1,5 +1,6 @@
 """What fades, what passes untouched, and what the report says of it."""
 
+import dataclasses
 from fractions import Fraction
 
 import numpy as np
@@ -103,3 +104,15 @@ def test_a_box_given_by_hand_is_always_spoken():
   share, why = visibility.mouth_opacity(path, times, shows)
   assert (share == 1).all() and not why.any()
   assert visibility.skipped_ranges(shows, why) == []
+
+
+def test_another_person_is_not_no_face():
+  present = np.array([True] * 4 + [False] * 6)
+  others = np.array([False] * 6 + [True] * 4)
+  path = path_of([turned(0.0)] * 10, present)
+  path = dataclasses.replace(path, others=others)
+  times, shows = shown(10)
+  share, why = visibility.mouth_opacity(path, times, shows)
+  assert (share == [1] * 4 + [0] * 6).all()
+  told = [part['why'] for part in visibility.skipped_ranges(shows, why)]
+  assert told == ['no face', 'another person']
