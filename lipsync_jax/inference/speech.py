@@ -53,7 +53,8 @@ def clock_origin(
 
   Only a sound in the video's file shares the video's clock.
   """
-  same = os.path.samefile(sound.path, video.path)
+  both = sound.path and video.path  # '' is in memory
+  same = both and os.path.samefile(sound.path, video.path)
   return video.start if same else None
 
 

@@ -145,7 +145,7 @@ def blend_patch(
       change = alpha * (new - old)
     else:
       # Mean over 2 x 2 pixels of alpha * (new - old), old being constant.
-      change = _halve_plane(alpha * new) - _halve_plane(alpha) * old
+      change = halve_plane(alpha * new) - halve_plane(alpha) * old
     plane = plane.copy()
     change += old
     np.rint(change, out=change)
@@ -198,7 +198,7 @@ def _pad_plane(
   return np.pad(plane, ((above, below), (left, right)))
 
 
-def _halve_plane(
+def halve_plane(
   plane: Float32[np.ndarray, 'y x'],
 ) -> Float32[np.ndarray, 'y//2 x//2']:
   """Average 2 x 2 pixels."""
