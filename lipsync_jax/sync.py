@@ -3,15 +3,13 @@
 python -m lipsync_jax.sync --face me.mp4 --audio speech.wav
 """
 
-import json
 import os
 import sys
-import time
 from collections.abc import Sequence
 
 from lipsync_jax.common.cli import run_command
 from lipsync_jax.inference import cli
-from lipsync_jax.inference.options import RENAMED, SyncError, SyncOptions
+from lipsync_jax.inference.options import SyncOptions, make_options
 
 PathLike = str | os.PathLike
 _DEFAULTS = SyncOptions('')
@@ -69,47 +67,12 @@ def sync(
     LipSyncError: one line on what was expected, what was found, what to do.
     OSError: a file cannot be read or written.
   """
-  fields = {name: value for name, value in locals().items() if name in _FIELDS}
-  if renamed:
-    _refuse_unknown(renamed)
-  return run_job(SyncOptions(**{k: _plain(v) for k, v in fields.items()}))
+  given = locals() | renamed
+  del given['renamed']
+  from lipsync_jax.inference.session import Session
 
-
-def run_job(options: SyncOptions) -> dict:
-  """`sync` with its options in one object."""
-  from lipsync_jax.inference import pipeline
-
-  options.validate()
-  began = time.perf_counter()
-  report = pipeline.run(options)
-  report['seconds']['total'] = round(time.perf_counter() - began, 3)
-  if options.report:
-    with open(options.report, 'w', encoding='utf-8') as file:
-      json.dump(report, file, indent=2, ensure_ascii=False)
-      file.write('\n')
-  return report
-
-
-_FIELDS = frozenset(SyncOptions.__dataclass_fields__)
-
-
-def _plain(value):
-  """Paths as strings, sequences as tuples."""
-  if isinstance(value, os.PathLike):
-    return os.fspath(value)
-  if isinstance(value, list | tuple):
-    return tuple(_plain(one) for one in value)
-  return value
-
-
-def _refuse_unknown(arguments: dict) -> None:
-  """Raise SyncError for arguments that do not exist, or no longer do."""
-  name = min(arguments)
-  if name in RENAMED:
-    raise SyncError(f'{name} is now {RENAMED[name]}: use the new name')
-  raise SyncError(
-    f'expected an option of SyncOptions, found {name!r}: see help(sync)'
-  )
+  with Session() as session:
+    return session.run(make_options(**given)).to_dict()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -20,6 +20,10 @@ from lipsync_jax.inference.options import RENAMED, SyncOptions
   [
     ('FaceDetector', 'faces.detector', 'FaceDetector'),
     ('LipSyncError', 'common.errors', 'LipSyncError'),
+    ('Cancelled', 'common.errors', 'Cancelled'),
+    ('Progress', 'inference.report', 'Progress'),
+    ('Session', 'inference.session', 'Session'),
+    ('SyncReport', 'inference.report', 'SyncReport'),
     ('SyncError', 'inference.options', 'SyncError'),
     ('SyncOptions', 'inference.options', 'SyncOptions'),
     ('Weights', 'weights.safetensors_file', 'Weights'),

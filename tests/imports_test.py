@@ -19,6 +19,7 @@ PACKAGES = {
   'weights': 'common models',
   'data': 'audio common faces',
   'inference': 'audio common faces media models weights',
+  'batch': 'common inference media',
   'training': 'audio common data media models weights',
   'evaluation': 'audio common data faces inference media models weights',
   'benchmark': 'audio common data inference models training weights sync',
@@ -26,6 +27,7 @@ PACKAGES = {
 SHELLS = {
   '__init__': 'common faces inference models sync weights',  # for types
   'sync': 'common inference',
+  '__main__': 'sync',  # and the subcommands, by name
   'main': 'training',
   'evaluate': 'common evaluation',
 }

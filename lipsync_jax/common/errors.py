@@ -12,6 +12,10 @@ class LipSyncError(ValueError):
   """A request that cannot be fulfilled; the message is one line."""
 
 
+class Cancelled(LipSyncError):
+  """The caller ended the work (`common.cancellation`)."""
+
+
 def printable(text: str | os.PathLike) -> str:
   """A name or reason on one line, without control characters."""
   text = os.fsdecode(text) if not isinstance(text, str) else text
@@ -37,14 +41,14 @@ def as_one_line(
     error_class: raised instead; exceptions of this class pass unchanged.
     path: named at the start of the line.
     message: the rest of the line, or a function of the exception.
-    catch: the exceptions to turn; others pass unchanged.
+    catch: the exceptions to turn; others pass unchanged, as does `Cancelled`.
 
   Raises:
     LipSyncError: of `error_class`, for the exceptions in `catch`.
   """
   try:
     yield
-  except error_class:
+  except (error_class, Cancelled):
     raise
   except catch as error:
     line = message(error) if callable(message) else message

@@ -5,10 +5,11 @@ parallel.
 """
 
 import contextlib
+import contextvars
 import queue
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 
 class StageTimer:
@@ -27,10 +28,22 @@ class StageTimer:
       self.seconds[stage] = self.seconds.get(stage, 0.0) + spent
 
 
+def one_at_a_time(function: Callable) -> Callable:
+  """`function`, which only one thread calls at a time."""
+  lock = threading.Lock()
+
+  def call(*args):
+    with lock:
+      return function(*args)
+
+  return call
+
+
 def prefetch(source: Iterable, depth: int) -> Iterator:
   """Run an iterator in a thread, at most `depth` items ahead.
 
-  Its exceptions are raised here. Closing this generator stops the thread.
+  Its exceptions are raised here. Closing this generator stops the thread. The
+  thread has the context variables of the caller, `cancellation` among them.
   """
   waiting: queue.Queue = queue.Queue(maxsize=depth)
   stopped = threading.Event()
@@ -56,7 +69,8 @@ def prefetch(source: Iterable, depth: int) -> Iterator:
       if hasattr(source, 'close'):
         source.close()
 
-  thread = threading.Thread(target=work, daemon=True)
+  context = contextvars.copy_context()
+  thread = threading.Thread(target=context.run, args=(work,), daemon=True)
   thread.start()
   try:
     while True:

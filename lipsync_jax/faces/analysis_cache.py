@@ -8,18 +8,23 @@ import contextlib
 import hashlib
 import os
 import pathlib
+import threading
+import weakref
 import zipfile
 import zlib
 from collections.abc import Callable
 
 import numpy as np
 
-from lipsync_jax.common import atomic_file, cache
+from lipsync_jax.common import atomic_file, cache, cancellation
 from lipsync_jax.common.disk_array import BLOCK_ROWS, RowFile
 from lipsync_jax.faces import landmarks, mesh, tracks
 from lipsync_jax.faces.detector import ASSETS
 from lipsync_jax.faces.landmarks import FaceError
 from lipsync_jax.faces.tracks import Analysis, Track
+
+_ALL_KEYS = threading.Lock()
+_KEY_LOCKS: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
 
 VERSION = 6  # part of the key: to be raised when the results change
 
@@ -33,6 +38,11 @@ def content_key(path: str | os.PathLike, view: str = '') -> str:
   """
   with open(path, 'rb') as file:
     content = hashlib.file_digest(file, 'sha256').hexdigest()
+  return view_key(content, view)
+
+
+def view_key(content: str, view: str = '') -> str:
+  """`content_key` of a video whose content has this SHA-256."""
   words = [content, view, str(VERSION), *ASSETS.values()]
   return hashlib.sha256('\n'.join(words).encode()).hexdigest()
 
@@ -43,7 +53,8 @@ def cached_analysis(
   """The analysis from the cache, or computed and stored.
 
   A longer analysis is cut at `until`. A shorter or damaged one is computed
-  again. A cache that cannot be written is not an error.
+  again. A cache that cannot be written is not an error. Of several threads that
+  ask for one key the first computes and the others wait.
 
   Args:
     key: of `content_key`.
@@ -52,15 +63,22 @@ def cached_analysis(
   """
   path = cache.cache_dir('faces') / f'{key}.npz'
   end = np.inf if until is None else float(until)
-  try:
-    analysis, reach = load_analysis(path)
-  except FaceError:
-    reach = -np.inf
-  if reach < end:
-    analysis = compute()
-    with contextlib.suppress(OSError):
-      save_analysis(path, analysis, end)
+  with cancellation.locked(_key_lock(key)):
+    try:
+      analysis, reach = load_analysis(path)
+    except FaceError:
+      reach = -np.inf
+    if reach < end:
+      analysis = compute()
+      with contextlib.suppress(OSError):
+        save_analysis(path, analysis, end)
   return tracks.first_frames(analysis, end)
+
+
+def _key_lock(key: str):
+  """The lock of a key, which lives as long as somebody holds it."""
+  with _ALL_KEYS:
+    return _KEY_LOCKS.setdefault(key, threading.Lock())
 
 
 def save_analysis(

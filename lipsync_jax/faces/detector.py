@@ -13,6 +13,7 @@ import importlib.abc
 import importlib.machinery
 import importlib.util
 import os
+import queue
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -23,6 +24,8 @@ from jaxtyping import Float32, UInt8
 
 from lipsync_jax.common.assets import read_asset
 from lipsync_jax.faces.landmarks import FaceError
+
+_STDERR_LOCK = threading.Lock()  # one redirection at a time
 
 LANDMARKER_SIZE = 256  # pixels, side of the crop as the landmarker gets it
 
@@ -43,19 +46,20 @@ def _read_model(name: str) -> bytes:
 @contextlib.contextmanager
 def _silence_native_logs() -> Iterator[None]:
   """Redirect the native libraries' messages away from stderr."""
-  sys.stderr.flush()
-  try:
-    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-  except OSError:  # a process without stderr has no messages
-    yield
-    return
-  try:
-    os.dup2(nowhere, 2)
-    yield
-  finally:
-    os.dup2(stderr, 2)
-    os.close(stderr)
-    os.close(nowhere)
+  with _STDERR_LOCK:
+    sys.stderr.flush()
+    try:
+      stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    except OSError:  # a process without stderr has no messages
+      yield
+      return
+    try:
+      os.dup2(nowhere, 2)
+      yield
+    finally:
+      os.dup2(stderr, 2)
+      os.close(stderr)
+      os.close(nowhere)
 
 
 class _DeferredPlots(importlib.abc.MetaPathFinder):
@@ -98,7 +102,11 @@ def _import_mediapipe_vision():
 
 
 class FaceDetector:
-  """YuNet, and a landmarker for each worker thread; a context manager."""
+  """YuNet and landmarkers; a context manager, safe for threads.
+
+  Several jobs may share one. A landmarker serves one call at a time; there are
+  as many as calls that have run side by side.
+  """
 
   def __init__(self, workers: int = 2):
     import cv2
@@ -121,9 +129,8 @@ class FaceDetector:
         'onnx', np.frombuffer(model, np.uint8), np.empty(0, np.uint8), (64, 64)
       )
     self._yunet.setScoreThreshold(0.5)
-    self._own = threading.local()
-    self._lock = threading.Lock()
-    self._opened: list = []
+    self._lock = threading.Lock()  # of YuNet, whose input size is a setting
+    self._idle: queue.LifoQueue = queue.LifoQueue()  # landmarkers
     self._pool = ThreadPoolExecutor(workers, thread_name_prefix='landmarks')
 
   def __enter__(self) -> 'Detector':
@@ -135,8 +142,8 @@ class FaceDetector:
   def close(self) -> None:
     """Free the models. The detector cannot be used afterwards."""
     self._pool.shutdown()
-    while self._opened:
-      self._opened.pop().close()
+    while not self._idle.empty():
+      self._idle.get().close()
 
   def faces(
     self, rgb: UInt8[np.ndarray, 'h w 3'], scale: float = 1.0
@@ -148,8 +155,10 @@ class FaceDetector:
       scale: factor of the boxes, full size over small size.
     """
     h, w = rgb.shape[:2]
-    self._yunet.setInputSize((w, h))
-    _, rows = self._yunet.detect(np.ascontiguousarray(rgb[..., ::-1]))
+    bgr = np.ascontiguousarray(rgb[..., ::-1])
+    with self._lock:
+      self._yunet.setInputSize((w, h))
+      _, rows = self._yunet.detect(bgr)
     if rows is None:
       return np.empty((0, 4), np.float32), np.empty(0, np.float32)
     rows = rows[np.argsort(-rows[:, 2] * rows[:, 3], kind='stable')]
@@ -194,7 +203,8 @@ class FaceDetector:
     image = self._mediapipe.Image(
       image_format=self._mediapipe.ImageFormat.SRGB, data=square
     )
-    detections = self._landmarker().detect(image).face_landmarks
+    with self._landmarker() as landmarker:
+      detections = landmarker.detect(image).face_landmarks
     if not detections:
       return None
     points = (
@@ -212,16 +222,26 @@ class FaceDetector:
       return [function(item) for item in items]
     return list(self._pool.map(function, items))
 
-  def _landmarker(self):
-    """This thread's landmarker: a handle serves one call at a time."""
-    if not hasattr(self._own, 'landmarker'):
-      with self._lock, _silence_native_logs():
-        self._own.landmarker = self._create(self._options)
-        self._opened.append(self._own.landmarker)
-        blank = np.zeros((LANDMARKER_SIZE, LANDMARKER_SIZE, 3), np.uint8)
-        self._own.landmarker.detect(
-          self._mediapipe.Image(
-            image_format=self._mediapipe.ImageFormat.SRGB, data=blank
-          )
-        )  # only the first call logs
-    return self._own.landmarker
+  @contextlib.contextmanager
+  def _landmarker(self) -> Iterator:
+    """An idle landmarker, or a new one."""
+    try:
+      landmarker = self._idle.get_nowait()
+    except queue.Empty:
+      landmarker = self._open_landmarker()
+    try:
+      yield landmarker
+    finally:
+      self._idle.put(landmarker)
+
+  def _open_landmarker(self):
+    """A landmarker that has run once: only the first call logs."""
+    blank = np.zeros((LANDMARKER_SIZE, LANDMARKER_SIZE, 3), np.uint8)
+    with _silence_native_logs():
+      landmarker = self._create(self._options)
+      landmarker.detect(
+        self._mediapipe.Image(
+          image_format=self._mediapipe.ImageFormat.SRGB, data=blank
+        )
+      )
+    return landmarker

@@ -11,7 +11,10 @@ __all__, __getattr__, __dir__ = lazy_exports(
   {
     'network_renderer': ['NetworkRenderer'],
     'options': ['SyncError', 'SyncOptions'],
-    'pipeline': ['NetworkCache', 'run'],
+    'network_cache': ['NetworkCache'],
+    'pipeline': ['run'],
     'renderer': ['MouthRenderer', 'RenderPlan', 'render_frames'],
+    'report': ['Progress', 'SyncReport'],
+    'session': ['Session'],
   },
 )

@@ -30,8 +30,11 @@ def lay_over_color(options: SyncOptions, video: Video) -> Video:
 
 
 def probe_extras(options: SyncOptions, video: Video) -> extras.Extras | None:
-  """The extras to carry over; None with `strip`, or if there are none."""
-  if options.strip:
+  """The extras to carry over; None with `strip`, or if there are none.
+
+  A video in memory has none.
+  """
+  if options.strip or not video.path:
     return None
   try:
     return decoder.probe_extras(video.path, video.stream)
@@ -58,6 +61,8 @@ def carry(
   Returns:
     What is left behind, each in a few words.
   """
+  if not video.path:
+    return []
   left = []
   if video.view.background is not None and options.background is None:
     left.append(f'alpha (laid over {BACKGROUND}; .webm and .mov keep it)')

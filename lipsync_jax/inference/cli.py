@@ -45,14 +45,18 @@ class OneLineParser(argparse.ArgumentParser):
     self.exit(2, f'error: {message} (see --help)\n')
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser(
+  kind: type[argparse.ArgumentParser] = OneLineParser,
+) -> argparse.ArgumentParser:
   """The parser; destinations are fields of `SyncOptions`.
 
   An option that is not given is None, so that `SyncOptions` holds the only
   defaults.
   """
-  parser = OneLineParser(
-    'lipsync', description='Lip-sync a video or a photo to speech.'
+  parser = kind(
+    'lipsync',
+    description='Lip-sync a video or a photo to speech.',
+    epilog='Other commands: lipsync batch --help',
   )
   add = parser.add_argument
   add('--face', required=True, help='video or photo of the person')
@@ -213,7 +217,9 @@ def with_hyphens(argv: Sequence[str]) -> Iterator[str]:
     yield name + equals + value
 
 
-def parse_options(argv: Sequence[str]) -> dict:
+def parse_options(
+  argv: Sequence[str], kind: type[argparse.ArgumentParser] = OneLineParser
+) -> dict:
   """Fields of `SyncOptions` from a command line.
 
   Prints one line for a flag without effect and for a renamed flag. `--cpu`
@@ -222,7 +228,7 @@ def parse_options(argv: Sequence[str]) -> dict:
   Raises:
     SyncError: a flag of Wav2Lip that is not supported.
   """
-  parser = build_parser()
+  parser = build_parser(kind)
   defaults = vars(parser.parse_args(['--face=']))
   words = with_new_names(list(with_hyphens(argv)), _RENAMED_FLAGS)
   args = vars(parser.parse_args(words))

@@ -25,6 +25,7 @@ from lipsync_jax.faces import (
 from lipsync_jax.faces.crop import crop_bounds, crop_from_box
 from lipsync_jax.inference.options import SyncOptions
 from lipsync_jax.media import decoder, yuv
+from lipsync_jax.media.memory import MemoryVideo
 from lipsync_jax.media.types import Frame, Video
 
 DETECTION_SIDE = 640  # pixels, longest side of the frame for detection
@@ -37,6 +38,7 @@ def locate_speakers(
   who: list[str],
   duration: Fraction,
   progress: Callable,
+  open_detector: Callable = detector.FaceDetector,
 ):
   """Find the faces of the speakers.
 
@@ -45,7 +47,8 @@ def locate_speakers(
     video: opened.
     who: speakers as `identity.choose_person` takes them.
     duration: seconds of sound.
-    progress: (label, total) -> progress bar, see `pipeline.progress_bar`.
+    progress: (label, total) -> progress bar, see `report.progress_bar`.
+    open_detector: returns a context manager of a `FaceDetector`.
 
   Returns:
     Times of the source frames, a `FaceTrajectory` for each speaker, and the
@@ -58,7 +61,7 @@ def locate_speakers(
   until = None if keep else duration
   if options.box:
     return box_trajectory(options, video, until, progress)
-  analysis, times = analyze_video(video, until, progress)
+  analysis, times = analyze_video(video, until, progress, open_detector)
   people = identity.group_people(analysis)
   chosen = [identity.choose_person(people, spec) for spec in who]
   numbers = [next(i for i, p in enumerate(people) if p is c) for c in chosen]
@@ -135,7 +138,10 @@ def landmarker_size(
 
 
 def analyze_video(
-  video: Video, until: Fraction | None, progress: Callable
+  video: Video,
+  until: Fraction | None,
+  progress: Callable,
+  open_detector: Callable = detector.FaceDetector,
 ) -> tuple[tracks.Analysis, list[Fraction]]:
   """Every face of every frame, and the frames' times.
 
@@ -157,13 +163,16 @@ def analyze_video(
     total = expected_frames(video, until)
     with (
       progress('finding faces', total) as tick,
-      detector.FaceDetector() as finder,
+      open_detector() as finder,
       contextlib.closing(prefetch(stream(tick), 4)) as frames,
     ):
       return tracker.track_faces(frames, shape, finder)
 
   view = f'{video.view} still={video.still}'
-  key = analysis_cache.content_key(video.path, view)
+  if isinstance(video, MemoryVideo):
+    key = analysis_cache.view_key(video.content_hash(), view)
+  else:
+    key = analysis_cache.content_key(video.path, view)
   analysis = analysis_cache.cached_analysis(
     key, None if until is None else float(until), compute
   )

@@ -124,6 +124,14 @@ class SyncOptions:
         out of range.
     """
     _check_files(self)
+    self.validate_values()
+
+  def validate_values(self) -> None:
+    """Check everything that concerns no file.
+
+    Raises:
+      SyncError: a number is out of range, or two options contradict.
+    """
     _check_renderer(self)
     _check_background(self.background)
     for name, valid, expected in _ranges(self):
@@ -132,6 +140,33 @@ class SyncOptions:
         raise SyncError(
           f'--{flag}: expected {expected}, found {getattr(self, name)}'
         )
+
+
+def make_options(**arguments) -> SyncOptions:
+  """Options from arguments of Python: paths and lists of any kind.
+
+  Raises:
+    SyncError: an argument does not exist, or no longer does.
+  """
+  unknown = arguments.keys() - SyncOptions.__dataclass_fields__.keys()
+  if unknown:
+    name = min(unknown)
+    if name in RENAMED:
+      raise SyncError(f'{name} is now {RENAMED[name]}: use the new name')
+    raise SyncError(
+      f'expected an option of SyncOptions, found {name!r}: see '
+      'help(lipsync_jax.SyncOptions)'
+    )
+  return SyncOptions(**{k: _plain(v) for k, v in arguments.items()})
+
+
+def _plain(value):
+  """Paths as strings, sequences as tuples."""
+  if isinstance(value, os.PathLike):
+    return os.fspath(value)
+  if isinstance(value, list | tuple):
+    return tuple(_plain(one) for one in value)
+  return value
 
 
 def _check_files(options: SyncOptions) -> None:

@@ -9,8 +9,9 @@ import contextlib
 import dataclasses
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
@@ -30,70 +31,56 @@ from lipsync_jax.inference import (
   timeline,
   visibility,
 )
+from lipsync_jax.inference.network_cache import NetworkCache
 from lipsync_jax.inference.options import SyncOptions
+from lipsync_jax.inference.report import (
+  ProgressCallback,
+  progress_bar,
+  progress_calls,
+)
 from lipsync_jax.media import decoder, video_writer
 from lipsync_jax.media.container import MediaError
-from lipsync_jax.media.types import Video, View
-from lipsync_jax.models import articulator, runtime
+from lipsync_jax.media.types import Frame, Video, View
 from lipsync_jax.weights import articulation, convert
 
 DEFAULT_BATCH = {'cpu': 16, 'gpu': 128, 'tpu': 128}  # faces at a time
 
 
-class NetworkCache:
-  """Weights and compiled networks, reused by all jobs that share the cache."""
+@runtime_checkable
+class FrameWriter(Protocol):
+  """Takes the frames of an output: a file, or memory.
 
-  def __init__(self):
-    self._weights: dict[str, convert.Weights] = {}
-    self._predictors: dict[tuple, tuple[Callable, str]] = {}
-    self._articulation: articulation.Articulation | None = None
+  Attributes:
+    duration: seconds of the output's sound, set before the first frame.
+  """
 
-  def weights(self, path: str | os.PathLike) -> convert.Weights:
-    """The generator in a file; read once, also if the file changes."""
-    key = os.path.abspath(path)
-    if key not in self._weights:
-      self._weights[key] = convert.load_any(path, 'generator')
-    return self._weights[key]
+  duration: Fraction | None
 
-  def articulation(self) -> articulation.Articulation:
-    """The bundled articulator."""
-    if self._articulation is None:
-      self._articulation = articulation.load_articulation()
-    return self._articulation
-
-  def predictor(
-    self, weights: convert.Weights, dtype: str, batch: int
-  ) -> tuple[Callable, str]:
-    """`runtime.build_predictor` for weights of this cache."""
-    key = (weights.sha256, weights.size, weights.width, dtype, batch)
-    if key not in self._predictors:
-      self._predictors[key] = runtime.build_predictor(
-        weights.variables,
-        weights.size,
-        weights.width,
-        dtype=dtype,
-        batch=batch,
-      )
-    return self._predictors[key]
+  def write(self, frame: Frame, time: Fraction) -> None:
+    """Append a frame at `time` seconds."""
 
 
-def run(options: SyncOptions, networks: NetworkCache | None = None) -> dict:
+def run(
+  options: SyncOptions,
+  networks: NetworkCache | None = None,
+  callback: ProgressCallback | None = None,
+) -> dict:
   """Do a job and return its report.
 
   Args:
     options: validated.
     networks: of a caller that runs several jobs.
+    callback: gets the progress, instead of a progress bar.
   """
-  networks = networks or NetworkCache()
+  if networks is None:
+    with contextlib.closing(NetworkCache()) as networks:
+      return run(options, networks, callback)
   timer = threads.StageTimer()
   memory.map_large_blocks()
   decoder.DEFAULT_POOL.start_idle_worker()
   with contextlib.ExitStack() as stack:
     with timer('load'):
-      if options.uses_mesh:
-        weights = networks.articulation()
-      else:
-        weights = load_generator(options, networks)
+      weights = load_weights(options, networks)
       video = open_video(options)
       tracks = stack.enter_context(speech.open_speech(options, video))
       sound = stack.enter_context(speech.output_audio(options, video, tracks))
@@ -111,29 +98,10 @@ def run(options: SyncOptions, networks: NetworkCache | None = None) -> dict:
           crf=options.crf,
         )
       )
-    job = SyncJob(options, weights, video, tuple(tracks), networks, timer)
-    extras = carryover.probe_extras(options, video)
-    plan, facts, end, meshes = job.build_plan()
-    if options.uses_mesh:
-      mouths, engine = job.build_mesh_renderer(plan, meshes), 'mesh warp'
-    else:
-      mouths, engine = job.build_renderer(plan)
-    left = job.write(plan, mouths, end, writer, sound, extras)
-  return {
-    'outfile': os.path.abspath(options.outfile),
-    'face': os.path.abspath(options.face),
-    'width': video.width,
-    'height': video.height,
-    'rate': str(video.rate),
-    **facts,
-    'left_behind': left,
-    'engine': engine,
-    'batch': mouths.batch,
-    'weights': {'source': weights.source, 'sha256': weights.sha256},
-    'seconds': {k: round(v, 3) for k, v in timer.seconds.items()},
-    'peak_memory_mb': memory.peak_rss() // 2**20,
-    'decoder_memory_mb': decoder.DEFAULT_POOL.peak_bytes // 2**20,
-  }
+    job = SyncJob(
+      options, weights, video, tuple(tracks), networks, timer, callback
+    )
+    return job.run(writer, sound)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,10 +114,44 @@ class SyncJob:
   tracks: tuple[speech.SpeechTrack, ...]  # one for each speaker
   networks: NetworkCache
   timer: threads.StageTimer
+  callback: ProgressCallback | None = None
 
   def progress(self, label: str, total: int | None):
-    """A progress bar; see `progress_bar`."""
+    """A progress bar or calls of the callback; see `report`."""
+    if self.callback is not None:
+      return progress_calls(self.callback, label, total)
     return progress_bar(self.options.quiet, label, total)
+
+  def run(self, writer: FrameWriter | None, sound) -> dict:
+    """All work after the inputs are open; returns the report.
+
+    Args:
+      writer: of the output, as `write` takes it.
+      sound: the output's sound and its origin.
+    """
+    plan, facts, end, meshes = self.build_plan()
+    if self.options.uses_mesh:
+      mouths, engine = self.build_mesh_renderer(plan, meshes), 'mesh warp'
+    else:
+      mouths, engine = self.build_renderer(plan)
+    options, video, weights = self.options, self.video, self.weights
+    extras = carryover.probe_extras(options, video)
+    left = self.write(plan, mouths, end, writer, sound, extras)
+    return {
+      'outfile': options.outfile and os.path.abspath(options.outfile),
+      'face': options.face and os.path.abspath(options.face),
+      'width': video.width,
+      'height': video.height,
+      'rate': str(video.rate),
+      **facts,
+      'left_behind': left,
+      'engine': engine,
+      'batch': mouths.batch,
+      'weights': {'source': weights.source, 'sha256': weights.sha256},
+      'seconds': {k: round(v, 3) for k, v in self.timer.seconds.items()},
+      'peak_memory_mb': memory.peak_rss() // 2**20,
+      'decoder_memory_mb': decoder.DEFAULT_POOL.peak_bytes // 2**20,
+    }
 
   def build_plan(self) -> tuple[renderer.RenderPlan, dict, Fraction, list]:
     """Find the faces and schedule the output.
@@ -168,6 +170,7 @@ class SyncJob:
         [track.who for track in self.tracks],
         duration,
         self.progress,
+        self.networks.open_detector,
       )
       times = timeline.pack_times(times)
     frames, starts = self.schedule(times, mels, duration)
@@ -195,7 +198,12 @@ class SyncJob:
     seconds = round(float(duration), 4)
     facts = {'seconds_of_sound': seconds, 'frames': len(frames)} | facts
     plan = renderer.RenderPlan(video, times, frames, speakers)
-    return plan, facts, output_end(frames, duration, video.rate), meshes
+    return (
+      plan,
+      facts,
+      timeline.output_end(frames, duration, video.rate),
+      meshes,
+    )
 
   def speech_mels(self) -> tuple[list[disk_array.RowFile], Fraction]:
     """The mel of each speech track, on disk, and the longest's seconds."""
@@ -217,7 +225,7 @@ class SyncJob:
     """The output's frames, and each speaker's first mel columns."""
     options, video = self.options, self.video
     if options.compat:
-      frames, starts = wav2lip_schedule(video, times, len(mels[0]))
+      frames, starts = timeline.wav2lip_schedule(video, times, len(mels[0]))
       return frames, [starts]
     mode = options.when_audio_longer or 'bounce'
     if video.still and mode == 'cut':
@@ -247,7 +255,7 @@ class SyncJob:
     use_compilation_cache()
     weights = self.weights
     with self.timer('articulate'):
-      predict = articulator.build_articulator(weights.variables, weights.width)
+      predict = self.networks.articulator()
       times = np.fromiter(
         (float(frame.time + frame.length / 2) for frame in plan.frames),
         np.float64,
@@ -294,7 +302,7 @@ class SyncJob:
     plan: renderer.RenderPlan,
     mouths: renderer.MouthRenderer,
     end: Fraction,
-    writer: video_writer.VideoWriter | None,
+    writer: FrameWriter | None,
     sound,
     extras,
   ) -> list[str]:
@@ -333,6 +341,15 @@ def use_compilation_cache() -> None:
     jax.config.update('jax_compilation_cache_dir', compiled)
 
 
+def load_weights(
+  options: SyncOptions, networks: NetworkCache
+) -> convert.Weights | articulation.Articulation:
+  """The weights of the renderer that the options choose."""
+  if options.uses_mesh:
+    return networks.articulation()
+  return load_generator(options, networks)
+
+
 def load_generator(
   options: SyncOptions, networks: NetworkCache
 ) -> convert.Weights:
@@ -361,36 +378,3 @@ def open_video(options: SyncOptions) -> Video:
     rate = Fraction(options.fps).limit_denominator(1001)
     return dataclasses.replace(video, rate=rate)
   return dataclasses.replace(video, still=options.static)
-
-
-def wav2lip_schedule(
-  video: Video, times: Sequence[Fraction], columns: int
-) -> tuple[Sequence[timeline.OutputFrame], Int[np.ndarray, 'f']]:
-  """Wav2Lip's time line: constant rate, hard loop, no lead (spec 1.6, 7.2)."""
-  starts = audio.wav2lip_starts(columns, float(video.rate))
-  frames = (
-    timeline.OutputFrame(i / video.rate, 1 / video.rate, i % len(times))
-    for i in range(len(starts))
-  )
-  return timeline.pack_schedule(frames, (), video.rate), starts
-
-
-def output_end(
-  frames: Sequence[timeline.OutputFrame], duration: Fraction, rate: Fraction
-) -> Fraction:
-  """When the output's sound ends: with the sound, or with the last frame."""
-  end = frames[-1].time + frames[-1].length
-  return duration if abs(end - duration) <= 1 / rate else end
-
-
-@contextlib.contextmanager
-def progress_bar(
-  quiet: bool, label: str, total: int | None
-) -> Iterator[Callable[[], object]]:
-  """A progress bar with an estimate, on standard error."""
-  import tqdm
-
-  with tqdm.tqdm(
-    total=total, desc=label, unit=' frames', disable=quiet, file=sys.stderr
-  ) as bar:
-    yield bar.update

@@ -41,7 +41,8 @@ class SpeechTrack:
   def facts(self, options: SyncOptions) -> dict:
     """The report's facts: the user's files, and the turns in seconds."""
     if not self.turns:
-      return {'audio': os.path.abspath(self.sound.path)}
+      path = self.sound.path  # '' in memory
+      return {'audio': path and os.path.abspath(path)}
     spans = [(turn.start, turn.end) for turn in self.turns]
     return {
       'audio': sorted(
@@ -103,7 +104,8 @@ def clock_origin(
 
   Only a sound in the video's file shares the video's clock.
   """
-  same = os.path.samefile(sound.path, video.path)
+  both = sound.path and video.path  # '' is in memory
+  same = both and os.path.samefile(sound.path, video.path)
   return video.start if same else None
 
 

@@ -14,7 +14,9 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import Bool, Int, Int64
 
+from lipsync_jax import audio
 from lipsync_jax.common.errors import LipSyncError
+from lipsync_jax.media.types import Video
 
 # Modes for a sound longer than the video, and for a longer video.
 AUDIO_LONGER = ('bounce', 'loop', 'hold', 'cut')
@@ -192,3 +194,23 @@ def playback_runs(
       step, end = move, end + 1
     yield start, end - start, 1 if step is None else step
     start = end
+
+
+def wav2lip_schedule(
+  video: Video, times: Sequence[Fraction], columns: int
+) -> tuple[Sequence[OutputFrame], Int[np.ndarray, 'f']]:
+  """Wav2Lip's time line: constant rate, hard loop, no lead (spec 1.6, 7.2)."""
+  starts = audio.wav2lip_starts(columns, float(video.rate))
+  frames = (
+    OutputFrame(i / video.rate, 1 / video.rate, i % len(times))
+    for i in range(len(starts))
+  )
+  return pack_schedule(frames, (), video.rate), starts
+
+
+def output_end(
+  frames: Sequence[OutputFrame], duration: Fraction, rate: Fraction
+) -> Fraction:
+  """When the output's sound ends: with the sound, or with the last frame."""
+  end = frames[-1].time + frames[-1].length
+  return duration if abs(end - duration) <= 1 / rate else end

@@ -20,6 +20,7 @@ __all__, __getattr__, __dir__ = lazy_exports(
       'read_backwards',
       'read_frames',
     ],
+    'memory': ['MemoryAudio', 'MemoryVideo', 'memory_audio', 'memory_video'],
     'types': ['Color', 'Frame', 'Video', 'View'],
     'video_writer': ['VideoWriter'],
   },

@@ -3,7 +3,8 @@
 Decoders are large programs in C that parse files of unknown origin. Here a
 crash, a hang or too much memory ends only the decoder process and becomes an
 error of one line. `DecoderPool` has the readers' functions with the same
-results; the functions of this module are those of `DEFAULT_POOL`.
+results; the functions of this module are those of `DEFAULT_POOL`. Videos and
+sound in memory (`media.memory`) are read without a process.
 """
 
 import contextlib
@@ -16,8 +17,10 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from lipsync_jax.common import cancellation
 from lipsync_jax.media import audio_reader, extras
 from lipsync_jax.media.decoder_process import DecoderProcess
+from lipsync_jax.media.memory import MemoryAudio, MemoryVideo
 from lipsync_jax.media.types import Frame, Video, View
 
 MAX_IDLE = 2  # idle processes: frames and sound are read side by side
@@ -111,6 +114,8 @@ class DecoderPool:
 
   def read_frames(self, video: Video, start: int = 0) -> Iterator[Frame]:
     """`video_reader.read_frames` in a decoder process."""
+    if isinstance(video, MemoryVideo):
+      return video.read_frames(start)
     details = {'video': video, 'start': start}
     return self._frames(video, 'read_frames', details)
 
@@ -118,6 +123,8 @@ class DecoderPool:
     self, video: Video, last: int, times: Sequence[Fraction]
   ) -> Iterator[Frame]:
     """`video_reader.read_backwards` in a decoder process."""
+    if isinstance(video, MemoryVideo):
+      return video.read_backwards(last)
     text = ' '.join(str(time) for time in times[: last + 1])
     details = {'video': video, 'last': last, 'times': text}
     return self._frames(video, 'read_backwards', details)
@@ -126,6 +133,9 @@ class DecoderPool:
     self, audio: audio_reader.AudioStream, origin: Fraction | None = None
   ) -> Iterator[Float32[np.ndarray, 'c n']]:
     """`audio_reader.read_audio` in a decoder process."""
+    if isinstance(audio, MemoryAudio):
+      yield from audio.read_blocks()
+      return
     details = {'audio': audio, 'origin': origin}
     for _, body in self.answers(audio.path, 'read_audio', details):
       yield body.view(np.float32).reshape(audio.channels, -1)  # [c n]
@@ -160,10 +170,14 @@ class DecoderPool:
 
     Raises:
       MediaError: the reader's own, or the end of the process.
+      Cancelled: by the scope of the thread that reads.
     """
+    cancellation.check()
     process = self._acquire()
     try:
-      yield from process.answers(path, what, details)
+      for message in process.answers(path, what, details):
+        yield message
+        cancellation.check()
     finally:
       self._release(process)
 

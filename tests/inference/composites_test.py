@@ -18,7 +18,7 @@ import pytest
 
 from lipsync_jax import audio, sync
 from lipsync_jax.faces import detector, track_builder
-from lipsync_jax.inference import pipeline
+from lipsync_jax.inference import network_cache, pipeline
 from lipsync_jax.weights import convert
 from tests.helpers import test_clips
 
@@ -167,7 +167,7 @@ def rough(monkeypatch):
     mel_lead=audio.CENTERED_LEAD,
   )
   monkeypatch.setattr(pipeline.convert, 'load_any', lambda path, network: net)
-  monkeypatch.setattr(pipeline.runtime, 'build_predictor', predictor)
+  monkeypatch.setattr(network_cache.runtime, 'build_predictor', predictor)
 
 
 @dataclasses.dataclass

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from lipsync_jax import sync
-from lipsync_jax.inference import pipeline
+from lipsync_jax.inference import network_cache
 from lipsync_jax.weights import writers
 from tests.helpers import golden_weights, test_clips, untrained_weights
 
@@ -40,7 +40,7 @@ def compiled():
 @pytest.fixture
 def engine(compiled, monkeypatch):
   """The same weights, however they were stored, are compiled once."""
-  plain = pipeline.runtime.build_predictor
+  plain = network_cache.runtime.build_predictor
 
   def predictor(variables, size, width, dtype, batch):
     key = (size, width, dtype, batch)
@@ -51,7 +51,7 @@ def engine(compiled, monkeypatch):
     jax.tree.map(np.testing.assert_array_equal, before, variables)
     return made
 
-  monkeypatch.setattr(pipeline.runtime, 'build_predictor', predictor)
+  monkeypatch.setattr(network_cache.runtime, 'build_predictor', predictor)
 
 
 def run(face, voice, out, tiny, **options):

@@ -20,6 +20,7 @@ from lipsync_jax.audio import log_mel
 from lipsync_jax.inference import (
   cli,
   compositing,
+  network_cache,
   network_renderer,
   options,
   pipeline,
@@ -59,7 +60,7 @@ def stand_in(monkeypatch):
     mel_lead=audio.CENTERED_LEAD,
   )
   monkeypatch.setattr(pipeline.convert, 'load_any', lambda path, network: net)
-  monkeypatch.setattr(pipeline.runtime, 'build_predictor', predictor)
+  monkeypatch.setattr(network_cache.runtime, 'build_predictor', predictor)
   # The paint must arrive as it is, without mask and color matching.
   monkeypatch.setattr(
     network_renderer.compositing,
@@ -463,7 +464,7 @@ def test_two_people_speak_with_voices_of_their_own(
   still = test_clips.write_wav(tmp_path / 'b.wav', np.zeros(2 * 16000))
   times = test_clips.steady(2, 25)
 
-  def find(wanted, video, who, duration, bar):
+  def find(wanted, video, who, duration, *_):
     assert who == ['left', 'right']
     rows = [np.tile([x, 32.0, 48, 48, 0], (50, 1)) for x in (32, 96)]
     paths = [

@@ -1,0 +1,86 @@
+"""Weights, compiled networks and the face detector, shared by jobs."""
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from lipsync_jax.common import threads
+from lipsync_jax.faces import detector
+from lipsync_jax.models import articulator, runtime
+from lipsync_jax.weights import articulation, convert
+
+
+class NetworkCache:
+  """Weights, compiled networks and the face detector of several jobs.
+
+  Safe for threads: each is loaded once, and a network that serves one call at
+  a time is locked.
+  """
+
+  def __init__(self):
+    self._lock = threading.RLock()
+    self._weights: dict[str, convert.Weights] = {}
+    self._predictors: dict[tuple, tuple[Callable, str]] = {}
+    self._articulation: articulation.Articulation | None = None
+    self._articulator: Callable | None = None
+    self._detector: detector.FaceDetector | None = None
+
+  def close(self) -> None:
+    """Free the detector; a later job opens another."""
+    with self._lock:
+      closing, self._detector = self._detector, None
+    if closing is not None:
+      closing.close()
+
+  def weights(self, path: str | os.PathLike) -> convert.Weights:
+    """The generator in a file; read once, also if the file changes."""
+    key = os.path.abspath(path)
+    with self._lock:
+      if key not in self._weights:
+        self._weights[key] = convert.load_any(path, 'generator')
+      return self._weights[key]
+
+  def articulation(self) -> articulation.Articulation:
+    """The bundled articulator."""
+    with self._lock:
+      if self._articulation is None:
+        self._articulation = articulation.load_articulation()
+      return self._articulation
+
+  def articulator(self) -> Callable[[np.ndarray], np.ndarray]:
+    """`articulator.build_articulator` of the bundled articulator."""
+    with self._lock:
+      if self._articulator is None:
+        weights = self.articulation()
+        self._articulator = articulator.build_articulator(
+          weights.variables, weights.width
+        )
+      return self._articulator
+
+  @contextlib.contextmanager
+  def open_detector(self) -> Iterator[detector.FaceDetector]:
+    """The face detector, which stays open for the next job."""
+    with self._lock:
+      if self._detector is None:
+        self._detector = detector.FaceDetector()
+    yield self._detector
+
+  def predictor(
+    self, weights: convert.Weights, dtype: str, batch: int
+  ) -> tuple[Callable, str]:
+    """`runtime.build_predictor` for weights of this cache."""
+    key = (weights.sha256, weights.size, weights.width, dtype, batch)
+    with self._lock:
+      if key not in self._predictors:
+        predict, engine = runtime.build_predictor(
+          weights.variables,
+          weights.size,
+          weights.width,
+          dtype=dtype,
+          batch=batch,
+        )
+        self._predictors[key] = threads.one_at_a_time(predict), engine
+      return self._predictors[key]
