@@ -131,9 +131,9 @@ def articulator() -> ml_collections.ConfigDict:
   """The articulator, the network of the mesh renderer."""
   return config_dict.create(
     width=192,  # channels
-    dropout=0.25,
-    weight_decay=0.05,
-    speaker_share=0.7,  # of the windows, whose speaker is drawn evenly
+    dropout=0.15,
+    weight_decay=0.02,
+    speaker_share=0.5,  # of the windows, whose speaker is drawn evenly
     loss=dict(  # weights, see `training.articulator_steps`
       position=1.0,
       motion=2.0,
@@ -145,13 +145,13 @@ def articulator() -> ml_collections.ConfigDict:
     ),
     augment=dict(  # see `data.motion_batches.MotionAugmentation`
       gain=6.0,
-      vtlp=0.12,
-      tempo=0.15,
+      vtlp=0.1,
+      tempo=0.1,
       noise=0.5,
       neighbor=0.5,
       silence=0.1,
-      time_mask=6,
-      frequency_mask=12,
+      time_mask=0,
+      frequency_mask=0,
     ),
   )
 

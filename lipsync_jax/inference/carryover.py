@@ -61,8 +61,6 @@ def carry(
   Returns:
     What is left behind, each in a few words.
   """
-  if not video.path:
-    return []
   left = []
   if video.view.background is not None and options.background is None:
     left.append(f'alpha (laid over {BACKGROUND}; .webm and .mov keep it)')

@@ -15,7 +15,12 @@ from lipsync_jax import audio
 from lipsync_jax.common import disk_array
 from lipsync_jax.faces import mesh
 from lipsync_jax.faces.mesh_trajectory import MeshTrajectory
-from lipsync_jax.inference import mesh_warp, mouth_interior
+from lipsync_jax.inference import (
+  drawn_mouth,
+  lip_seam,
+  mesh_warp,
+  mouth_interior,
+)
 from lipsync_jax.inference.mouth_interior import Reference
 from lipsync_jax.inference.renderer import FrameJob, RenderPlan
 from lipsync_jax.media import decoder, yuv
@@ -25,11 +30,12 @@ from lipsync_jax.models import articulator
 CHUNK = 1024  # mel columns at once
 BATCH = 4  # mouths a batch: frames are rendered one by one
 SCHEDULE_BLOCK = 256  # frames
-FADE_GAP = 0.015  # canonical units; the interior of narrower lips fades
+FADE_GAP = 0.03  # canonical units; the interior of narrower lips fades
 LEAD_SECONDS = 0.02  # by which lips precede the sound, as in real speech
 USUAL_MOTION = 0.026  # canonical units, deviation of a speaker's lip opening
 MIN_MOTION = 0.012  # below: the source does not speak
 SCALE_LIMITS = (0.8, 1.8)  # of the coefficients
+SKIN_IDS = (50, 205, 187, 280, 425, 411, 199)  # cheeks and chin
 MAX_SKIP = 64  # frames that are decoded between two references
 
 
@@ -42,12 +48,49 @@ class MeshSpeaker:
     coefficients: of the articulator, for each output frame.
     references: mouths of the source with an interior; () draws it.
     schedule: the reference of each output frame.
+    other, share: the reference that is mixed in, and its share.
   """
 
   face: MeshTrajectory
   coefficients: Float32[np.ndarray, 'o n']
   references: tuple[Reference, ...]
   schedule: Int[np.ndarray, 'o']
+  other: Int[np.ndarray, 'o']
+  share: Float32[np.ndarray, 'o']
+
+  def reference_planes(
+    self,
+    position: int,
+    target: Float[np.ndarray, 'p 2'],
+    box: tuple[int, int, int, int],
+    level: float,
+    gap: float,
+  ) -> tuple[Float32[np.ndarray, '_ _'], ...]:
+    """The interior of an output frame, on the planes of a box.
+
+    Args:
+      position: of the output frame.
+      target: mesh, pixels.
+      box: region of the frame.
+      level: `mouth_interior.surrounding_level` of the frame.
+      gap: of the lips' middle, canonical units.
+    """
+    shade = mouth_interior.shadow(gap)
+
+    def planes_of(number):
+      reference = self.references[int(number)]
+      shift = mouth_interior.interior_shift(target, reference.points, box)
+      return mouth_interior.reference_planes(
+        reference, shift, box, level, shade
+      )
+
+    planes, share = planes_of(self.schedule[position]), self.share[position]
+    if not share:
+      return planes
+    second = planes_of(self.other[position])
+    return tuple(
+      a + share * (b - a) for a, b in zip(planes, second, strict=True)
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,11 +146,17 @@ class MeshRenderer:
     target = speaker.face.target_points(
       index, shape, displacement, self.strength
     )
+    if not speaker.references:
+      target = drawn_mouth.taper_corners(target, source)
     size = job.frame.planes[0].shape
     field = mesh_warp.warp_field(source, target, size)
     if field is None:
       return ()
-    warped = Patch(field.box, mesh_warp.warp_frame(job.frame, field))
+    planes = mesh_warp.warp_frame(job.frame, field)
+    unit = max(_pixels_per_unit(speaker.face, index), 1e-6)
+    color = plan.video.color
+    lip_seam.shade_line(planes, field.box, source, target, unit, color)
+    warped = Patch(field.box, planes)
     inside = self.interior(
       plan.video, job.frame, speaker, position, index, target
     )
@@ -131,15 +180,11 @@ class MeshRenderer:
     unit = 1 / max(_pixels_per_unit(speaker.face, index), 1e-6)
     gap = float(np.hypot(*(target[14] - target[13]))) * unit
     if speaker.references:
-      reference = speaker.references[int(speaker.schedule[position])]
-      shift = mouth_interior.interior_shift(target, reference.points, box)
       level = mouth_interior.surrounding_level(frame, target)
-      planes = mouth_interior.reference_planes(
-        reference, shift, box, level, mouth_interior.shadow(gap)
-      )
+      planes = speaker.reference_planes(position, target, box, level, gap)
     else:
       skin = _skin_color(video, frame, target)
-      planes = mouth_interior.drawn_planes(video, target, box, 1 / unit, skin)
+      planes = drawn_mouth.draw_mouth(video, target, box, 1 / unit, skin)
     # Closed lips touch: the interior fades with the gap.
     opacity = opacity * np.float32(np.clip(gap / FADE_GAP, 0, 1))
     return (Patch(box, (*planes, opacity)),)
@@ -185,13 +230,13 @@ def _skin_color(
   video: Video, frame: Frame, points: Float[np.ndarray, 'p 2']
 ) -> Float[np.ndarray, '3']:
   """Median RGB of the cheeks and the chin."""
-  oval = points[list(mesh.OVAL_IDS)]
-  (x0, y0), (x1, y1) = oval.min(0), oval.max(0)
-  box = tuple(int(v) for v in (x0, y0 + 0.55 * (y1 - y0), x1, y1))
-  rgb = yuv.to_rgb(video, frame, box)
-  if not rgb.size:
-    return np.full(3, 128.0)
-  return np.median(rgb.reshape(-1, 3), axis=0)
+  places = np.floor(points[list(SKIN_IDS)]).astype(int)
+  colors = [
+    yuv.to_rgb(video, frame, (x - 1, y - 1, x + 2, y + 2)).reshape(-1, 3)
+    for x, y in places.tolist()
+  ]
+  colors = np.concatenate(colors)
+  return np.median(colors, axis=0) if len(colors) else np.full(3, 128.0)
 
 
 def predict_coefficients(
@@ -236,8 +281,9 @@ def build_speaker(
   """
   face = face.with_closed_lips(basis)
   coefficients = coefficients * motion_scale(face, coefficients, basis)
+  none = np.zeros(len(coefficients), np.int64)
   empty = MeshSpeaker(
-    face, coefficients, (), np.zeros(len(coefficients), np.int64)
+    face, coefficients, (), none, none, none.astype(np.float32)
   )
   if video.still:
     return empty
@@ -259,7 +305,8 @@ def build_speaker(
   schedule = mouth_interior.schedule_references(
     np.concatenate(targets), np.concatenate(wanted), lips, openings
   )
-  return MeshSpeaker(face, coefficients, references, schedule)
+  fades = mouth_interior.fade_schedule(schedule, float(video.rate))
+  return MeshSpeaker(face, coefficients, references, schedule, *fades)
 
 
 def motion_scale(

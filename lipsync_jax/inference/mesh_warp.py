@@ -16,13 +16,14 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
 
 from lipsync_jax.faces import mesh
-from lipsync_jax.media import yuv
+from lipsync_jax.inference import lip_seam
 from lipsync_jax.media.types import Frame
 
 GRID_SIZE = 192  # cells along the longer side of the changed region
 RING_SCALE = 1.5  # of the fixed ring, relative to the outline of the face
 MIN_MOTION = 0.02  # pixels; slower points keep their exact values
 STRIP = 0.12  # canonical units by which each lip's map is extended
+SOURCE_STRIP = 0.02  # the same in the source, whose hole shows teeth
 LIP_INSET = 0.035  # canonical units, at most
 CLOSING = 0.03  # canonical units of closing with the full inset
 MARGIN = 2  # pixels around the changed region
@@ -35,7 +36,13 @@ class WarpField:
   """Source positions of the pixels of a region of the frame."""
 
   box: tuple[int, int, int, int]  # x0, y0, x1, y1 in the frame, even
-  shift: Float32[np.ndarray, 'h w 2']  # source minus target position, pixels
+  luma: lip_seam.Seam
+  chroma: lip_seam.Seam  # in pixels of chroma
+
+  @property
+  def shift(self) -> Float32[np.ndarray, 'h w 2']:
+    """Source minus target position, pixels of luma."""
+    return self.luma.shift
 
 
 @functools.cache
@@ -76,9 +83,9 @@ def _with_ring_and_strips(
   ring = center + RING_SCALE * (oval - center)
   # The strips taper to the corners, where both lips meet.
   taper = np.sin(np.linspace(0, np.pi, len(mesh.UPPER_LIP_IDS)))
-  strip = STRIP * unit * taper[:, None] * down
   out = []
-  for points in (source, target):
+  for points, width in ((source, SOURCE_STRIP), (target, STRIP)):
+    strip = width * unit * taper[:, None] * down
     upper = points[list(mesh.UPPER_LIP_IDS)] + strip
     lower = points[list(mesh.LOWER_LIP_IDS)] - strip
     out.append(np.concatenate([points, ring, upper, lower]))
@@ -98,7 +105,7 @@ def _without_teeth(
   gap = (source[lower] - source[upper]) @ down
   closing = gap - (target[lower] - target[upper]) @ down
   share = np.clip(closing / (CLOSING * unit), 0, 1)
-  inset = share * np.clip(0.35 * gap, 0, LIP_INSET * unit)
+  inset = share * np.clip(0.5 * gap, 0, LIP_INSET * unit)
   out = source.copy()
   out[upper] -= inset[:, None] * down
   out[lower] += inset[:, None] * down
@@ -145,9 +152,8 @@ def warp_field(
     part, number = strips[first : first + half], len(faces) + first
     ids = grid.paint(base.copy(), part, target, number)
     fields.append(grid.resize(grid.shifts(ids, maps, base, shift), size))
-  below = _below_lip_line(target, box, down)
-  np.copyto(fields[0], fields[1], where=below[..., None])
-  return WarpField(box, fields[0])
+  below = lip_seam.below_lips(target, box, down, unit)
+  return WarpField(box, *lip_seam.join_lips(*fields, below))
 
 
 def _region(
@@ -258,52 +264,71 @@ def _affine_shifts(
   return np.concatenate([linear, offset[..., None]], -1).astype(np.float32)
 
 
-def _below_lip_line(
-  target: Points, box: tuple[int, int, int, int], down: Float[np.ndarray, '2']
-) -> Bool[np.ndarray, 'h w']:
-  """Pixels of the region below the line between the inner lips."""
-  import cv2
-
-  upper = target[list(mesh.UPPER_LIP_IDS)]
-  lower = target[list(mesh.LOWER_LIP_IDS)]
-  line = (upper + lower) / 2
-  reach = 2.0 * float(np.hypot(*(line[-1] - line[0])) + 1) * down
-  polygon = np.concatenate([line, line[::-1] + reach])
-  area = np.zeros((box[3] - box[1], box[2] - box[0]), np.uint8)
-  fixed = np.rint((polygon - box[:2] - 0.5) * 16).astype(np.int32)
-  cv2.fillPoly(area, [fixed], 1, shift=4)
-  return area > 0
-
-
 def warp_frame(frame: Frame, field: WarpField) -> tuple[np.ndarray, ...]:
   """The planes of the region, warped; unmoved pixels keep their values."""
-  import cv2
-
-  x0, y0, x1, y1 = field.box
-  small = yuv.halve_plane(field.shift)
-  shifts = (cv2.split(field.shift), cv2.split(small / 2))
+  seams = (field.luma, field.chroma)
   # The source may lie outside the region: read from a larger part.
-  reach = max(int(np.ceil(max(-s.min(), s.max()))) for s in shifts[0]) + 3
-  still = [
-    (cv2.absdiff(dx, 0) <= MIN_MOTION / step)
-    & (cv2.absdiff(dy, 0) <= MIN_MOTION / step)
-    for (dx, dy), step in zip(shifts, (1, 2), strict=True)
+  shift = field.luma.shift
+  reach = int(np.ceil(max(-shift.min(), shift.max()))) + 3
+  maps = [
+    _PlaneMap.build(seam, step)
+    for seam, step in zip(seams, (1, 2), strict=True)
   ]
-  out = []
-  for plane, step in zip(frame.planes, (1, 2, 2), strict=True):
-    dx, dy = shifts[step - 1]
-    old = plane[y0 // step : y1 // step, x0 // step : x1 // step]
-    top, left = max(y0 // step - reach, 0), max(x0 // step - reach, 0)
-    part = plane[top : y1 // step + reach, left : x1 // step + reach]
-    columns = np.arange(dx.shape[1], dtype=np.float32) + (x0 // step - left)
-    rows = np.arange(dx.shape[0], dtype=np.float32) + (y0 // step - top)
-    new = cv2.remap(
-      np.ascontiguousarray(part),
-      dx + columns[None].astype(np.float32),
-      dy + rows[:, None].astype(np.float32),
-      cv2.INTER_CUBIC,
-      borderMode=cv2.BORDER_REPLICATE,
-    )
-    np.copyto(new, old, where=still[step - 1])
-    out.append(new)
-  return tuple(out)
+  return tuple(
+    maps[step - 1].warp(plane, field.box, reach)
+    for plane, step in zip(frame.planes, (1, 2, 2), strict=True)
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class _PlaneMap:
+  """Source positions relative to the region, for planes of one resolution."""
+
+  seam: lip_seam.Seam
+  step: int  # luma pixels of a pixel
+  x: Float32[np.ndarray, 'h w']
+  y: Float32[np.ndarray, 'h w']
+  still: Bool[np.ndarray, 'h w']
+
+  @classmethod
+  def build(cls, seam: lip_seam.Seam, step: int) -> '_PlaneMap':
+    import cv2
+
+    dx, dy = cv2.split(seam.shift)
+    limit = MIN_MOTION / step
+    still = (cv2.absdiff(dx, 0) <= limit) & (cv2.absdiff(dy, 0) <= limit)
+    columns = np.arange(dx.shape[1], dtype=np.float32)
+    rows = np.arange(dx.shape[0], dtype=np.float32)[:, None]
+    return cls(seam, step, dx + columns, dy + rows, still)
+
+  def warp(
+    self, plane: np.ndarray, box: tuple[int, int, int, int], reach: int
+  ) -> np.ndarray:
+    """The region of a plane, warped."""
+    import cv2
+
+    x0, y0, x1, y1 = (side // self.step for side in box)
+    top, left = max(y0 - reach, 0), max(x0 - reach, 0)
+    part = np.ascontiguousarray(plane[top : y1 + reach, left : x1 + reach])
+    corner = np.array([x0 - left, y0 - top], np.float32)
+
+    def read(x, y):
+      return cv2.remap(
+        part,
+        x + corner[0],
+        y + corner[1],
+        cv2.INTER_CUBIC,
+        borderMode=cv2.BORDER_REPLICATE,
+      )
+
+    new = read(self.x, self.y)
+    rows, columns, share = self.seam.rows, self.seam.columns, self.seam.share
+    if len(rows):
+      place = self.seam.other + np.stack([columns, rows], -1)
+      place = place.astype(np.float32)
+      first = new[rows, columns].astype(np.float32)
+      second = read(place[:, :1], place[:, 1:])[:, 0].astype(np.float32)
+      mixed = first + share * (second - first)
+      new[rows, columns] = np.rint(mixed).astype(new.dtype)
+    np.copyto(new, plane[y0:y1, x0:x1], where=self.still)
+    return new

@@ -2,8 +2,8 @@
 
 A video fills the hole between the inner lips from its own frames: references
 are frames with different openings; dynamic programming chooses one for every
-output frame. A photo, or a mouth that never opens, gets a drawn interior: a
-dark cavity with upper teeth.
+output frame, and two frames are mixed around a change. A photo, or a mouth that
+never opens, gets a drawn interior (`drawn_mouth`).
 
 Shapes: n frames, k references, h w rows and columns of the mouth's region.
 """
@@ -15,22 +15,15 @@ from jaxtyping import Bool, Float, Float32, Int
 
 from lipsync_jax.faces import mesh
 from lipsync_jax.media import yuv
-from lipsync_jax.media.types import Frame, Video
+from lipsync_jax.media.types import Frame
 
 NUM_REFERENCES = 12
 MIN_OPENING = 0.045  # canonical units, of the widest reference of a video
 SHADOW_OPENING = 0.06  # canonical units; narrower mouths are darker
+FADE_SECONDS = 0.1  # of the mixture around a change of reference
 CHANGE_COST = 0.03  # canonical units, of another reference in the next frame
 NARROW_COST = 2.0  # of a reference that is less open than the target
 INNER_LIPS = (*mesh.UPPER_LIP_IDS, *mesh.LOWER_LIP_IDS[-2:0:-1])  # a polygon
-
-# The drawn interior, relative to the brightness of the skin.
-CAVITY = np.array([0.24, 0.09, 0.08])
-TONGUE = np.array([0.48, 0.22, 0.20])
-TEETH = np.array([1.42, 1.36, 1.26])
-TINT = 0.5  # of the skin's color in the drawn interior
-TEETH_HEIGHT = 0.075  # canonical units, at most
-TEETH_SHARE = 0.45  # of the opening, at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +102,35 @@ def schedule_references(
   for n in range(len(cost) - 1, 0, -1):
     path[n - 1] = back[n, path[n]]
   return path
+
+
+def fade_schedule(
+  schedule: Int[np.ndarray, 'n'], rate: float
+) -> tuple[Int[np.ndarray, 'n'], Float32[np.ndarray, 'n']]:
+  """The second reference of each frame, and its share, at most 0.5.
+
+  Around a change the share of the other reference rises and falls linearly, in
+  at least one frame on either side.
+
+  Args:
+    schedule: of `schedule_references`.
+    rate: frames a second.
+  """
+  other, share = schedule.copy(), np.zeros(len(schedule), np.float32)
+  changes = np.flatnonzero(np.diff(schedule)) + 1
+  edges = [0, *changes.tolist(), len(schedule)]
+  reach = max(FADE_SECONDS * rate / 2, 1.0)
+  for before, at, after in zip(edges, edges[1:], edges[2:], strict=False):
+    # Half of a short run belongs to its own fade.
+    first = max(at - int(np.ceil(reach)), (before + at) // 2)
+    last = min(at + int(np.ceil(reach)), (at + after + 1) // 2)
+    for n in range(first, last):
+      apart = abs(n + 0.5 - at)
+      value = 0.5 * (1 - apart / (reach + 0.5))
+      if value > share[n]:
+        other[n] = schedule[at] if n < at else schedule[at - 1]
+        share[n] = value
+  return other, share
 
 
 def mouth_box(
@@ -235,7 +257,7 @@ def reference_planes(
     shift: of `interior_shift`.
     box: region of the frame.
     level: `surrounding_level` of the present frame; luma is scaled to it.
-    shade: factor of the luma, see `shadow`.
+    shade: factor of luma and color, see `shadow`.
   """
   import cv2
 
@@ -252,56 +274,9 @@ def reference_planes(
       cv2.INTER_CUBIC,
       borderMode=cv2.BORDER_REPLICATE,
     ).astype(np.float32)
-    out.append(new * gain * shade if step == 1 else new)
+    if step == 1:
+      out.append(new * gain * shade)
+    else:
+      gray = np.float32(127.5 if plane.dtype == np.uint8 else 511.5)
+      out.append((new - gray) * np.float32(np.sqrt(shade)) + gray)
   return tuple(out)
-
-
-def drawn_planes(
-  video: Video,
-  points: Float[np.ndarray, 'p 2'],
-  box: tuple[int, int, int, int],
-  unit: float,
-  skin: Float[np.ndarray, '3'],
-) -> tuple[Float32[np.ndarray, '_ _'], ...]:
-  """A drawn interior: cavity, tongue and upper teeth, on the planes of a box.
-
-  Args:
-    video: color encoding.
-    points: target mesh, pixels.
-    box: region of the frame.
-    unit: pixels of a canonical unit.
-    skin: mean RGB of the lower face.
-  """
-  import cv2
-
-  upper = points[list(mesh.UPPER_LIP_IDS)]
-  lower = points[list(mesh.LOWER_LIP_IDS)]
-  x = np.arange(box[0], box[2]) + 0.5
-  y = (np.arange(box[1], box[3]) + 0.5)[:, None]
-  order = np.argsort(upper[:, 0])
-  top = np.interp(x, upper[order, 0], upper[order, 1])
-  order = np.argsort(lower[:, 0])
-  bottom = np.interp(x, lower[order, 0], lower[order, 1])
-  height = np.maximum(bottom - top, 1e-3)
-  depth = (y - top) / height  # 0 at the upper lip, 1 at the lower
-  middle, half = upper[:, 0].mean(), max(np.ptp(upper[:, 0]) / 2, 1.0)
-  side = np.clip(np.abs(x - middle) / half, 0, 1)  # 0 middle, 1 corner
-  opening = float(height[side < 0.5].mean()) if (side < 0.5).any() else 0.0
-  edge = min(TEETH_HEIGHT * unit, TEETH_SHARE * opening)
-  edge = edge * np.sqrt(np.maximum(1 - (side / 0.85) ** 2, 0))
-  soft = max(0.25 * TEETH_HEIGHT * unit, 0.7)
-  teeth = np.clip((edge - (y - top)) / soft + 0.5, 0, 1)
-  teeth *= np.clip(opening / (0.5 * TEETH_HEIGHT * unit + 1e-3), 0, 1)
-  light = (1 - 0.55 * side**2) * (0.85 + 0.15 * np.clip(depth * 3, 0, 1))
-  tongue = np.clip((depth - 0.6) / 0.35, 0, 1) * np.clip(1.2 - side, 0, 1)
-  brightness = float(np.mean(skin))
-  rgb = CAVITY + (TONGUE - CAVITY) * tongue[..., None]
-  tint = 1 + TINT * (skin / max(float(np.mean(skin)), 1.0) - 1)
-  rgb = (
-    rgb * (1 - teeth[..., None])
-    + (TEETH * light[..., None]) * (teeth[..., None])
-  )
-  rgb = (brightness * tint * rgb).astype(np.float32)
-  rgb = cv2.GaussianBlur(rgb, (0, 0), max(0.5, 0.006 * unit))
-  luma, *chroma = yuv.to_yuv(video, rgb)
-  return (luma, *map(yuv.halve_plane, chroma))

@@ -323,7 +323,9 @@ class SyncJob:
     ):
       if writer:
         writer.duration = end
-        left = carryover.carry(options, video, extras, writer, end)
+        left = []  # a video in memory has no file
+        if video.path:
+          left = carryover.carry(options, video, extras, writer, end)
         renderer.render_frames(plan, mouths, writer.write, self.timer, tick)
         return left
       parts = segments.render_segments(

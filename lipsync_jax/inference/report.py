@@ -209,7 +209,8 @@ class SyncReport:
   def to_dict(self) -> dict:
     """Values for JSON, as in the file of `--report`."""
     speakers = [
-      vars(speaker)
+      {name: x for name, x in vars(speaker).items() if name != 'turns'}
+      | ({'turns': [list(t) for t in speaker.turns]} if speaker.turns else {})
       | {
         'tracks': [list(times) for times in speaker.tracks],
         'skipped': [

@@ -6,6 +6,7 @@ behind and named.
 """
 
 import dataclasses
+import re
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
@@ -42,6 +43,7 @@ TECHNICAL = frozenset(
     *('bps', 'number_of_frames', 'number_of_bytes', 'filename', 'mimetype'),
   )
 )
+TIMECODE = re.compile(r'\d\d:[0-5]\d:[0-5]\d([:;.])(\d\d)')
 COVERS = {
   'mjpeg': ('cover.jpg', 'image/jpeg'),
   'png': ('cover.png', 'image/png'),
@@ -167,9 +169,10 @@ class ExtrasMuxer:
     if lost:
       names = ', '.join(sorted(lost)[:8]) + (', …' if len(lost) > 8 else '')
       self.left.append(f'tags ({names})')
-    if self.source.timecode and self.room.timecode:
-      self.target.metadata['timecode'] = self.source.timecode
-    elif self.source.timecode:
+    code = self.source.timecode
+    if code and self.room.timecode and fits_timecode(code, self.video.rate):
+      self.target.metadata['timecode'] = code
+    elif code:
       self.left.append('timecode')
 
   def _leave_timed(self) -> None:
@@ -314,6 +317,15 @@ class ExtrasMuxer:
     data = self.pool.read_file(self.source.path, stream.index)
     name = dict(stream.tags).get('filename') or f'file{stream.index}'
     self.target.add_attachment(name, stream.codec, data)
+
+
+def fits_timecode(code: str, rate: Fraction) -> bool:
+  """Whether FFmpeg writes a timecode; a wrong one would end the job."""
+  match = TIMECODE.fullmatch(code)
+  if not match or int(match.group(2)) >= round(rate):
+    return False
+  drops = match.group(1) != ':'
+  return not drops or (round(rate) % 30 == 0 and rate.denominator == 1001)
 
 
 def without_overlaps(

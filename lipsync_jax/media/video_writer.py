@@ -219,6 +219,8 @@ class VideoWriter:
       with av.open(os.fspath(like)) as file:
         form = file.streams.video[0]
         self.stream = self.file.add_stream_from_template(form)
+      if self.kind.edits:
+        self.stream.codec_context.framerate = self.rate  # for a timecode
       return
     self.stream = self.file.add_stream(
       self.codec,
@@ -369,6 +371,10 @@ def _to_av_frame(video: Video, frame: Frame, pix_fmt: str):
       dst_color_range=span,
       interpolation=2 | 0x40000,  # bilinear, accurate rounding
     )
+    if video.alpha and video.color.depth == 8 and '10' in pix_fmt:
+      # FFmpeg shifts bits: 255 would become 1020 of 1023.
+      rows = np.frombuffer(picture.planes[3], np.uint16).reshape(height, -1)
+      rows[:, :width] = np.rint(frame.alpha * np.float32(1023 / 255))
   picture.colorspace = video.color.matrix
   picture.color_range = video.color.range
   return picture

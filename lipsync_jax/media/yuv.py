@@ -12,7 +12,7 @@ columns of Y. Code values are those of the file: 0..255, or 0..1023 in 10 bit.
 import dataclasses
 
 import numpy as np
-from jaxtyping import Float, Float32, Integer, UInt8
+from jaxtyping import Float, Float32, Integer, Shaped, UInt8
 
 from lipsync_jax.media.types import Color, Frame, Video
 
@@ -199,8 +199,8 @@ def _pad_plane(
 
 
 def halve_plane(
-  plane: Float32[np.ndarray, 'y x *c'],
-) -> Float32[np.ndarray, 'y//2 x//2 *c']:
+  plane: Shaped[np.ndarray, 'y x *c'],
+) -> Shaped[np.ndarray, 'y//2 x//2 *c']:
   """The means of 2 x 2 pixels: values of luma on the grid of chroma."""
   import cv2
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lipsync_jax.faces import mesh
-from lipsync_jax.inference import mesh_warp, mouth_interior
+from lipsync_jax.inference import drawn_mouth, mesh_warp, mouth_interior
 from lipsync_jax.media.types import Color, Frame, Video
 from tests.faces.mesh_test import opened, posed
 
@@ -223,9 +223,7 @@ def test_drawn_interior_is_dark_below_bright_teeth(depth):
   points = points_of(opened(0.25))
   box = mouth_interior.mouth_box(points, SIZE, 0.05)
   skin = np.array([190.0, 150, 120])
-  planes = mouth_interior.drawn_planes(
-    video_of(depth), points, box, POSE[1], skin
-  )
+  planes = drawn_mouth.draw_mouth(video_of(depth), points, box, POSE[1], skin)
   assert planes[0].shape == (box[3] - box[1], box[2] - box[0])
   assert planes[1].shape == tuple(n // 2 for n in planes[0].shape)
   unit = 2 ** (depth - 8)

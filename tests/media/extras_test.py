@@ -150,6 +150,30 @@ def test_a_damaged_track_ends_alone(tmp_path, monkeypatch):
   assert rich_files.pitch(tmp_path / 'b.mkv', 1)[1] < 1
 
 
+@pytest.mark.parametrize(
+  'code, rate, fits',
+  [
+    ('01:00:00:00', 25, True),
+    ('01:00:00:24', 25, True),
+    ('01:00:00:25', 25, False),
+    ('01:00:00;02', Fraction(30000, 1001), True),
+    ('01:00:00;02', 25, False),
+    ('01:00:00', 25, False),
+    ('nonsense', 25, False),
+  ],
+)
+def test_only_timecodes_that_can_be_written_are(tmp_path, code, rate, fits):
+  assert extras_muxer.fits_timecode(code, Fraction(rate)) == fits
+  if rate == 25:
+    source = extras.Extras('a', timecode=code)
+    video = decoder.probe_video(film(tmp_path / 'a.mp4', even(5)))
+    with video_writer.VideoWriter(tmp_path / 'b.mov', video) as writer:
+      left = writer.carry(source, video, Fraction(1))
+      for frame in decoder.read_frames(video):
+        writer.write(frame)
+    assert bool(left) != fits
+
+
 def test_names_of_streams_are_printable():
   tags = (('title', 'a\nb\x1b[31m' * 50),)
   name = extras.Stream(3, 'audio', 'aac', tags, 0).name
