@@ -18,10 +18,11 @@ PACKAGES = {
   'models': 'audio common',
   'weights': 'common models',
   'data': 'audio common faces',
-  'inference': 'audio common faces media models weights',
+  'rendering': 'audio common faces media models',
+  'inference': 'audio common faces media models rendering weights',
   'batch': 'common inference media',
   'training': 'audio common data media models weights',
-  'evaluation': 'audio common data faces inference media models weights',
+  'evaluation': 'audio common data faces inference media models rendering weights',
   'benchmark': 'audio common data inference models training weights sync',
 }
 SHELLS = {

@@ -16,7 +16,7 @@ from lipsync_jax import audio
 from lipsync_jax.audio import log_mel, noise_gate
 from lipsync_jax.evaluation.clip import FPS, EvalClip, face_crops
 from lipsync_jax.faces.crop import crop_from_row
-from lipsync_jax.inference import compositing
+from lipsync_jax.rendering import compositing
 from lipsync_jax.weights import convert
 
 BATCH = 16

@@ -20,17 +20,7 @@ from lipsync_jax import audio
 from lipsync_jax.common import cache, disk_array, memory, threads
 from lipsync_jax.common.errors import printable
 from lipsync_jax.faces import mesh_trajectory
-from lipsync_jax.inference import (
-  carryover,
-  face_tracks,
-  mesh_renderer,
-  network_renderer,
-  renderer,
-  segments,
-  speech,
-  timeline,
-  visibility,
-)
+from lipsync_jax.inference import carryover, face_tracks, segments, speech
 from lipsync_jax.inference.network_cache import NetworkCache
 from lipsync_jax.inference.options import SyncOptions
 from lipsync_jax.inference.report import (
@@ -41,6 +31,13 @@ from lipsync_jax.inference.report import (
 from lipsync_jax.media import decoder, video_writer
 from lipsync_jax.media.container import MediaError
 from lipsync_jax.media.types import Frame, Video, View
+from lipsync_jax.rendering import (
+  mesh_renderer,
+  network_renderer,
+  renderer,
+  timeline,
+  visibility,
+)
 from lipsync_jax.weights import articulation, convert
 
 DEFAULT_BATCH = {'cpu': 16, 'gpu': 128, 'tpu': 128}  # faces at a time

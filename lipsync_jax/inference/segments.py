@@ -16,11 +16,12 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 from lipsync_jax.common.threads import StageTimer
-from lipsync_jax.inference import carryover, renderer, turns
+from lipsync_jax.inference import carryover, turns
 from lipsync_jax.inference.options import SyncOptions
 from lipsync_jax.media import extras, video_writer
 from lipsync_jax.media.container import as_media_error
 from lipsync_jax.media.types import Video
+from lipsync_jax.rendering import renderer
 
 VERSION = 4  # to be raised when the same options give other frames
 SEGMENT_FRAMES = 500  # frames of a segment

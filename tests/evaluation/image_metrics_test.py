@@ -8,7 +8,7 @@ from lipsync_jax.evaluation import image_metrics
 from lipsync_jax.faces import landmarks
 from lipsync_jax.faces.crop import crop_from_row, extract_crop, face_crops
 from lipsync_jax.faces.landmarks import OUTER_LIPS
-from lipsync_jax.inference import compositing
+from lipsync_jax.rendering import compositing
 from tests.helpers import synthetic_face
 
 SIZE = 256

@@ -17,14 +17,8 @@ import pytest
 
 from lipsync_jax import audio, sync
 from lipsync_jax.audio import log_mel
-from lipsync_jax.inference import (
-  cli,
-  compositing,
-  network_cache,
-  network_renderer,
-  options,
-  pipeline,
-)
+from lipsync_jax.inference import cli, network_cache, options, pipeline
+from lipsync_jax.rendering import compositing, network_renderer
 from lipsync_jax.weights import convert
 from tests.helpers import test_clips
 

@@ -13,7 +13,7 @@ from lipsync_jax.faces.crop import (
   face_crops,
   transform_points,
 )
-from lipsync_jax.inference import compositing
+from lipsync_jax.rendering import compositing
 from tests.helpers.synthetic_face import face
 
 FRAME = (400, 640)

@@ -9,9 +9,9 @@ import pytest
 
 from lipsync_jax import audio
 from lipsync_jax.common import disk_array
-from lipsync_jax.inference import mesh_renderer
 from lipsync_jax.inference.options import SyncError, SyncOptions
 from lipsync_jax.models import articulator
+from lipsync_jax.rendering import mesh_renderer
 from lipsync_jax.weights import articulation, safetensors_file
 
 

@@ -10,10 +10,11 @@ import pytest
 from lipsync_jax import audio
 from lipsync_jax.common import disk_array, threads
 from lipsync_jax.faces.trajectory import FaceTrajectory
-from lipsync_jax.inference import network_renderer, pipeline, renderer, speech
+from lipsync_jax.inference import pipeline, speech
 from lipsync_jax.inference.options import SyncOptions
 from lipsync_jax.media import audio_reader
 from lipsync_jax.media.types import Color, Video
+from lipsync_jax.rendering import network_renderer, renderer
 from lipsync_jax.weights import convert
 from tests.helpers import synthetic_face
 

@@ -15,17 +15,17 @@ from lipsync_jax import audio
 from lipsync_jax.common import disk_array
 from lipsync_jax.faces import mesh
 from lipsync_jax.faces.mesh_trajectory import MeshTrajectory
-from lipsync_jax.inference import (
+from lipsync_jax.media import decoder, yuv
+from lipsync_jax.media.types import Frame, Video
+from lipsync_jax.models import articulator
+from lipsync_jax.rendering import (
   drawn_mouth,
   lip_seam,
   mesh_warp,
   mouth_interior,
 )
-from lipsync_jax.inference.mouth_interior import Reference
-from lipsync_jax.inference.renderer import FrameJob, RenderPlan
-from lipsync_jax.media import decoder, yuv
-from lipsync_jax.media.types import Frame, Video
-from lipsync_jax.models import articulator
+from lipsync_jax.rendering.mouth_interior import Reference
+from lipsync_jax.rendering.renderer import FrameJob, RenderPlan
 
 CHUNK = 1024  # mel columns at once
 BATCH = 4  # mouths a batch: frames are rendered one by one

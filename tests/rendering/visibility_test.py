@@ -8,7 +8,7 @@ import pytest
 
 from lipsync_jax.faces import landmarks
 from lipsync_jax.faces.trajectory import FaceTrajectory
-from lipsync_jax.inference import timeline, visibility
+from lipsync_jax.rendering import timeline, visibility
 from tests.helpers import synthetic_face
 
 

@@ -20,10 +20,10 @@ from lipsync_jax.common import disk_array
 from lipsync_jax.common.errors import printable
 from lipsync_jax.common.threads import StageTimer, prefetch
 from lipsync_jax.faces.trajectory import FaceTrajectory
-from lipsync_jax.inference import timeline
 from lipsync_jax.media import decoder
 from lipsync_jax.media.container import MediaError
 from lipsync_jax.media.types import Frame, Video
+from lipsync_jax.rendering import timeline
 
 IN_FLIGHT_BYTES = 384 * 2**20  # of frames that wait between the stages
 

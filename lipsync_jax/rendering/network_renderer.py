@@ -11,10 +11,10 @@ from jaxtyping import Float, UInt8
 
 from lipsync_jax import audio
 from lipsync_jax.faces.crop import crop_bounds, crop_from_row, extract_crop
-from lipsync_jax.inference import compositing
-from lipsync_jax.inference.renderer import FrameJob, RenderPlan, SpeakerTrack
 from lipsync_jax.media import yuv
 from lipsync_jax.media.types import Frame
+from lipsync_jax.rendering import compositing
+from lipsync_jax.rendering.renderer import FrameJob, RenderPlan, SpeakerTrack
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from lipsync_jax.faces import mesh
-from lipsync_jax.inference import drawn_mouth, mesh_warp, mouth_interior
 from lipsync_jax.media.types import Color, Frame, Video
+from lipsync_jax.rendering import drawn_mouth, mesh_warp, mouth_interior
 from tests.faces.mesh_test import opened, posed
 
 SIZE = (360, 480)  # height, width

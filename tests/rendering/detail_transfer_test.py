@@ -14,7 +14,7 @@ from lipsync_jax.faces.crop import (
   face_crops,
   transform_points,
 )
-from lipsync_jax.inference import compositing, detail_transfer
+from lipsync_jax.rendering import compositing, detail_transfer
 from tests.helpers.synthetic_face import face
 
 FRAME = (400, 640)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lipsync_jax import audio
-from lipsync_jax.inference import timeline
+from lipsync_jax.rendering import timeline
 
 RATES = [Fraction(24000, 1001), 25, Fraction(30000, 1001), 50, 60, Fraction(22)]
 

@@ -16,8 +16,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
 
 from lipsync_jax.faces import mesh
-from lipsync_jax.inference import lip_seam
 from lipsync_jax.media.types import Frame
+from lipsync_jax.rendering import lip_seam
 
 GRID_SIZE = 192  # cells along the longer side of the changed region
 RING_SCALE = 1.5  # of the fixed ring, relative to the outline of the face

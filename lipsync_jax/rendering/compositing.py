@@ -27,7 +27,7 @@ from lipsync_jax.faces.landmarks import (
   SUBNASALE,
   WINGS,
 )
-from lipsync_jax.inference import detail_transfer
+from lipsync_jax.rendering import detail_transfer
 
 # The mask has the same grid for every face size, so that its edge moves by
 # fractions of a pixel.

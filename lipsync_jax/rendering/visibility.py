@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 
 from lipsync_jax.faces import landmarks
 from lipsync_jax.faces.trajectory import FaceTrajectory
-from lipsync_jax.inference.timeline import OutputFrame
+from lipsync_jax.rendering.timeline import OutputFrame
 
 # Offset of the nose tip between the sides of the face, 0 in the middle and 1 at
 # the edge. 30 clips of speakers stay below 0.55. 0.75 is a yaw of some 45
