@@ -15,7 +15,7 @@ from lipsync_jax import audio
 from lipsync_jax.common import disk_array
 from lipsync_jax.faces import mesh
 from lipsync_jax.faces.mesh_trajectory import MeshTrajectory
-from lipsync_jax.inference import mesh_warp, mouth_interior
+from lipsync_jax.inference import mesh_warp, mouth_interior, mouth_light
 from lipsync_jax.inference.mouth_interior import Reference
 from lipsync_jax.inference.renderer import FrameJob, RenderPlan
 from lipsync_jax.media import decoder, yuv
@@ -133,10 +133,12 @@ class MeshRenderer:
     if speaker.references:
       reference = speaker.references[int(speaker.schedule[position])]
       shift = mouth_interior.interior_shift(target, reference.points, box)
-      level = mouth_interior.surrounding_level(frame, target)
       planes = mouth_interior.reference_planes(
-        reference, shift, box, level, mouth_interior.shadow(gap)
+        reference, shift, box, reference.level, mouth_interior.shadow(gap)
       )
+      skin = mouth_interior.surrounding_skin(frame, target)
+      gains = mouth_light.light_change(reference.skin, skin, video.color)
+      planes = mouth_light.relight(planes, gains, video.color)
     else:
       skin = _skin_color(video, frame, target)
       planes = mouth_interior.drawn_planes(video, target, box, 1 / unit, skin)

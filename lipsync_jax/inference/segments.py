@@ -22,7 +22,7 @@ from lipsync_jax.media import video_writer
 from lipsync_jax.media.container import as_media_error
 from lipsync_jax.media.types import Video
 
-VERSION = 3  # to be raised when the same options give other frames
+VERSION = 4  # to be raised when the same options give other frames
 SEGMENT_FRAMES = 500  # frames of a segment
 # Options that do not change any frame.
 IGNORED_OPTIONS = ('outfile', 'report', 'quiet', 'resume', 'final_audio')
