@@ -22,7 +22,9 @@ PACKAGES = {
   'inference': 'audio common faces media models rendering weights',
   'batch': 'common inference media',
   'training': 'audio common data media models weights',
-  'evaluation': 'audio common data faces inference media models rendering weights',
+  'evaluation': (
+    'audio common data faces inference media models rendering weights'
+  ),
   'benchmark': 'audio common data inference models training weights sync',
 }
 SHELLS = {

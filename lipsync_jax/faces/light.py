@@ -8,8 +8,9 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 USUAL = 150.0  # levels, the goal of the percentile
-DIM = 60.0  # levels, the percentile of a dim picture
-ONE_SIDED = 0.35  # weakest channel by the strongest one in colored light
+DIM = (60.0, 100.0)  # levels of the percentile: dim below, usual above
+# Weakest channel by the strongest one: colored light below, usual above.
+ONE_SIDED = (0.3, 0.4)
 MAX_GAIN = 16.0  # more amplifies the steps of 8 bits
 
 
@@ -18,13 +19,23 @@ def light_gains(
 ) -> Float[np.ndarray, '3']:
   """Factors that give every channel's percentile the level USUAL.
 
-  They are 1 in usual light. The percentile 80 of a face crop is its skin.
+  They are 1 in usual light, and change smoothly towards it, so that a fade has
+  no step. The percentile 80 of a face crop is its skin.
   """
   step = max(1, min(rgb.shape[:2]) // 64)
   seen = np.percentile(rgb[::step, ::step], percentile, axis=(0, 1))
-  if seen.mean() >= DIM and seen.min() >= ONE_SIDED * seen.max():
-    return np.ones(3)
-  return np.clip(USUAL / np.maximum(seen, 1), 1 / MAX_GAIN, MAX_GAIN)
+  share = max(
+    _share_below(seen.mean(), DIM),
+    _share_below(seen.min() / max(seen.max(), 1), ONE_SIDED),
+  )
+  gains = np.clip(USUAL / np.maximum(seen, 1), 1 / MAX_GAIN, MAX_GAIN)
+  return gains**share
+
+
+def _share_below(value: float, span: tuple[float, float]) -> float:
+  """1 below the span, 0 above, linear between."""
+  low, high = span
+  return float(np.clip((high - value) / (high - low), 0, 1))
 
 
 def even_light(

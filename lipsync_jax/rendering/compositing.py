@@ -193,6 +193,7 @@ def paste_patch(
   frame: tuple[int, int],
   picture: UInt8[np.ndarray, 'y x 3'] | None = None,
   at: tuple[int, int] = (0, 0),
+  gains: Float[np.ndarray, '3'] | None = None,
 ) -> Patch:
   """The part of a frame that changes, with its opacity.
 
@@ -205,6 +206,8 @@ def paste_patch(
     picture: the part of the frame that the crop covers, as the source of
       detail; None transfers none.
     at: (x, y) of the first pixel of `picture` in the frame.
+    gains: the light of `generated` by that of the frame, for each channel
+      (`light.light_gains`); None: the same light.
 
   Returns:
     RGB patch [h, w, 3] in 0..255, its opacity alpha [h, w] in 0..1, and (x, y)
@@ -224,9 +227,11 @@ def paste_patch(
   alpha = np.ascontiguousarray(alpha[part])
   corner = (box[0] + int(columns[0]), box[1] + int(rows[0]))
   small = cv2.resize(mask, (size, size), interpolation=cv2.INTER_AREA)
-  face = match_color(
-    generated.astype(np.float32), source.astype(np.float32), small
-  )
+  gains = np.ones(3) if gains is None else gains
+  gains = gains.astype(np.float32)
+  # Limits of differences hold in usual light.
+  source = source.astype(np.float32) * gains
+  face = match_color(generated.astype(np.float32), source, small)
   shrink = int(size / max(min(crop.w, crop.h), 1))
   shown = face
   if shrink >= 2:
@@ -240,11 +245,11 @@ def paste_patch(
     borderMode=cv2.BORDER_REPLICATE,
   )
   if picture is not None:
-    flow = detail_transfer.flow_and_confidence(face, source.astype(np.float32))
+    flow = detail_transfer.flow_and_confidence(face, source)
     patch = detail_transfer.transfer_detail(
-      patch, corner, flow, crop, picture, at
+      patch, corner, flow, crop, picture * gains, at
     )
-  return np.clip(patch, 0, 255), alpha, corner
+  return np.clip(patch / gains, 0, 255), alpha, corner
 
 
 def whole_box_patch(

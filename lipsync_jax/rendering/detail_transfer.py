@@ -11,7 +11,7 @@ y x a larger part of the frame. Brightness is in 0..255.
 """
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Shaped
 
 from lipsync_jax.faces.crop import Crop, crop_matrix, opencv_affine
 
@@ -88,7 +88,7 @@ def transfer_detail(
   corner: tuple[int, int],
   flow: Float32[np.ndarray, 's s 3'],
   crop: Crop,
-  picture: UInt8[np.ndarray, 'y x 3'],
+  picture: Shaped[np.ndarray, 'y x 3'],
   at: tuple[int, int],
 ) -> Float32[np.ndarray, 'h w 3']:
   """The patch with the source's detail.
@@ -98,7 +98,7 @@ def transfer_detail(
     corner: (x, y) of its first pixel.
     flow: of `flow_and_confidence`.
     crop: place of the network's square in the frame.
-    picture: the frame around the patch.
+    picture: the frame around the patch, 0..255 in the patch's light.
     at: (x, y) of the first pixel of `picture`.
 
   Returns:

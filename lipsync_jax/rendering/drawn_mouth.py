@@ -12,6 +12,7 @@ from jaxtyping import Float, Float32
 from lipsync_jax.faces import mesh
 from lipsync_jax.media import yuv
 from lipsync_jax.media.types import Video
+from lipsync_jax.rendering import mouth_light
 
 # Relative to the brightness of the skin.
 CAVITY = np.array([0.20, 0.085, 0.075])
@@ -84,11 +85,12 @@ def draw_mouth(
   near_lip = np.clip((place.depth - 0.45) / 0.55, 0, 1)
   cavity = 0.75 + 0.5 * near_lip + 0.35 * place.side**2
   brightness = float(np.mean(skin))
-  tint = skin / max(brightness, 1.0) - 1
+  cast = mouth_light.colored_light(skin)
+  tint = skin / max(brightness, 1.0) / cast - 1
   soft = CAVITY * cavity[..., None]
   soft = soft + (TONGUE - soft) * tongue[..., None]
-  rgb = soft * (1 + TINT * tint) * (1 - teeth[..., None])
-  rgb += TEETH * (1 + TEETH_TINT * tint) * (light * teeth)[..., None]
+  rgb = soft * (1 + TINT * tint) * cast * (1 - teeth[..., None])
+  rgb += TEETH * (1 + TEETH_TINT * tint) * cast * (light * teeth)[..., None]
   rgb = np.clip(brightness * rgb, 0, 250).astype(np.float32)
   rgb = cv2.GaussianBlur(rgb, (0, 0), max(0.5, 0.006 * unit))
   luma, *chroma = yuv.to_yuv(video, rgb)

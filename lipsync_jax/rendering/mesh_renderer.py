@@ -16,13 +16,14 @@ from lipsync_jax.common import disk_array
 from lipsync_jax.faces import mesh
 from lipsync_jax.faces.mesh_trajectory import MeshTrajectory
 from lipsync_jax.media import decoder, yuv
-from lipsync_jax.media.types import Frame, Video
+from lipsync_jax.media.types import Color, Frame, Video
 from lipsync_jax.models import articulator
 from lipsync_jax.rendering import (
   drawn_mouth,
   lip_seam,
   mesh_warp,
   mouth_interior,
+  mouth_light,
 )
 from lipsync_jax.rendering.mouth_interior import Reference
 from lipsync_jax.rendering.renderer import FrameJob, RenderPlan
@@ -63,8 +64,9 @@ class MeshSpeaker:
     position: int,
     target: Float[np.ndarray, 'p 2'],
     box: tuple[int, int, int, int],
-    level: float,
+    skin: Float[np.ndarray, '3'],
     gap: float,
+    color: Color,
   ) -> tuple[Float32[np.ndarray, '_ _'], ...]:
     """The interior of an output frame, on the planes of a box.
 
@@ -72,17 +74,21 @@ class MeshSpeaker:
       position: of the output frame.
       target: mesh, pixels.
       box: region of the frame.
-      level: `mouth_interior.surrounding_level` of the frame.
+      skin: `mouth_interior.surrounding_skin` of the frame, whose light the
+        interior gets.
       gap: of the lips' middle, canonical units.
+      color: encoding of the video.
     """
     shade = mouth_interior.shadow(gap)
 
     def planes_of(number):
       reference = self.references[int(number)]
       shift = mouth_interior.interior_shift(target, reference.points, box)
-      return mouth_interior.reference_planes(
-        reference, shift, box, level, shade
+      planes = mouth_interior.reference_planes(
+        reference, shift, box, reference.level, shade
       )
+      gains = mouth_light.light_change(reference.skin, skin, color)
+      return mouth_light.relight(planes, gains, color)
 
     planes, share = planes_of(self.schedule[position]), self.share[position]
     if not share:
@@ -180,8 +186,10 @@ class MeshRenderer:
     unit = 1 / max(_pixels_per_unit(speaker.face, index), 1e-6)
     gap = float(np.hypot(*(target[14] - target[13]))) * unit
     if speaker.references:
-      level = mouth_interior.surrounding_level(frame, target)
-      planes = speaker.reference_planes(position, target, box, level, gap)
+      skin = mouth_interior.surrounding_skin(frame, target)
+      planes = speaker.reference_planes(
+        position, target, box, skin, gap, video.color
+      )
     else:
       skin = _skin_color(video, frame, target)
       planes = drawn_mouth.draw_mouth(video, target, box, 1 / unit, skin)

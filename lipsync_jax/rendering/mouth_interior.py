@@ -34,6 +34,7 @@ class Reference:
   box: tuple[int, int, int, int]  # of the region in the frame, even
   points: Float[np.ndarray, 'p 2']  # of the frame, pixels
   level: float  # mean luma of the lips' surroundings
+  skin: Float[np.ndarray, '3']  # mean Y, U, V of the lips' surroundings
 
 
 def lip_shapes(shapes: Float[np.ndarray, 'n p 3']) -> Float[np.ndarray, 'n m']:
@@ -155,16 +156,22 @@ def read_reference(frame: Frame, points: Float[np.ndarray, 'p 2']) -> Reference:
     plane[box[1] // s : box[3] // s, box[0] // s : box[2] // s].copy()
     for plane, s in zip(frame.planes, (1, 2, 2), strict=True)
   )
-  return Reference(planes, box, points, surrounding_level(frame, points))
+  skin = surrounding_skin(frame, points)
+  return Reference(planes, box, points, float(skin[0]), skin)
 
 
-def surrounding_level(frame: Frame, points: Float[np.ndarray, 'p 2']) -> float:
-  """Mean luma of the skin around the lips, in code values."""
+def surrounding_skin(
+  frame: Frame, points: Float[np.ndarray, 'p 2']
+) -> Float[np.ndarray, '3']:
+  """Mean Y, U, V of the skin around the lips, in code values."""
   h, w = frame.planes[0].shape
   x0, y0, x1, y1 = mouth_box(points, (h, w))
-  ring = frame.planes[0][y0:y1, x0:x1].astype(np.float32)
-  third = max((y1 - y0) // 6, 1)
-  return float(np.concatenate([ring[:third], ring[-third:]]).mean())
+  means = []
+  for plane, step in zip(frame.planes, (1, 2, 2), strict=True):
+    ring = plane[y0 // step : y1 // step, x0 // step : x1 // step]
+    third = max(len(ring) // 6, 1)
+    means.append(float(np.concatenate([ring[:third], ring[-third:]]).mean()))
+  return np.array(means)
 
 
 def hole_mask(
@@ -256,7 +263,8 @@ def reference_planes(
     reference: of `read_reference`.
     shift: of `interior_shift`.
     box: region of the frame.
-    level: `surrounding_level` of the present frame; luma is scaled to it.
+    level: luma around the lips in the same light, to which the luma is scaled;
+      `mouth_light.relight` changes the light.
     shade: factor of luma and color, see `shadow`.
   """
   import cv2

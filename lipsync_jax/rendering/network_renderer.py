@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from lipsync_jax import audio
+from lipsync_jax.faces import light
 from lipsync_jax.faces.crop import crop_bounds, crop_from_row, extract_crop
 from lipsync_jax.media import yuv
 from lipsync_jax.media.types import Frame
@@ -59,9 +60,18 @@ class NetworkRenderer:
     windows = [
       mel_window(plan.speakers[number], job.position) for job, number in mouths
     ]
-    faces = np.stack([job.inputs[number] for job, number in mouths])
+    faces = np.stack([self._lit(job.inputs[number]) for job, number in mouths])
     generated = self.predict(np.concatenate(windows)[rows], faces[rows])
     return list(np.asarray(generated)[: len(mouths)])
+
+  def _lit(
+    self, face: UInt8[np.ndarray, 's s 3']
+  ) -> UInt8[np.ndarray, 's s 3']:
+    """The face in the usual light of the training data.
+
+    Differs from Wav2Lip, which paints mouths of daylight on dim faces.
+    """
+    return face if self.whole_box else light.even_light(face)
 
   def composite(
     self, plan: RenderPlan, job: FrameJob, number: int, frame: Frame
@@ -78,7 +88,14 @@ class NetworkRenderer:
       box = tuple(int(v) for v in crop_bounds(crop, shape))
       source = yuv.to_rgb(video, job.frame, box) if self.detail else None
       patch, alpha, corner = compositing.paste_patch(
-        generated, job.inputs[number], crop, points, shape, source, box[:2]
+        generated,
+        job.inputs[number],
+        crop,
+        points,
+        shape,
+        source,
+        box[:2],
+        light.light_gains(job.inputs[number]),
       )
     opacity = np.float32(speaker.opacity[job.position])
     return yuv.blend_patch(video, frame, patch, alpha * opacity, corner)
