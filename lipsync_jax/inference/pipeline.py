@@ -21,6 +21,7 @@ from lipsync_jax.common.errors import printable
 from lipsync_jax.faces import mesh_trajectory
 from lipsync_jax.inference import (
   carryover,
+  enhancement,
   face_tracks,
   mesh_renderer,
   network_renderer,
@@ -94,6 +95,7 @@ def run(options: SyncOptions, networks: NetworkCache | None = None) -> dict:
         weights = networks.articulation()
       else:
         weights = load_generator(options, networks)
+      restorer = enhancement.load_restorer(options)
       video = open_video(options)
       tracks = stack.enter_context(speech.open_speech(options, video))
       sound = stack.enter_context(speech.output_audio(options, video, tracks))
@@ -118,6 +120,7 @@ def run(options: SyncOptions, networks: NetworkCache | None = None) -> dict:
       mouths, engine = job.build_mesh_renderer(plan, meshes), 'mesh warp'
     else:
       mouths, engine = job.build_renderer(plan)
+    mouths = enhancement.enhance(options, mouths, restorer)
     left = job.write(plan, mouths, end, writer, sound, extras)
   return {
     'outfile': os.path.abspath(options.outfile),

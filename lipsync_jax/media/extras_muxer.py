@@ -325,7 +325,7 @@ def fits_timecode(code: str, rate: Fraction) -> bool:
   if not match or int(match.group(2)) >= round(rate):
     return False
   drops = match.group(1) != ':'
-  return not drops or round(rate) % 30 == 0 and rate.denominator == 1001
+  return not drops or (round(rate) % 30 == 0 and rate.denominator == 1001)
 
 
 def without_overlaps(
