@@ -44,6 +44,8 @@ def sync(
   when_video_longer: str = _DEFAULTS.when_video_longer,
   final_audio: PathLike | None = None,
   preview: float | None = None,
+  face_enhancement: PathLike | None = None,
+  enhancement_strength: float = _DEFAULTS.enhancement_strength,
   crf: int = _DEFAULTS.crf,
   background: str | None = None,
   strip: bool = False,

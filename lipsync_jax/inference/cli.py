@@ -13,8 +13,8 @@ from lipsync_jax.common.cli import with_new_names
 from lipsync_jax.inference.options import RENAMED, RENDERERS, SyncError
 
 FACE_ENHANCEMENT = (
-  '--face_enhancement does not exist yet: leave it out, or run a face '
-  'restorer over the output'
+  '--face_enhancement: expected a model, such as GFPGAN, GPEN or CodeFormer '
+  'exported to ONNX at 512 pixels: --face_enhancement MODEL.onnx'
 )
 
 
@@ -184,6 +184,18 @@ def _add_picture(add) -> None:
     action='store_true',
     help='carry over no tags, chapters, subtitles or further audio tracks',
   )
+  add(
+    '--face-enhancement',
+    nargs='?',
+    const='',
+    metavar='MODEL.onnx',
+    help='restore the lower face by GFPGAN, GPEN, CodeFormer or the like',
+  )
+  add(
+    '--enhancement-strength',
+    type=float,
+    help='opacity of the restored face: 0 to 1, default 1',
+  )
   add('--crf', type=int, help='0 lossless … 51; default 16, visually lossless')
 
 
@@ -205,7 +217,6 @@ def _add_execution(add) -> None:
   add('--quiet', action='store_true', help='no progress bars')
   add('--face-det-batch-size', type=int, help=_HIDDEN)
   add('--face-detector', help=_HIDDEN)
-  add('--face-enhancement', action='store_true', help=_HIDDEN)
 
 
 def with_hyphens(argv: Sequence[str]) -> Iterator[str]:
@@ -233,7 +244,7 @@ def parse_options(
   words = with_new_names(list(with_hyphens(argv)), _RENAMED_FLAGS)
   args = vars(parser.parse_args(words))
   args = {k: v for k, v in args.items() if k == 'face' or v != defaults[k]}
-  if args.pop('face_enhancement', False):
+  if args.get('face_enhancement') == '':
     raise SyncError(FACE_ENHANCEMENT)
   if args.pop('face_detector', None):
     print('note: faces are found by YuNet and MediaPipe here', file=sys.stderr)

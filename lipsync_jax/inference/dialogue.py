@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32
 
 from lipsync_jax.audio import float_to_int16
+from lipsync_jax.common import atomic_file
 from lipsync_jax.inference.turns import Turn
 from lipsync_jax.media import audio_reader, decoder
 
@@ -64,10 +65,17 @@ def write_flac(path: str | os.PathLike, blocks: Iterable[Stereo]) -> None:
 
 
 @contextlib.contextmanager
-def private_folder() -> Iterator[pathlib.Path]:
-  """A folder that only this user can read, deleted after the block."""
-  with tempfile.TemporaryDirectory(prefix='lipsync-') as folder:
-    yield pathlib.Path(folder)
+def temporary_flac() -> Iterator[pathlib.Path]:
+  """The name of a new file that only this user can read.
+
+  It is deleted after the block, or by the next job after a kill.
+  """
+  file = atomic_file.AtomicFile(os.path.join(tempfile.gettempdir(), 'mix.flac'))
+  try:
+    os.chmod(file.part, 0o600)  # the folder is readable by everybody
+    yield file.part
+  finally:
+    file.drop()
 
 
 def turn_blocks(

@@ -55,6 +55,8 @@ class SyncOptions:
     when_video_longer: of `timeline.VIDEO_LONGER`.
     final_audio: sound of the output, instead of `audio`.
     preview: seconds to render at most.
+    face_enhancement: ONNX file of a face restorer for the lower face.
+    enhancement_strength: opacity of the restored face, 0 to 1.
     crf: 0 (lossless) to 51.
     background: '#RRGGBB' under transparent pictures; None keeps alpha where
       the output holds it, else black.
@@ -94,6 +96,8 @@ class SyncOptions:
   when_video_longer: str = 'cut'
   final_audio: str | None = None
   preview: float | None = None
+  face_enhancement: str | None = None
+  enhancement_strength: float = 1.0
   crf: int = 16
   background: str | None = None
   strip: bool = False
@@ -176,6 +180,8 @@ def _check_files(options: SyncOptions) -> None:
   files += [('audio', options.audio)] if options.audio else []
   files += [('audio-for', path) for _, path in options.audio_for]
   files += [('subtitles', options.subtitles)] if options.subtitles else []
+  if options.face_enhancement is not None:
+    files += [('face_enhancement', options.face_enhancement)]
   for name, path in files:
     if not os.path.isfile(path):
       raise SyncError(f'--{name}: expected a file, found none at {path!r}')
@@ -236,6 +242,11 @@ def _ranges(options: SyncOptions) -> list[tuple[str, bool, str]]:
       'keep_background',
       options.keep_background is None or -90 <= options.keep_background <= 20,
       '-90 to 20 dB',
+    ),
+    (
+      'enhancement_strength',
+      0 <= options.enhancement_strength <= 1,
+      '0 to 1',
     ),
     ('strength', 0 <= options.strength <= 2, '0 to 2'),
     ('batch', batch is None or batch >= 1, 'at least 1'),

@@ -20,7 +20,13 @@ from lipsync_jax import audio
 from lipsync_jax.common import cache, disk_array, memory, threads
 from lipsync_jax.common.errors import printable
 from lipsync_jax.faces import mesh_trajectory
-from lipsync_jax.inference import carryover, face_tracks, segments, speech
+from lipsync_jax.inference import (
+  carryover,
+  enhancement,
+  face_tracks,
+  segments,
+  speech,
+)
 from lipsync_jax.inference.network_cache import NetworkCache
 from lipsync_jax.inference.options import SyncOptions
 from lipsync_jax.inference.report import (
@@ -78,6 +84,7 @@ def run(
   with contextlib.ExitStack() as stack:
     with timer('load'):
       weights = load_weights(options, networks)
+      restorer = enhancement.load_restorer(options)
       video = open_video(options)
       tracks = stack.enter_context(speech.open_speech(options, video))
       sound = stack.enter_context(speech.output_audio(options, video, tracks))
@@ -96,7 +103,14 @@ def run(
         )
       )
     job = SyncJob(
-      options, weights, video, tuple(tracks), networks, timer, callback
+      options,
+      weights,
+      video,
+      tuple(tracks),
+      networks,
+      timer,
+      callback,
+      restorer,
     )
     return job.run(writer, sound)
 
@@ -112,6 +126,7 @@ class SyncJob:
   networks: NetworkCache
   timer: threads.StageTimer
   callback: ProgressCallback | None = None
+  restorer: tuple | None = None  # of `enhancement.load_restorer`
 
   def progress(self, label: str, total: int | None):
     """A progress bar or calls of the callback; see `report`."""
@@ -132,6 +147,7 @@ class SyncJob:
     else:
       mouths, engine = self.build_renderer(plan)
     options, video, weights = self.options, self.video, self.weights
+    mouths = enhancement.enhance(options, mouths, self.restorer)
     extras = carryover.probe_extras(options, video)
     left = self.write(plan, mouths, end, writer, sound, extras)
     return {

@@ -61,6 +61,7 @@ def fingerprint(options: SyncOptions, weights: str) -> str:
     values.pop(name)
   paths = [options.face, options.audio]
   paths += [path for _, path in options.audio_for]
+  paths += [options.face_enhancement]
   paths += [options.subtitles, *turns.audio_files(options.subtitles)]
   digests = []
   for path in filter(None, paths):

@@ -9,8 +9,6 @@ Shapes: t mel columns, c channels, n samples.
 import contextlib
 import dataclasses
 import os
-import pathlib
-import tempfile
 from collections.abc import Iterator
 from fractions import Fraction
 
@@ -19,7 +17,6 @@ from jaxtyping import Float, Float32
 
 from lipsync_jax import audio
 from lipsync_jax.audio import SAMPLE_RATE, noise_gate, stream_log_mel
-from lipsync_jax.common import atomic_file
 from lipsync_jax.inference import dialogue
 from lipsync_jax.inference.options import SyncError, SyncOptions
 from lipsync_jax.inference.turns import Turn, read_turns, turns_of
@@ -60,14 +57,14 @@ def open_speech(
   if options.subtitles is None:
     yield probe_speech(options, video)
     return
-  with dialogue.private_folder() as folder:
-    yield dialogue_tracks(options, video, folder)
+  with contextlib.ExitStack() as stack:
+    yield dialogue_tracks(options, video, stack)
 
 
 def dialogue_tracks(
-  options: SyncOptions, video: Video, folder: pathlib.Path
+  options: SyncOptions, video: Video, stack: contextlib.ExitStack
 ) -> list[SpeechTrack]:
-  """A track for each speaker of `options.subtitles`, written to `folder`."""
+  """A track for each speaker of `options.subtitles`; `stack` owns the files."""
   found = read_turns(options.subtitles, dict(options.cast))
   shared = None
   if options.audio:
@@ -79,8 +76,8 @@ def dialogue_tracks(
       'with an audio file for each turn'
     )
   tracks = []
-  for number, (who, own) in enumerate(turns_of(found).items()):
-    path = folder / f'{number}.flac'
+  for who, own in turns_of(found).items():
+    path = stack.enter_context(dialogue.temporary_flac())
     dialogue.write_flac(path, rechunk(dialogue.turn_blocks(own, shared)))
     track = decoder.probe_audio(path)
     tracks.append(SpeechTrack(who, track, None, tuple(own)))
@@ -157,13 +154,9 @@ def output_audio(
   sources = [dialogue.stereo_blocks(*voice) for voice in voices]
   if options.keep_background is not None:
     sources.append(background(options, video, tracks))
-  file = atomic_file.AtomicFile(os.path.join(tempfile.gettempdir(), 'mix.flac'))
-  try:
-    os.chmod(file.part, 0o600)  # the folder is readable by everybody
-    dialogue.write_flac(file.part, mix_sources(sources))
-    yield decoder.probe_audio(file.part), None
-  finally:
-    file.drop()
+  with dialogue.temporary_flac() as path:
+    dialogue.write_flac(path, mix_sources(sources))
+    yield decoder.probe_audio(path), None
 
 
 def background(
