@@ -20,6 +20,7 @@ PACKAGES = {
   'data': 'audio common faces',
   'inference': 'audio common faces media models weights',
   'batch': 'common inference media',
+  'app': 'common inference media',
   'training': 'audio common data media models weights',
   'evaluation': 'audio common data faces inference media models weights',
   'benchmark': 'audio common data inference models training weights sync',
