@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 # First word -> module with `main(argv)`.
 COMMANDS = {
+  'app': 'lipsync_jax.app.cli',
   'batch': 'lipsync_jax.batch.cli',
+  'serve': 'lipsync_jax.app.serve_cli',
 }
 
 

@@ -21,6 +21,7 @@ PACKAGES = {
   'rendering': 'audio common faces media models',
   'inference': 'audio common faces media models rendering weights',
   'batch': 'common inference media',
+  'app': 'common inference media',
   'training': 'audio common data media models weights',
   'evaluation': (
     'audio common data faces inference media models rendering weights'

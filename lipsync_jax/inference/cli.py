@@ -56,7 +56,7 @@ def build_parser(
   parser = kind(
     'lipsync',
     description='Lip-sync a video or a photo to speech.',
-    epilog='Other commands: lipsync batch --help',
+    epilog='Other commands: lipsync batch, app or serve, each with --help',
   )
   add = parser.add_argument
   add('--face', required=True, help='video or photo of the person')
