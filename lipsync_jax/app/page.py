@@ -102,18 +102,20 @@ def build_page(runner: jobs.JobRunner):
 def _add_inputs(gr, runner: jobs.JobRunner) -> dict:
   """The face and the speech, with an example of each."""
   limits = runner.limits
-  most = f'at most {limits.megabytes} MB and {limits.minutes:g} minutes'
+  gr.Markdown(
+    f'A file may have {limits.megabytes} MB and {limits.minutes:g} minutes.'
+  )
   with gr.Row():
     with gr.Column(min_width=280):
       face = gr.File(
-        label=f'Face: a video or a photo ({most})',
+        label='Face: a video or a photo',
         file_types=['video', 'image'],
         elem_id='face',
       )
       face_example = gr.Button('Use the example face', size='sm')
     with gr.Column(min_width=280):
       audio = gr.Audio(
-        label=f'Speech: a recording, or speak now ({most})',
+        label='Speech: a recording, or speak now',
         sources=['upload', 'microphone'],
         type='filepath',
         buttons=['download'],
@@ -134,7 +136,7 @@ def _add_people(gr) -> dict:
     label='People found: choose who speaks',
     columns=6,
     fit_columns=False,
-    height=220,
+    height=260,
     allow_preview=False,
     object_fit='contain',
     buttons=[],
@@ -172,7 +174,7 @@ def _add_settings(gr) -> dict:
     with gr.Row():
       since = gr.Number(value=0, minimum=0, label='From second')
       until = gr.Number(
-        value=None, minimum=0, label='To second', info='Empty: to the end.'
+        value=0, minimum=0, label='To second', info='0: to the end.'
       )
     audio_longer = gr.Radio(
       AUDIO_LONGER, value='bounce', label='If the speech is longer'
@@ -197,7 +199,9 @@ def _add_outputs(gr) -> dict:
     after = gr.Video(label='After', interactive=False, elem_id='after')
   both = gr.Button('Play both from the start', size='sm')
   both.click(None, js=PLAY_BOTH)
-  download = gr.DownloadButton('Download the result', elem_id='download')
+  download = gr.DownloadButton(
+    'Download the result', interactive=False, elem_id='download'
+  )
   report = gr.Markdown(elem_id='report')
   return {
     'before': before,
@@ -324,6 +328,7 @@ def _sync_handler(gr, runner: jobs.JobRunner, names: list[str], preview: bool):
       return
     options = dict(zip(names, values, strict=True)) | {'person': who or '0'}
     options['since'] = options['since'] or 0.0
+    options['until'] = options['until'] or None
     if second and second_audio:
       options['audio_for'] = [(second, second_audio)]
     user = runner.user(request.session_hash)
@@ -333,8 +338,8 @@ def _sync_handler(gr, runner: jobs.JobRunner, names: list[str], preview: bool):
           yield *skip, _progress(news)
           continue
         words = jobs.describe_report(news.report)
-        files = (news.before, news.after, news.after)
-        yield *files, words, _status('Done.')
+        button = gr.DownloadButton(value=news.after, interactive=True)
+        yield news.before, news.after, button, words, _status('Done.')
     except Cancelled:
       yield *skip, _status('Cancelled. Nothing was kept.')
     except (LipSyncError, OSError) as error:

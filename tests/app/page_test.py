@@ -31,6 +31,9 @@ CHROMIUM = pytest.mark.skipif(
   reason='needs the programs chromium and chromedriver',
 )
 PICTURES = os.environ.get('LIPSYNC_JAX_SCREENSHOTS')
+OPEN_ALL = (
+  'document.querySelectorAll("button.label-wrap").forEach(b => b.click())'
+)
 STATUS = 'return document.querySelector(".status").innerText'
 
 
@@ -117,8 +120,11 @@ def test_second_person_preview_and_report(window, media, tmp_path):
   window.wait('return !!document.querySelector("#audio #waveform")')
   window.click('#people button.thumbnail-item[aria-label="Thumbnail 2 of 2"]')
   window.wait('return document.querySelectorAll("#who input")[1].checked')
+  window.run(OPEN_ALL)  # so that every setting sends what it shows
+  window.wait_for('Of the lip motion')
   window.press('Preview of 5 seconds')
   window.wait_for('Done.')
+  window.run(OPEN_ALL)
   window.wait('return document.querySelectorAll("video").length == 2')
   report = window.run('return document.querySelector("#report").innerText')
   assert 'Person 1 has new lips in 100 %' in report
@@ -215,6 +221,8 @@ def test_narrow_and_dark(served, tmp_path):
     window.wait_for('Use the example face')
     window.press('Use the example face')
     window.wait_for('1 person found.')
+    window.run(OPEN_ALL)
+    window.wait_for('Of the lip motion')
     wide, shown = window.run(
       'return [document.documentElement.scrollWidth, innerWidth]'
     )
