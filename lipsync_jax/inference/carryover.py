@@ -14,6 +14,7 @@ from lipsync_jax.media import decoder, extras, video_writer
 from lipsync_jax.media.container import MediaError
 from lipsync_jax.media.types import Video
 
+MOST = 12  # things that the note names; the report has all of them
 BACKGROUND = '#000000'  # under transparent pictures, where none is given
 
 
@@ -73,6 +74,7 @@ def carry(
         'repeats'
       )
   if left and not options.quiet:
-    items = printable('; '.join(left))
+    shown = [*left[:MOST], *(['…'] if len(left) > MOST else [])]
+    items = printable('; '.join(shown))
     print(f'note: left behind: {items}', file=sys.stderr)
   return left

@@ -40,7 +40,14 @@ TECHNICAL = frozenset(
   (
     *('major_brand', 'minor_version', 'compatible_brands', 'encoder'),
     *('duration', 'handler_name', 'vendor_id', 'timecode', 'language'),
-    *('bps', 'number_of_frames', 'number_of_bytes', 'filename', 'mimetype'),
+    *(
+      'software',
+      'bps',
+      'number_of_frames',
+      'number_of_bytes',
+      'filename',
+      'mimetype',
+    ),
   )
 )
 TIMECODE = re.compile(r'\d\d:[0-5]\d:[0-5]\d([:;.])(\d\d)')
@@ -183,10 +190,13 @@ class ExtrasMuxer:
   def _add_chapters(self) -> None:
     """Write the chapters that begin within the output."""
     chapters, kept = self.source.chapters, []
-    for number, chapter in enumerate(chapters, 1):
+    ordered = sorted(chapters, key=lambda chapter: chapter.start)
+    for number, chapter in enumerate(ordered, 1):
       start = max(chapter.start - self.video.start, Fraction(0))
       end = min(chapter.end - self.video.start, self.end)
-      if end > start and self.room.chapters:
+      # Muxers want every chapter to begin after the one before.
+      later = not kept or round(start / TICK) > kept[-1]['start']
+      if end > start and later and self.room.chapters:
         kept.append(
           {
             'id': number,
@@ -311,7 +321,7 @@ class ExtrasMuxer:
     self.tracks.append(iter([(Fraction(0), packet)]))
 
   def _add_file(self, stream: extras.Stream) -> None:
-    if not self.room.files:
+    if not (self.room.files and stream.codec):  # Matroska needs its type
       self.left.append(stream.name)
       return
     data = self.pool.read_file(self.source.path, stream.index)

@@ -283,7 +283,7 @@ class VideoWriter:
     """Mux the packets of all tracks that begin before `until` seconds."""
     for track in self.tracks:
       while track.waiting is not None and track.waiting[0] < until:
-        self.file.mux(track.waiting[1])
+        track.mux(self.file)
         track.advance()
 
   def _mux(self, packets) -> None:
@@ -329,6 +329,17 @@ class Track:
         raise
       log.warning('%s', error)
       self.waiting = None
+
+  def mux(self, file) -> None:
+    """Write the waiting packet."""
+    import av
+
+    try:
+      file.mux(self.waiting[1])
+    except (av.error.ArgumentError, av.error.InvalidDataError) as error:
+      if self.needed:
+        raise
+      log.warning('a packet of a further track is left out: %s', error)
 
   def close(self) -> None:
     """Stop reading the source."""

@@ -174,6 +174,38 @@ def test_only_timecodes_that_can_be_written_are(tmp_path, code, rate, fits):
     assert bool(left) != fits
 
 
+def test_chapters_out_of_order_are_sorted(tmp_path):
+  chapters = [
+    extras.Chapter(Fraction(start), Fraction(end), (('title', name),))
+    for start, end, name in ((1, 2, 'b'), (0, 2, 'a'), (1, 3, 'c'))
+  ]
+  source = extras.Extras('a', chapters=tuple(chapters))
+  video = decoder.probe_video(film(tmp_path / 'a.mp4', even(75)))
+  for suffix in ('.mp4', '.mkv'):
+    out = tmp_path / f'b{suffix}'
+    with video_writer.VideoWriter(out, video) as writer:
+      left = writer.carry(source, video, Fraction(3))
+      for frame in decoder.read_frames(video):
+        writer.write(frame)
+    found = rich_files.read_extras(out)['chapters']
+    assert [chapter[2] for chapter in found] == ['a', 'b'] and left
+
+
+def test_a_packet_that_is_refused_ends_nothing(tmp_path, monkeypatch):
+  path = rich_files.rich_film(tmp_path / 'a.mkv')
+
+  def refused(target, lines):
+    for time, packet in subtitle_packets(target, lines):
+      packet.pts, packet.dts = 1, 5  # shown before it is decoded
+      yield time, packet
+
+  subtitle_packets = extras_muxer.subtitle_packets
+  monkeypatch.setattr(extras_muxer, 'subtitle_packets', refused)
+  copy(path, tmp_path / 'b.mp4', 3)
+  got = rich_files.read_extras(tmp_path / 'b.mp4')
+  assert not got['lines'] and len(got['sounds']) == 2
+
+
 def test_names_of_streams_are_printable():
   tags = (('title', 'a\nb\x1b[31m' * 50),)
   name = extras.Stream(3, 'audio', 'aac', tags, 0).name

@@ -12,13 +12,19 @@ import logging
 import os
 import random
 import time
+from fractions import Fraction
 
 import av
 import numpy as np
 import pytest
 
-from lipsync_jax.media import decoder, decoder_process, video_reader
-from tests.helpers import media_files
+from lipsync_jax.media import (
+  decoder,
+  decoder_process,
+  video_reader,
+  video_writer,
+)
+from tests.helpers import media_files, rich_files
 
 COUNT = int(os.environ.get('LIPSYNC_JAX_FUZZ', '200'))
 LONGEST = 30.0  # s a file may take, on a busy machine
@@ -53,6 +59,14 @@ def seeds(folder):
   for name in ('p.png', 'q.jpg', 'r.webp', 's.bmp', 't.tiff'):
     picture.save(folder / name)
     yield folder / name
+  for name in ('v.webp', 'w.png', 'x.avif', 'y.gif'):
+    others = [picture.rotate(10 * i) for i in range(5)]
+    picture.save(
+      folder / name, save_all=True, append_images=others, duration=40
+    )
+    yield folder / name
+  for name in ('rich.mp4', 'rich.mkv', 'rich.webm'):
+    yield rich_files.rich_film(folder / name, 1, (64, 48))
 
 
 def with_sound(folder):
@@ -114,6 +128,8 @@ def read_everything(path) -> str:
       pass
   except video_reader.MediaError as error:
     result = judged(error, result)
+  else:
+    result = carry_everything(path, video, result)
   try:
     audio = decoder.probe_audio(path)
     for _ in itertools.islice(decoder.read_audio(audio), 500):
@@ -124,6 +140,23 @@ def read_everything(path) -> str:
     return 'read' if result == 'refused' else result
   except video_reader.MediaError as error:
     return judged(error, result)
+
+
+def carry_everything(path, video, result) -> str:
+  """Write the first pictures with all extras; what came of it."""
+  suffixes = ('.mp4', '.mov', '.mkv', '.webm', '.avi')
+  out = path.parent / f'out{suffixes[len(path.name) % 5]}'
+  if video.alpha or video.color.depth > 8 or video.width * video.height > 2**20:
+    return result
+  try:
+    source = decoder.probe_extras(path, video.stream)
+    with video_writer.VideoWriter(out, video) as writer:
+      writer.carry(source, video, Fraction(1))
+      for frame in itertools.islice(decoder.read_frames(video), 3):
+        writer.write(frame)
+  except video_reader.MediaError as error:
+    return judged(error, f'{result}, not written')
+  return result
 
 
 def judged(error: Exception, result: str) -> str:
