@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lipsync_jax.common import atomic_file
-from lipsync_jax.evaluation.metric_list import METRICS, Metric
+from lipsync_jax.evaluation.metric_list import GROUPS, METRICS, Metric
 
 BOOTSTRAP_DRAWS = 2000  # of the bootstrap
 SEED = 0
@@ -189,16 +189,20 @@ def write_csv(path: str | os.PathLike, results: Sequence[dict]) -> None:
 
 
 def table_lines(results: Sequence[dict], protocol: str) -> list[str]:
-  """The table of a protocol, for a terminal."""
+  """The tables of a protocol, one for each group, for a terminal."""
   cells = protocol_table(results, protocol)
-  found = used_metrics(cells)
   width = max(len(row) for row in cells)
-  head = ' '.join(f'{m.key:>13}' for m in found)
-  out = [f'{protocol}:', f'  {"":{width}} {head}']
-  for row, values in cells.items():
-    words = [
-      f'{values[m.key].value:13.3f}' if m.key in values else f'{"–":>13}'
-      for m in found
-    ]
-    out.append(f'  {row:{width}} {" ".join(words)}')
+  out = [f'{protocol}:']
+  for group in GROUPS:
+    found = [m for m in used_metrics(cells) if m.group == group]
+    if not found:
+      continue
+    head = ' '.join(f'{m.key:>17}' for m in found)
+    out.append(f'  {"":{width}} {head}')
+    for row, values in cells.items():
+      words = [
+        f'{values[m.key].value:17.3f}' if m.key in values else f'{"–":>17}'
+        for m in found
+      ]
+      out.append(f'  {row:{width}} {" ".join(words)}')
   return out

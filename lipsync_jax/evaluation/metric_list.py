@@ -5,6 +5,8 @@
 
 import dataclasses
 
+GROUPS = ('sync', 'articulation', 'picture')  # the tables of a report
+
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
@@ -18,7 +20,7 @@ class Metric:
 
   @property
   def group(self) -> str:
-    """The table of the metric: sync, articulation or picture."""
+    """The table of the metric, one of GROUPS."""
     if self.key.startswith(('judge', 'lse', 'ridge')):
       return 'sync'
     return 'articulation' if self.key in ARTICULATION else 'picture'

@@ -226,6 +226,20 @@ def test_failures_are_counted_and_in_no_mean():
   assert np.isnan(aggregate.mean_curve(results()[:2], 'judge')[0])
 
 
+def test_terminal_has_a_table_for_each_group():
+  found = results(2)
+  found[0]['values'] |= {'amplitude': 0.5, 'sharpness': 0.25}
+  lines = aggregate.table_lines(found, 'cross')
+  heads = [
+    i
+    for key in ('judge_0', 'amplitude', 'sharpness')
+    for i, line in enumerate(lines)
+    if key in line.split()
+  ]
+  assert lines[0] == 'cross:' and len(heads) == 3 and heads == sorted(heads)
+  assert '0.500' in lines[heads[1] + 1] and '–' in lines[heads[1] + 2]
+
+
 class Checker(html.parser.HTMLParser):
   """Counts tags, and fails where they do not close in order."""
 
