@@ -27,6 +27,9 @@ EYE_CORNERS = (33, 263)  # outer ones
 # Inner lips from the corner on the picture's left to the other one.
 UPPER_LIP_IDS = (78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308)
 LOWER_LIP_IDS = (78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308)
+# The outer edges of the lips, in the same order.
+OUTER_UPPER_IDS = (61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291)
+OUTER_LOWER_IDS = (61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291)
 SUBNASALE, UPPER_LIP_MIDDLE, CHIN = 2, 13, 152
 # The outline of the face, clockwise in the picture from the forehead.
 OVAL_IDS = (

@@ -293,8 +293,6 @@ def build_speaker(
   empty = MeshSpeaker(
     face, coefficients, (), none, none, none.astype(np.float32)
   )
-  if video.still:
-    return empty
   frames = reference_frames(face)
   if not len(frames):
     return empty

@@ -107,8 +107,14 @@ def _without_teeth(
   share = np.clip(closing / (CLOSING * unit), 0, 1)
   inset = share * np.clip(0.5 * gap, 0, LIP_INSET * unit)
   out = source.copy()
-  out[upper] -= inset[:, None] * down
-  out[lower] += inset[:, None] * down
+  for inner, outer, way in (
+    (upper, mesh.OUTER_UPPER_IDS, -down),
+    (lower, mesh.OUTER_LOWER_IDS, down),
+  ):
+    # Beyond the middle of a thin lip the triangles would fold.
+    thickness = (source[list(outer[1:-1])] - source[inner]) @ way
+    within = np.minimum(inset, np.maximum(0.5 * thickness, 0))
+    out[inner] += within[:, None] * way
   return out
 
 

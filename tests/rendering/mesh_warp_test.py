@@ -237,3 +237,66 @@ def test_narrow_mouths_are_darker():
   limit = mouth_interior.SHADOW_OPENING
   values = [mouth_interior.shadow(x) for x in (-0.1, 0, 0.02, limit, 0.3)]
   assert values == sorted(values) and values[-1] == values[-2] == 1
+
+
+def test_drawn_teeth_are_shaded_and_only_in_open_mouths():
+  skin = np.array([190.0, 150, 120])
+  box = mouth_interior.mouth_box(points_of(opened(0.25)), SIZE, 0.05)
+
+  def bright(gap):
+    points = points_of(opened(gap))
+    planes = drawn_mouth.draw_mouth(video_of(), points, box, POSE[1], skin)
+    inside = mouth_interior.hole_mask(points, box) > 0.9
+    return planes[0], inside, points
+
+  luma, inside, points = bright(0.2)
+  middle = round(points[13, 0] - box[0])
+  row = round(points[13, 1] - box[1]) + 3
+  corner = round(points[81, 0] - box[0])
+  assert luma[row, middle - 5] > 1.1 * luma[row, corner - 4]
+  # Teeth end softly: no step takes all of the contrast.
+  column = luma[row : row + 10, middle - 5]
+  steps = -np.diff(column)
+  assert steps.max() < 0.75 * np.ptp(column) and np.ptp(column) > 40
+  assert luma[row, middle - 5] > luma[row, middle]  # a gap between teeth
+  narrow, inside, _ = bright(0.02)
+  assert not inside.any() or narrow[inside].max() < 60
+
+
+def test_drawn_mouths_open_less_at_the_corners():
+  source, target = points_of(opened(0.0)), points_of(opened(0.2))
+  found = drawn_mouth.taper_corners(target, source)
+  gap, old = (
+    (p[list(mesh.LOWER_LIP_IDS)] - p[list(mesh.UPPER_LIP_IDS)])[:, 1]
+    for p in (found, target)
+  )
+  assert gap[5] == pytest.approx(old[5]) and gap[1] < 0.7 * old[1]
+  assert (np.diff(gap[:6]) > -1e-9).all()
+  np.testing.assert_array_equal(
+    drawn_mouth.taper_corners(source, source), source
+  )
+
+
+# --- changes of the reference
+
+
+def test_references_fade_around_a_change():
+  schedule = np.repeat([0, 2, 1], [20, 20, 2])
+  other, share = mouth_interior.fade_schedule(schedule, 25)
+  assert (share[:18] == 0).all() and (share[23:38] == 0).all()
+  assert (other[18:20] == 2).all() and (other[20:22] == 0).all()
+  # The share of the second reference rises in equal steps over the change.
+  weight = np.where(np.arange(42) < 20, share, 1 - share)[17:24]
+  assert (np.diff(weight) >= 0).all() and np.diff(weight).max() < 0.5
+  assert weight[0] == 0 and weight[-1] == 1
+  assert share.max() <= 0.5 and (share[other == schedule] == 0).all()
+  still, none = mouth_interior.fade_schedule(np.zeros(5, int), 25)
+  assert not none.any() and not still.any()
+
+
+def test_fades_last_as_long_at_every_rate():
+  counts = [
+    (mouth_interior.fade_schedule(np.repeat([0, 1], 60), rate)[1] > 0).sum()
+    for rate in (10, 25, 60)
+  ]
+  assert counts[0] >= 2 and counts[1] in (2, 3, 4) and counts[2] in (6, 7, 8)
