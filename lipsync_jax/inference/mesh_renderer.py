@@ -137,8 +137,7 @@ class MeshRenderer:
         reference, shift, box, reference.level, mouth_interior.shadow(gap)
       )
       skin = mouth_interior.surrounding_skin(frame, target)
-      gains = mouth_light.light_change(reference.skin, skin, video.color)
-      planes = mouth_light.relight(planes, gains, video.color)
+      planes = mouth_light.relight(planes, reference.skin, skin, video.color)
     else:
       skin = _skin_color(video, frame, target)
       planes = mouth_interior.drawn_planes(video, target, box, 1 / unit, skin)
