@@ -88,7 +88,8 @@ _HIDDEN = argparse.SUPPRESS
 def _add_speakers(add) -> None:
   add(
     '--person',
-    help='largest (default), left, right, N (0 is the largest) or x,y',
+    help='largest, left, right, N (0 is the largest) or x,y; default: the one '
+    "whose lips go with the video's own sound if that is clear, else largest",
   )
   add(
     '--audio-for',

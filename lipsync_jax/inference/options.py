@@ -32,7 +32,8 @@ class SyncOptions:
       with a generator. auto is network with checkpoint_path, compat or box,
       else mesh.
     strength: of the mesh renderer's lips, 0 (the source's) to 2; 1 is natural.
-    person: largest, left, right, N or x,y: the speaker of `audio`.
+    person: largest, left, right, N or x,y: the speaker of `audio`. auto is the
+      one whose lips clearly go with the video's own sound, else the largest.
     audio_for: (person, file) of every further speaker.
     since, until: output seconds between which lips move; None is the end.
     no_noise_gate: do not replace faint noise in pauses by silence.
@@ -64,7 +65,7 @@ class SyncOptions:
   checkpoint_path: str | None = None
   renderer: str = 'auto'
   strength: float = 1.0
-  person: str = 'largest'
+  person: str = 'auto'
   audio_for: tuple[tuple[str, str], ...] = ()
   since: float = 0.0
   until: float | None = None

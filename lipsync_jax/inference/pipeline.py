@@ -166,6 +166,8 @@ class SyncJob:
         duration,
         self.progress,
       )
+      if facts.get('note') and not options.quiet:
+        print(f'note: {facts["note"]}', file=sys.stderr)
       times = timeline.pack_times(times)
     frames, starts = self.schedule(times, mels, duration)
     opacities = [
