@@ -182,9 +182,9 @@ def choose_person(people: list[Person], spec: str) -> Person:
 
   Args:
     people: the result of `group_people`.
-    spec: 'largest' (over all frames); 'left' or 'right' (by median position, of
-      those at least a tenth as visible as the largest); a number (0 is the
-      largest); or 'x,y', pixels in the person's first frame.
+    spec: 'largest' or 'auto' (over all frames); 'left' or 'right' (by median
+      position, of those at least a tenth as visible as the largest); a number
+      (0 is the largest); or 'x,y', pixels in the person's first frame.
 
   Raises:
     FaceError: nobody fits; the message lists all people.
@@ -195,7 +195,7 @@ def choose_person(people: list[Person], spec: str) -> Person:
       'some 20 pixels wide, or be given with --box top bottom left right'
     )
   spec = str(spec).strip().lower()
-  if spec == 'largest':
+  if spec in ('largest', 'auto'):
     return people[0]
   if spec in ('left', 'right'):
     ready = [p for p in people if p.area >= 0.1 * people[0].area]

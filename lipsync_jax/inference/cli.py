@@ -95,7 +95,8 @@ _RENAMED_FLAGS = {
 def _add_speakers(add) -> None:
   add(
     '--person',
-    help='largest (default), left, right, N (0 is the largest) or x,y',
+    help='largest, left, right, N (0 is the largest) or x,y; default: the one '
+    "whose lips go with the video's own sound if that is clear, else largest",
   )
   add(
     '--audio-for',

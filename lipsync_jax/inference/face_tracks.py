@@ -23,6 +23,7 @@ from lipsync_jax.faces import (
   trajectory,
 )
 from lipsync_jax.faces.crop import crop_bounds, crop_from_box
+from lipsync_jax.inference import active_speaker
 from lipsync_jax.inference.options import SyncOptions
 from lipsync_jax.media import decoder, yuv
 from lipsync_jax.media.memory import MemoryVideo
@@ -63,6 +64,11 @@ def locate_speakers(
     return box_trajectory(options, video, until, progress)
   analysis, times = analyze_video(video, until, progress, open_detector)
   people = identity.group_people(analysis)
+  who, note = list(who), None
+  if 'auto' in who and people and not options.compat:
+    person, note = active_speaker.default_person(video, analysis, people)
+    number = next(i for i, p in enumerate(people) if p is person)
+    who = [str(number) if spec == 'auto' else spec for spec in who]
   chosen = [identity.choose_person(people, spec) for spec in who]
   numbers = [next(i for i, p in enumerate(people) if p is c) for c in chosen]
   if len(set(numbers)) < len(numbers):
@@ -77,6 +83,7 @@ def locate_speakers(
       for number, person in zip(numbers, chosen, strict=True)
     ],
     'cuts': [float(analysis.times[c]) for c in analysis.cuts],
+    **({'note': note} if note else {}),
   }
   build = wav2lip_trajectory if options.compat else speaker_trajectory
   return times, [build(analysis, person, options) for person in chosen], facts

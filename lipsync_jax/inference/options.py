@@ -33,7 +33,8 @@ class SyncOptions:
       with a generator. auto is network with checkpoint_path, compat or box,
       else mesh.
     strength: of the mesh renderer's lips, 0 (the source's) to 2; 1 is natural.
-    person: largest, left, right, N or x,y: the speaker of `audio`.
+    person: largest, left, right, N or x,y: the speaker of `audio`. auto is the
+      one whose lips clearly go with the video's own sound, else the largest.
     audio_for: (person, file) of every further speaker.
     subtitles: .srt or .vtt with the speaker of each cue, or .json of who,
       from, to, audio: people take turns. Turns without a file take `audio`.
@@ -75,7 +76,7 @@ class SyncOptions:
   checkpoint_path: str | None = None
   renderer: str = 'auto'
   strength: float = 1.0
-  person: str = 'largest'
+  person: str = 'auto'
   audio_for: tuple[tuple[str, str], ...] = ()
   subtitles: str | None = None
   cast: tuple[tuple[str, str], ...] = ()

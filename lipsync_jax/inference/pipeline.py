@@ -185,6 +185,8 @@ class SyncJob:
         self.progress,
         self.networks.open_detector,
       )
+      if facts.get('note') and not options.quiet:
+        print(f'note: {facts["note"]}', file=sys.stderr)
       times = timeline.pack_times(times)
     frames, starts = self.schedule(times, mels, duration)
     opacities = [

@@ -87,8 +87,7 @@ class MeshSpeaker:
       planes = mouth_interior.reference_planes(
         reference, shift, box, reference.level, shade
       )
-      gains = mouth_light.light_change(reference.skin, skin, color)
-      return mouth_light.relight(planes, gains, color)
+      return mouth_light.relight(planes, reference.skin, skin, color)
 
     planes, share = planes_of(self.schedule[position]), self.share[position]
     if not share:

@@ -10,6 +10,9 @@ from lipsync_jax.media import yuv
 from lipsync_jax.media.types import Color
 
 MAX_GAIN = 16.0
+# Largest by smallest gain of the channels, from which the former colors count
+# less, and from which they do not count.
+COLORED = (1.7, 3.0)
 FLOOR = 2.0  # levels, added to both colors of a gain
 USUAL_SKIN = np.array([1.25, 0.95, 0.80])  # RGB relative to its mean
 SKIN_RANGE = (0.65, 1.5)  # of people's skin in white light, relative to it
@@ -38,18 +41,24 @@ def light_change(
 
 def relight(
   planes: tuple[np.ndarray, ...],
-  gains: Float[np.ndarray, '3'],
+  before: Float[np.ndarray, '3'],
+  now: Float[np.ndarray, '3'],
   color: Color,
 ) -> tuple[Float32[np.ndarray, '_ _'], ...]:
-  """Planes of a region whose RGB channels are multiplied.
+  """The planes of a mouth in the light of another frame.
+
+  Every RGB channel is multiplied. Where the light changes its color much, the
+  former colors tell little about the new ones: the skin's color, as dark as
+  the luma, replaces them.
 
   Args:
     planes: Y, and U and V of half the size; code values.
-    gains: of `light_change`.
+    before, now: mean Y, U, V of the skin around the mouth.
     color: encoding of the video.
   """
   import cv2
 
+  gains = light_change(before, now, color)
   luma, *chroma = (plane.astype(np.float32) for plane in planes)
   size = luma.shape[::-1]
   wide = [cv2.resize(p, size, interpolation=cv2.INTER_LINEAR) for p in chroma]
@@ -59,12 +68,24 @@ def relight(
   turn = back @ (gains[:, None] * linear)
   shift = back @ (gains * zero - zero)
   whole = np.concatenate([turn, shift[:, None]], 1).astype(np.float32)
-  y, u, v = cv2.split(cv2.transform(cv2.merge([luma, *wide]), whole))
-  half = chroma[0].shape[::-1]
-  return (
-    y,
-    *(cv2.resize(p, half, interpolation=cv2.INTER_AREA) for p in (u, v)),
+  lit = cv2.split(cv2.transform(cv2.merge([luma, *wide]), whole))
+  black, *gray = -back @ zero  # code value of black
+  low, high = np.log(COLORED)
+  share = np.clip(
+    (np.log(gains.max() / gains.min()) - low) / (high - low), 0, 1
   )
+  # Brightness with the gain of the luma: a channel's gain may be extreme.
+  level = max(float(now[0]) - black, 1.0)
+  plain = (luma - black) * level / max(float(before[0]) - black, 1.0) + black
+  luma = (lit[0] + share * (plain - lit[0])).astype(np.float32)
+  scale = np.clip((luma - black) / level, 0, 1.3)
+  half = chroma[0].shape[::-1]
+  out = [luma]
+  for plane, middle, skin in zip(lit[1:], gray, now[1:], strict=True):
+    tinted = middle + (skin - middle) * scale
+    mixed = (plane + share * (tinted - plane)).astype(np.float32)
+    out.append(cv2.resize(mixed, half, interpolation=cv2.INTER_AREA))
+  return tuple(out)
 
 
 def colored_light(skin: Float[np.ndarray, '3']) -> Float[np.ndarray, '3']:

@@ -62,13 +62,10 @@ def test_a_reference_takes_the_light_of_the_frame(name, depth):
   planes = mouth_interior.reference_planes(
     reference, still, box, reference.level
   )
-  gains = mouth_light.light_change(
-    reference.skin,
-    mouth_interior.surrounding_skin(now, points),
-    video.color,
-  )
+  skin = mouth_interior.surrounding_skin(now, points)
+  gains = mouth_light.light_change(reference.skin, skin, video.color)
   np.testing.assert_allclose(gains, LIGHTS[name], rtol=0.15, atol=0.02)
-  planes = mouth_light.relight(planes, gains, video.color)
+  planes = mouth_light.relight(planes, reference.skin, skin, video.color)
   x0, y0, x1, y1 = box
   inside = mouth_interior.hole_mask(points, box) > 0.9
   assert inside.any()
@@ -83,8 +80,24 @@ def test_no_change_of_light_changes_nothing():
   frame = frame_of(video, skin_picture())
   planes = tuple(plane[:20, :20] for plane in frame.planes)
   planes = (planes[0], planes[1][:10, :10], planes[2][:10, :10])
-  same = mouth_light.relight(planes, np.ones(3), video.color)
+  skin = np.array([float(p.mean()) for p in frame.planes])
+  same = mouth_light.relight(planes, skin, skin, video.color)
   np.testing.assert_allclose(same[0], planes[0], atol=0.01)
+
+
+def test_a_mouth_of_another_hue_takes_the_hue_of_the_skin():
+  """Stage light that exchanges channels: no gain gives the new colors."""
+  video = video_of()
+  dark = np.full((*SIZE, 3), [40.0, 12, 12])
+  planes = frame_of(video, dark).planes
+  before = np.array([float(p[0, 0]) for p in frame_of(video, dark * 4).planes])
+  green = np.full((*SIZE, 3), [50.0, 160, 60])
+  now = np.array([float(p[0, 0]) for p in frame_of(video, green).planes])
+  lit = mouth_light.relight(planes, before, now, video.color)
+  rgb = mouth_light.rgb_of(
+    np.array([float(p[20, 20]) for p in lit]), video.color
+  )
+  assert rgb[1] > 1.5 * max(rgb[0], rgb[2]) and rgb.max() < 80
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,10 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-
-from lipsync_jax.inference import lip_seam, mesh_warp, mouth_interior
-from lipsync_jax.media.types import Color, Frame
 from tests.inference.mesh_warp_test import POSE, SIZE, jaw, points_of
+
+from lipsync_jax.media.types import Color, Frame
+from lipsync_jax.rendering import lip_seam, mesh_warp, mouth_interior
 
 
 def two_lips(depth=8):
