@@ -19,7 +19,10 @@ from lipsync_jax.inference.options import SyncError, SyncOptions, make_options
 
 # Options of the whole command, or without a meaning for a row.
 NOT_FOR_ROWS = frozenset({'cpu', 'quiet', 'report', 'help'})
-INPUTS = ('face', 'audio', 'final_audio', 'checkpoint_path')
+INPUTS = (
+  *('face', 'audio', 'final_audio', 'checkpoint_path'),
+  *('subtitles', 'face_enhancement'),
+)
 
 
 class BatchError(LipSyncError):
@@ -186,6 +189,8 @@ def _words(name: str, cell, action: argparse.Action) -> list[str]:
       return [f'--{name}'] if cli.parse_boolean(str(cell)) else []
     except argparse.ArgumentTypeError as error:
       raise BatchError(f'{name}: {error}') from None
+  if action.nargs == '?' and isinstance(cell, bool):
+    return [f'--{name}'] if cell else []
   if name == 'audio-for':
     if isinstance(cell, dict):
       cell = [f'{who}={file}' for who, file in cell.items()]

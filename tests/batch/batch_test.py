@@ -203,7 +203,7 @@ def test_cells_have_the_meaning_of_flags(folder):
     ('{"face": "face.png", "fps": "fast"}', 'invalid float'),
     ('{"face": "face.png", "pads": "1 2"}', 'expected 4'),
     ('{"face": "face.png", "report": "r.json"}', "found 'report'"),
-    ('{"face": "face.png", "face-enhancement": true}', 'does not exist'),
+    ('{"face": "face.png", "face-enhancement": true}', 'expected a model'),
   ],
 )
 def test_a_bad_line_is_a_bad_row(folder, line, said):
