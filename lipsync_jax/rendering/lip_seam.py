@@ -101,6 +101,8 @@ def join_lips(
 
 
 def _join(upper, lower, below) -> Seam:
+  import cv2
+
   inside = below >= 128
   rows, columns = np.nonzero((below > 0) & (below < 255))
   here, there = upper[rows, columns], lower[rows, columns]
@@ -110,7 +112,8 @@ def _join(upper, lower, below) -> Seam:
   other = np.where(first[:, None], here[jump], there[jump])
   share = below[rows, columns].astype(np.float32) / 255
   share = np.where(first, 1 - share, share)
-  np.copyto(upper, lower, where=inside[..., None])
+  # Several times as fast as a masked copy of NumPy for two channels.
+  upper = cv2.copyTo(lower, inside.view(np.uint8), upper)
   return Seam(upper, rows, columns, other, share)
 
 

@@ -1,5 +1,6 @@
 """The default renderer from files to files."""
 
+import dataclasses
 import pathlib
 
 import numpy as np
@@ -30,6 +31,34 @@ def test_photo_speaks_and_only_its_lower_face_changes(tmp_path):
   assert 0.0005 * moving.size < moving.sum() < 0.2 * moving.size
   # The painting's face ends above the lower half of the picture's width.
   assert np.ptp(rows) < 0.45 * h and np.ptp(columns) < 0.6 * w
+
+
+def test_photo_with_an_open_mouth_lends_its_own(monkeypatch):
+  from lipsync_jax.faces import mesh
+  from lipsync_jax.inference import mesh_renderer
+  from tests.faces import mesh_test
+  from tests.inference import mesh_warp_test
+
+  pose = mesh_warp_test.POSE
+  found = {}
+  for gap in (0.0, 0.15):
+    analysis = mesh_test.analysis_of([gap], [pose])
+    face = mesh_test.trajectory_of(analysis)
+    video = dataclasses.replace(mesh_warp_test.video_of(), still=True)
+    monkeypatch.setattr(
+      mesh_renderer.decoder,
+      'read_frames',
+      lambda *_: (mesh_warp_test.picture() for _ in range(1)),
+    )
+    found[gap] = mesh_renderer.build_speaker(
+      video,
+      face,
+      np.zeros((30, 1), np.float32),
+      (mesh_test.opened(0.1) - mesh_test.opened(0.0))[None],
+    )
+  assert not found[0.0].references and len(found[0.15].references) == 1
+  assert not found[0.15].schedule.any() and not found[0.15].share.any()
+  assert len(found[0.15].references[0].points) == mesh.NUM_POINTS
 
 
 def test_strength_zero_is_the_source_to_the_bit(tmp_path):
