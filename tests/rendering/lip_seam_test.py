@@ -4,10 +4,10 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from tests.rendering.mesh_warp_test import POSE, SIZE, jaw, points_of
 
 from lipsync_jax.media.types import Color, Frame
 from lipsync_jax.rendering import lip_seam, mesh_warp, mouth_interior
+from tests.rendering.mesh_warp_test import POSE, SIZE, jaw, points_of
 
 
 def two_lips(depth=8):
