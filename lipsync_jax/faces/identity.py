@@ -83,8 +83,9 @@ def edge_likeness(
 ) -> float:
   """Similarity of the edges of two appearances, at most 1.
 
-  Light changes colors, but few edges: 95 % of neighboring frames reach 0.85
-  under 20 synthetic lights, and 1 % of the pairs of two persons reach 0.80.
+  Light changes colors, but few edges: under each of 21 synthetic lights, 95 %
+  of 199 neighboring frames reach 0.83 (spotlight 0.76); 1 % of the pairs of two
+  persons reach 0.79.
   """
   size = np.linalg.norm(a[:512]) * np.linalg.norm(b[:512]) + 1e-6
   return float(a[:512] @ b[:512] / size)
@@ -95,8 +96,8 @@ def likeness(a: Float32[np.ndarray, 'd'], b: Float32[np.ndarray, 'd']) -> float:
 
   Edges and the layout of brightness decide where colors differ. They tell
   people apart less well, so they count 0.05 less, and so does a mirrored head.
-  Of 35 news anchors, 0.64 of the pairs of one person reach 0.70 under any
-  light (0.73 in usual light), and 0.12 of the pairs of two.
+  Of 35 news anchors, 0.81 of the pairs of one person reach 0.70 in usual light
+  and 0.61 to 0.69 in five others, and 0.13 of the pairs of two persons.
   """
   return max(
     appearance_similarity(a, b),
