@@ -90,6 +90,3 @@ def to_disk(rows: Shaped[np.ndarray, 'n ...']) -> RowFile:
   for first in range(0, len(rows), BLOCK_ROWS):
     file.append(rows[first : first + BLOCK_ROWS])
   return file
-
-
-DiskArray = RowFile  # for the annotation in `predict_coefficients`

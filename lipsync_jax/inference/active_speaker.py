@@ -90,7 +90,7 @@ def predicted_openings(
   predict = articulator.build_articulator(weights.variables, weights.width)
   known = times < until
   coefficients = mesh_renderer.predict_coefficients(
-    disk_array.DiskArray(mel.T), times[known], predict
+    disk_array.to_disk(mel.T), times[known], predict
   )
   out = np.full(len(times), np.nan)
   out[known] = coefficients @ mesh.lip_gaps(weights.basis).mean(1)

@@ -129,6 +129,7 @@ class SyncReport:
     seconds_of_sound: length of the speech.
     frames: of the output.
     people: the people found, in words.
+    note: why the person was chosen, where several were found and none named.
     speakers: in the order of the speech tracks.
     cuts: source seconds at which a new shot begins.
     left_behind: what of the source's file the output lacks, in words.
@@ -157,11 +158,12 @@ class SyncReport:
   seconds: dict[str, float]
   peak_memory_mb: int
   decoder_memory_mb: int
+  note: str = ''
 
   @property
   def warnings(self) -> tuple[str, ...]:
     """What a user should know about the output, in sentences."""
-    lines = []
+    lines = [self.note] if self.note else []
     for speaker in self.speakers:
       name = f'Person {speaker.person}'
       if not speaker.frames_spoken:
@@ -222,4 +224,6 @@ class SyncReport:
     ]
     changed = {'rate': str(self.rate), 'speakers': speakers}
     changed |= {'cuts': list(self.cuts), 'left_behind': list(self.left_behind)}
+    if not self.note:
+      return {k: v for k, v in (vars(self) | changed).items() if k != 'note'}
     return vars(self) | changed

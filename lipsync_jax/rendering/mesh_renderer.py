@@ -247,7 +247,7 @@ def _skin_color(
 
 
 def predict_coefficients(
-  mel: disk_array.DiskArray,
+  mel: disk_array.RowFile,
   times: Float[np.ndarray, 'o'],
   predict: Callable[[np.ndarray], np.ndarray],
 ) -> Float32[np.ndarray, 'o n']:

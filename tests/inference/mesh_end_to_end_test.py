@@ -37,7 +37,7 @@ def test_photo_with_an_open_mouth_lends_its_own(monkeypatch):
   from lipsync_jax.faces import mesh
   from lipsync_jax.rendering import mesh_renderer
   from tests.faces import mesh_test
-  from tests.inference import mesh_warp_test
+  from tests.rendering import mesh_warp_test
 
   pose = mesh_warp_test.POSE
   found = {}

@@ -362,3 +362,28 @@ def test_examples_of_the_documentation(tmp_path, monkeypatch):
     exec(compile(example, 'docs/api.md', 'exec'), names)
   assert names['stop'].is_set() and not os.path.exists('long.mp4')
   assert len(names['reports']) == 2
+
+
+def test_reports_keep_what_only_some_jobs_say(tmp_path):
+  """The note of the default person, turns, and what was left behind."""
+  import json
+
+  facts = {
+    'outfile': '/o.mp4', 'face': '/f.mp4', 'width': 8, 'height': 6,
+    'rate': '25', 'seconds_of_sound': 1.0, 'frames': 25, 'people': '2 people',
+    'note': '--person 1: lips go with the sound', 'left_behind': ['chapters'],
+    'speakers': [
+      {
+        'person': 1, 'audio': ['/a.wav', '/b.wav'], 'turns': [[0.0, 0.5]],
+        'frames_spoken': 25, 'tracks': [], 'skipped': [],
+      }
+    ],
+    'cuts': [], 'engine': 'mesh warp', 'batch': 4, 'weights': {},
+    'seconds': {}, 'peak_memory_mb': 1, 'decoder_memory_mb': 1,
+  }  # fmt: skip
+  report = lipsync_jax.SyncReport.from_dict(facts)
+  assert json.loads(json.dumps(report.to_dict())) == facts
+  assert report.warnings[0] == facts['note']
+  del facts['note'], facts['speakers'][0]['turns']
+  again = lipsync_jax.SyncReport.from_dict(facts).to_dict()
+  assert json.loads(json.dumps(again)) == facts
