@@ -191,6 +191,77 @@ def is_allowed(headers, token: str) -> bool:
   return hmac.compare_digest(given.encode(), token.encode())
 
 
+@dataclasses.dataclass(frozen=True)
+class _Handlers:
+  """What the routes do: (request[, job]) -> response."""
+
+  table: JobTable
+  token: str
+
+  def guarded(self, action: Callable) -> Callable:
+    """The action for requests with the token, and with their job if named."""
+
+    async def handle(request):
+      if not is_allowed(request.headers, self.token):
+        return _refuse(401, 'expected the token in x-api-key')
+      name = request.path_params.get('id')
+      if name is None:
+        return await action(request)
+      job = self.table.get(name)
+      if job is None:
+        return _refuse(404, 'expected the id of a job')
+      return await action(request, job)
+
+    return handle
+
+  async def submit(self, request):
+    """Start a job."""
+    most = 2 * self.table.runner.limits.megabytes * 2**20 + 2**20
+    length = request.headers.get('content-length', '')
+    if not length.isdecimal():
+      return _refuse(411, 'expected a Content-Length')
+    if int(length) > most:
+      return _refuse(413, f'expected at most {most} bytes')
+    user = jobs.User(self.table.runner.folder)
+    try:
+      paths, options = await _read_form(request, user)
+      job = self.table.submit(user, *paths, options)
+    except LipSyncError as error:
+      user.close()
+      return _refuse(400, str(error))
+    except BaseException:
+      user.close()
+      raise
+    return _answer(job.to_dict(), 201)
+
+  async def show(self, request, job: HttpJob):
+    """The state of a job."""
+    return _answer(job.to_dict())
+
+  async def show_all(self, request):
+    """The states of all jobs."""
+    return _answer([job.to_dict() for job in self.table.list()])
+
+  async def result(self, request, job: HttpJob):
+    """The output of a job."""
+    from starlette.responses import FileResponse
+
+    if job.status != 'COMPLETED':
+      return _refuse(409, f'expected a COMPLETED job, found {job.status}')
+    return FileResponse(job.output, filename=os.path.basename(job.output))
+
+  async def remove(self, request, job: HttpJob):
+    """Cancel and delete a job."""
+    from starlette.concurrency import run_in_threadpool
+
+    await run_in_threadpool(self.table.remove, job)
+    return _answer({'id': job.id, 'status': 'CANCELED'})
+
+  async def health(self, request):
+    """Whether the server answers."""
+    return _answer({'status': 'ok'})
+
+
 def build_app(table: JobTable, token: str = ''):
   """The Starlette application.
 
@@ -200,87 +271,48 @@ def build_app(table: JobTable, token: str = ''):
   """
   from starlette.applications import Starlette
   from starlette.concurrency import run_in_threadpool
-  from starlette.requests import Request
-  from starlette.responses import FileResponse, JSONResponse, Response
   from starlette.routing import Route
-
-  most_bytes = 2 * table.runner.limits.megabytes * 2**20 + 2**20
-
-  def refuse(code: int, reason: str) -> Response:
-    return JSONResponse({'error': reason}, code)
-
-  def guarded(action: Callable) -> Callable:
-    async def handle(request: Request) -> Response:
-      if not is_allowed(request.headers, token):
-        return refuse(401, 'expected the token in x-api-key')
-      name = request.path_params.get('id')
-      if name is None:
-        return await action(request)
-      job = table.get(name)
-      if job is None:
-        return refuse(404, 'expected the id of a job')
-      return await action(request, job)
-
-    return handle
-
-  async def submit(request: Request) -> Response:
-    length = request.headers.get('content-length', '')
-    if not length.isdecimal():
-      return refuse(411, 'expected a Content-Length')
-    if int(length) > most_bytes:
-      return refuse(413, f'expected at most {most_bytes} bytes')
-    user = jobs.User(table.runner.folder)
-    try:
-      async with request.form(max_files=2, max_fields=4) as form:
-        paths = [
-          await run_in_threadpool(_save, user, form.get(name), name)
-          for name in ('video', 'audio')
-        ]
-        options = read_options(form.get('options', ''))
-      job = table.submit(user, *paths, options)
-    except LipSyncError as error:
-      user.close()
-      return refuse(400, str(error))
-    except BaseException:
-      user.close()
-      raise
-    return JSONResponse(job.to_dict(), 201)
-
-  async def show(request: Request, job: HttpJob) -> Response:
-    return JSONResponse(job.to_dict())
-
-  async def show_all(request: Request) -> Response:
-    return JSONResponse([job.to_dict() for job in table.list()])
-
-  async def result(request: Request, job: HttpJob) -> Response:
-    if job.status != 'COMPLETED':
-      return refuse(409, f'expected a COMPLETED job, found {job.status}')
-    return FileResponse(job.output, filename=os.path.basename(job.output))
-
-  async def remove(request: Request, job: HttpJob) -> Response:
-    await run_in_threadpool(table.remove, job)
-    return JSONResponse({'id': job.id, 'status': 'CANCELED'})
-
-  async def health(request: Request) -> Response:
-    return JSONResponse({'status': 'ok'})
 
   @contextlib.asynccontextmanager
   async def lifespan(app):
     yield
     await run_in_threadpool(table.close)
 
+  do = _Handlers(table, token)
   one = '/v2/generate/{id}'
   return Starlette(
     routes=[
-      Route('/health', health),
-      Route('/v2/generate', guarded(submit), methods=['POST']),
-      Route('/v2/generate', guarded(show_all)),
-      Route(one, guarded(show)),
-      Route(one, guarded(remove), methods=['DELETE']),
-      Route(f'{one}/output', guarded(result)),
+      Route('/health', do.health),
+      Route('/v2/generate', do.guarded(do.submit), methods=['POST']),
+      Route('/v2/generate', do.guarded(do.show_all)),
+      Route(one, do.guarded(do.show)),
+      Route(one, do.guarded(do.remove), methods=['DELETE']),
+      Route(f'{one}/output', do.guarded(do.result)),
     ],
     lifespan=lifespan,
   )
+
+
+def _answer(value, code: int = 200):
+  from starlette.responses import JSONResponse
+
+  return JSONResponse(value, code)
+
+
+def _refuse(code: int, reason: str):
+  return _answer({'error': reason}, code)
+
+
+async def _read_form(request, user: jobs.User) -> tuple[list[str], dict]:
+  """The saved files of a form, face and sound, and its options."""
+  from starlette.concurrency import run_in_threadpool
+
+  async with request.form(max_files=2, max_fields=4) as form:
+    paths = [
+      await run_in_threadpool(_save, user, form.get(name), name)
+      for name in ('video', 'audio')
+    ]
+    return paths, read_options(form.get('options', ''))
 
 
 def _save(user: jobs.User, upload, name: str) -> str:
