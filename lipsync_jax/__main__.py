@@ -1,25 +1,24 @@
 """The command `lipsync`: one file, or a subcommand as the first word."""
 
-import importlib
 import sys
 from collections.abc import Sequence
-
-# First word -> module with `main(argv)`.
-COMMANDS = {
-  'app': 'lipsync_jax.app.cli',
-  'batch': 'lipsync_jax.batch.cli',
-  'serve': 'lipsync_jax.app.serve_cli',
-}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Run the command of the first word, or `lipsync_jax.sync`."""
   words = list(sys.argv[1:] if argv is None else argv)
-  if words and words[0] in COMMANDS:
-    return importlib.import_module(COMMANDS[words[0]]).main(words[1:])
-  from lipsync_jax import sync
+  match words[:1]:
+    case ['batch']:
+      from lipsync_jax.batch import cli as command
+    case ['app']:
+      from lipsync_jax.app import cli as command
+    case ['serve']:
+      from lipsync_jax.app import serve_cli as command
+    case _:
+      from lipsync_jax import sync
 
-  return sync.main(words)
+      return sync.main(words)
+  return command.main(words[1:])
 
 
 if __name__ == '__main__':

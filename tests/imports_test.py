@@ -28,7 +28,7 @@ PACKAGES = {
 SHELLS = {
   '__init__': 'common faces inference models sync weights',  # for types
   'sync': 'common inference',
-  '__main__': 'sync',  # and the subcommands, by name
+  '__main__': 'app batch sync',
   'main': 'training',
   'evaluate': 'common evaluation',
 }
