@@ -2,7 +2,8 @@
 
 No shell, no other program, no pickle, no evaluated text and no network in
 the package or the data preparation. Only `media/decoder_process` starts a
-process: Python, with a command line that holds no input of the user.
+process: Python, with a command line that holds no input of the user. Only the
+page and the server of `app` open a port.
 """
 
 import ast
@@ -22,6 +23,8 @@ NETWORK = {
   *('xmlrpc', 'requests', 'httpx', 'aiohttp', 'websockets', 'paramiko'),
   *('asyncio', 'webbrowser', 'wget', 'gdown', 'huggingface_hub'),
 }
+SERVERS = {'gradio', 'starlette', 'uvicorn', 'fastapi', 'flask', 'tornado'}
+SERVING = {'app/page', 'app/server', 'app/serve_cli'}
 UNPICKLING = {
   *('pickle', '_pickle', 'cPickle', 'dill', 'cloudpickle', 'joblib'),
   *('marshal', 'shelve', 'jsonpickle', 'pandas', 'yaml'),
@@ -46,6 +49,9 @@ def faults(text: str, room: str = '') -> list[str]:
     starts = {name.partition('.')[0] for name in imported(node)} & STARTERS
     if starts and room not in STARTING:
       found.append(f'imports {starts}')
+    serves = {name.partition('.')[0] for name in imported(node)} & SERVERS
+    if serves and room not in SERVING:
+      found.append(f'imports {serves}')
     if isinstance(node, ast.Call):
       found += [
         fault
@@ -113,6 +119,8 @@ def test_nothing_forbidden(path):
     'def f():\n  import socket',
     'from urllib import request',
     'import http.client as c',
+    'import uvicorn',
+    'def f():\n  import gradio as gr',
     'import subprocess',
     'from multiprocessing import pool',
     'import os\nos.system(x)',
