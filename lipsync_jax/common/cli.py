@@ -2,8 +2,13 @@
 
 import contextlib
 import os
+import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from lipsync_jax.common import cancellation
+from lipsync_jax.common.errors import Cancelled
 
 DONE, REFUSED, MISUSED, INTERRUPTED = 0, 1, 2, 130  # exit codes
 
@@ -35,6 +40,34 @@ def with_new_names(
   return words
 
 
+@contextlib.contextmanager
+def lasting_interrupt() -> Iterator[threading.Event]:
+  """A block in which Ctrl-C cannot be lost; yields whether it was pressed.
+
+  Libraries may swallow a KeyboardInterrupt, as in a bare `except` while they
+  are imported. The next `cancellation.check` then raises Cancelled.
+  """
+  pressed = threading.Event()
+  if threading.current_thread() is not threading.main_thread():
+    yield pressed  # only the main thread gets signals
+    return
+
+  def interrupt(number, frame):
+    pressed.set()
+    raise KeyboardInterrupt
+
+  before = signal.getsignal(signal.SIGINT)
+  if before is not signal.default_int_handler:  # ignored, or somebody's own
+    yield pressed
+    return
+  signal.signal(signal.SIGINT, interrupt)
+  try:
+    with cancellation.cancel_scope(pressed):
+      yield pressed
+  finally:
+    signal.signal(signal.SIGINT, before)
+
+
 def run_command(
   action: Callable[[], object], interrupted: str = 'interrupted'
 ) -> int:
@@ -51,7 +84,13 @@ def run_command(
   """
   quiet_native_logs()
   try:
-    result = action()
+    with lasting_interrupt() as pressed:
+      try:
+        result = action()
+      except Cancelled:
+        if pressed.is_set():
+          raise KeyboardInterrupt from None
+        raise
   except KeyboardInterrupt:
     print(interrupted, file=sys.stderr)
     return INTERRUPTED
