@@ -13,6 +13,7 @@ from lipsync_jax.evaluation import (
 )
 from lipsync_jax.media import decoder
 from lipsync_jax.media.container import MediaError
+from tests import imports_test
 from tests.helpers import test_clips
 
 
@@ -112,3 +113,10 @@ def test_results_of_other_code_have_other_keys(monkeypatch):
   monkeypatch.setattr(systems, 'rendering_code', lambda: 'another')
   after = keys()
   assert after[0] != before[0] and after[1] == before[1]
+
+
+def test_rendering_code_is_that_of_all_packages_below_inference():
+  """A package that is split off must still make old pictures invalid."""
+  below = set(imports_test.PACKAGES['inference'].split())
+  # Errors and files do not draw; weights have a hash of their own.
+  assert set(systems.RENDERING) == below - {'common', 'weights'} | {'inference'}
