@@ -23,7 +23,8 @@ from lipsync_jax.common.errors import (
   printable,
   reason_of,
 )
-from lipsync_jax.inference.options import SyncOptions
+from lipsync_jax.inference import turns
+from lipsync_jax.inference.options import SyncOptions, input_files
 from lipsync_jax.inference.session import Session
 from lipsync_jax.media import decoder
 
@@ -193,8 +194,10 @@ def _failure(row: Row, reason: str, key: str) -> dict:
 
 def input_key(options: SyncOptions) -> str:
   """SHA-256 of the options, and of the inputs' sizes and times of change."""
-  files = [options.face, options.audio, options.final_audio]
-  files += [options.checkpoint_path, *(file for _, file in options.audio_for)]
+  files = [path for _, path in input_files(options)]
+  files += [options.final_audio, options.checkpoint_path]
+  with contextlib.suppress(OSError):  # the row will fail
+    files += turns.audio_files(options.subtitles)
   stamps = []
   for file in filter(None, files):
     try:

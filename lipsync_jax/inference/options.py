@@ -174,15 +174,21 @@ def _plain(value):
   return value
 
 
-def _check_files(options: SyncOptions) -> None:
-  if not (options.audio or options.audio_for or options.subtitles):
-    raise SyncError('expected --audio FILE or --audio-for N=FILE, found none')
+def input_files(options: SyncOptions) -> list[tuple[str, str]]:
+  """(option, path) of the files that determine the frames, but for weights."""
   files = [('face', options.face)]
   files += [('audio', options.audio)] if options.audio else []
   files += [('audio-for', path) for _, path in options.audio_for]
   files += [('subtitles', options.subtitles)] if options.subtitles else []
   if options.face_enhancement is not None:
     files += [('face_enhancement', options.face_enhancement)]
+  return files
+
+
+def _check_files(options: SyncOptions) -> None:
+  if not (options.audio or options.audio_for or options.subtitles):
+    raise SyncError('expected --audio FILE or --audio-for N=FILE, found none')
+  files = input_files(options)
   for name, path in files:
     if not os.path.isfile(path):
       raise SyncError(f'--{name}: expected a file, found none at {path!r}')

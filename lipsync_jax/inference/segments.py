@@ -17,7 +17,7 @@ from fractions import Fraction
 
 from lipsync_jax.common.threads import StageTimer
 from lipsync_jax.inference import carryover, turns
-from lipsync_jax.inference.options import SyncOptions
+from lipsync_jax.inference.options import SyncOptions, input_files
 from lipsync_jax.media import extras, video_writer
 from lipsync_jax.media.container import as_media_error
 from lipsync_jax.media.types import Video
@@ -59,12 +59,9 @@ def fingerprint(options: SyncOptions, weights: str) -> str:
   values = dataclasses.asdict(options)
   for name in IGNORED_OPTIONS:
     values.pop(name)
-  paths = [options.face, options.audio]
-  paths += [path for _, path in options.audio_for]
-  paths += [options.face_enhancement]
-  paths += [options.subtitles, *turns.audio_files(options.subtitles)]
+  paths = [path for _, path in input_files(options)]
   digests = []
-  for path in filter(None, paths):
+  for path in (*paths, *turns.audio_files(options.subtitles)):
     with open(path, 'rb') as file:
       digests.append(hashlib.file_digest(file, 'sha256').hexdigest())
   suffix = pathlib.Path(options.outfile).suffix.lower()

@@ -158,7 +158,12 @@ def audio_files(path: str | os.PathLike | None) -> list[str]:
   except ValueError:
     return []  # `read_turns` says why
   rows = rows.get('turns') if isinstance(rows, dict) else rows
-  names = {str(row['audio']) for row in rows if row.get('audio')}
+  rows = rows if isinstance(rows, list) else []  # `read_turns` says why
+  names = {
+    str(row['audio'])
+    for row in rows
+    if isinstance(row, dict) and row.get('audio')
+  }
   return sorted(os.path.join(os.path.dirname(path), name) for name in names)
 
 

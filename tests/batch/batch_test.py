@@ -16,6 +16,7 @@ from lipsync_jax import __main__ as command
 from lipsync_jax.batch import manifest, runner
 from lipsync_jax.common import atomic_file
 from lipsync_jax.faces import tracker
+from lipsync_jax.inference.options import SyncOptions
 from tests.helpers import test_clips
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -125,6 +126,36 @@ def test_the_same_command_does_only_what_is_left(folder, capsys, monkeypatch):
   monkeypatch.setattr(runner.Session, 'run', counted)
   assert command.main(words) == 0
   assert done == ['two.mp4']
+
+
+def test_every_input_is_part_of_the_key(tmp_path):
+  """A row is done again if any file that it names has changed."""
+  names = ('a.mp4', 'a.wav', 'other.wav', 'w.pth', 'm.onnx', 'turn.wav')
+  for name in names:
+    (tmp_path / name).write_text(name)
+  turns = tmp_path / 'turns.json'
+  turns.write_text('[{"who": "left", "from": 0, "audio": "turn.wav"}]')
+  path = {name: str(tmp_path / name) for name in names}
+  options = SyncOptions(
+    path['a.mp4'],
+    path['a.wav'],
+    final_audio=path['other.wav'],
+    checkpoint_path=path['w.pth'],
+    face_enhancement=path['m.onnx'],
+    subtitles=str(turns),
+  )
+  before = runner.input_key(options)
+  assert runner.input_key(options) == before
+  for file in (*path.values(), str(turns)):
+    os.utime(file, (1, 1))
+    after = runner.input_key(options)
+    assert after != before, file
+    before = after
+  for broken in ('[1]', '{"turns": 3}', '[', ''):
+    turns.write_text(broken)  # the job says why
+    assert runner.input_key(options)
+  turns.unlink()
+  assert runner.input_key(options)
 
 
 def test_faces_are_searched_once_for_rows_with_one_face(folder, monkeypatch):
