@@ -1,30 +1,60 @@
 """Command line of `lipsync app`."""
 
 import argparse
+import contextlib
 import importlib.util
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from lipsync_jax.common.cli import run_command
 from lipsync_jax.common.errors import LipSyncError
 from lipsync_jax.inference import cli
 
 
-def build_parser() -> argparse.ArgumentParser:
-  """The parser of the command's flags."""
-  parser = cli.OneLineParser('lipsync app', description='The web page.')
+def server_parser(
+  name: str, description: str, port: int
+) -> argparse.ArgumentParser:
+  """The flags that the page and the HTTP server share."""
+  parser = cli.OneLineParser(name, description=description)
   add = parser.add_argument
   add('--host', default='127.0.0.1', help='default: this computer only')
-  add('--port', type=int, default=7860)
-  add('--root-path', default='', help='path of the page behind a proxy')
+  add('--port', type=int, default=port)
+  add('--root-path', default='', help='path behind a proxy')
   add('--max-megabytes', type=int, default=500, help='of an uploaded file')
   add('--max-minutes', type=float, default=10, help='of a video or sound')
-  add('--open', action='store_true', help='open the browser')
   add('--cpu', action='store_true', help='do not use a GPU')
   return parser
+
+
+def build_parser() -> argparse.ArgumentParser:
+  """The parser of the command's flags."""
+  parser = server_parser('lipsync app', 'The web page.', 7860)
+  parser.add_argument('--open', action='store_true', help='open the browser')
+  return parser
+
+
+@contextlib.contextmanager
+def open_runner(args: argparse.Namespace, prefix: str) -> Iterator:
+  """A `JobRunner` in a private folder, which is deleted after the block.
+
+  Args:
+    args: of `server_parser`.
+    prefix: of the folder's name.
+  """
+  folder = tempfile.mkdtemp(prefix=prefix)
+  prepare_environment(folder, args.cpu)
+  from lipsync_jax.app import jobs
+
+  limits = jobs.Limits(args.max_megabytes, args.max_minutes)
+  runner = jobs.JobRunner(limits, os.path.join(folder, 'jobs'))
+  try:
+    yield runner
+  finally:
+    runner.close()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def prepare_environment(folder: str, cpu: bool = False) -> None:
@@ -55,13 +85,9 @@ def run(argv: Sequence[str]) -> None:
     raise LipSyncError(
       'lipsync app: expected gradio, found none: pip install "lipsync-jax[app]"'
     )
-  folder = tempfile.mkdtemp(prefix='lipsync-app-')
-  prepare_environment(folder, args.cpu)
-  from lipsync_jax.app import jobs, page
+  with open_runner(args, 'lipsync-app-') as runner:
+    from lipsync_jax.app import page
 
-  limits = jobs.Limits(args.max_megabytes, args.max_minutes)
-  runner = jobs.JobRunner(limits, os.path.join(folder, 'jobs'))
-  try:
     page.build_page(runner).launch(
       server_name=args.host,
       server_port=args.port,
@@ -70,9 +96,6 @@ def run(argv: Sequence[str]) -> None:
       inbrowser=args.open,
       **page.launch_options(),
     )
-  finally:
-    runner.close()
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

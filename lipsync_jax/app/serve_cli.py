@@ -3,12 +3,11 @@
 import argparse
 import importlib.util
 import os
-import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
 
-from lipsync_jax.app.cli import prepare_environment
+from lipsync_jax.app.cli import open_runner, server_parser
 from lipsync_jax.common.cli import run_command
 from lipsync_jax.common.errors import LipSyncError
 from lipsync_jax.inference import cli
@@ -18,15 +17,10 @@ LOOPBACK = ('127.0.0.1', '::1', 'localhost')
 
 def build_parser() -> argparse.ArgumentParser:
   """The parser of the command's flags."""
-  parser = cli.OneLineParser('lipsync serve', description='Jobs over HTTP.')
-  add = parser.add_argument
-  add('--host', default='127.0.0.1', help='default: this computer only')
-  add('--port', type=int, default=8000)
-  add('--root-path', default='', help='path of the server behind a proxy')
-  add('--max-megabytes', type=int, default=500, help='of an uploaded file')
-  add('--max-minutes', type=float, default=10, help='of a video or sound')
-  add('--max-jobs', type=int, default=100, help='that wait, and that are kept')
-  add('--cpu', action='store_true', help='do not use a GPU')
+  parser = server_parser('lipsync serve', 'Jobs over HTTP.', 8000)
+  parser.add_argument(
+    '--max-jobs', type=int, default=100, help='that wait, and that are kept'
+  )
   return parser
 
 
@@ -49,18 +43,14 @@ def run(argv: Sequence[str]) -> None:
       f'lipsync serve --host {args.host}: expected a token for other '
       'computers in LIPSYNC_TOKEN, found none'
     )
-  folder = tempfile.mkdtemp(prefix='lipsync-serve-')
-  prepare_environment(folder, args.cpu)
-  # Uploads that are too large for memory are written here, not elsewhere.
-  tempfile.tempdir = folder
-  import uvicorn
+  with open_runner(args, 'lipsync-serve-') as runner:
+    import uvicorn
 
-  from lipsync_jax.app import jobs, server
+    from lipsync_jax.app import server
 
-  limits = jobs.Limits(args.max_megabytes, args.max_minutes)
-  runner = jobs.JobRunner(limits, os.path.join(folder, 'jobs'))
-  table = server.JobTable(runner, args.max_jobs)
-  try:
+    # Uploads that are too large for memory are written here, not elsewhere.
+    tempfile.tempdir = str(runner.folder.parent)
+    table = server.JobTable(runner, args.max_jobs)
     uvicorn.run(
       server.build_app(table, token),
       host=args.host,
@@ -68,9 +58,6 @@ def run(argv: Sequence[str]) -> None:
       root_path=args.root_path,
       log_level='warning',
     )
-  finally:
-    runner.close()
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -15,11 +15,10 @@ from lipsync_jax.faces import landmarks, mesh
 from lipsync_jax.faces.identity import Person
 from lipsync_jax.faces.tracks import Analysis
 from lipsync_jax.inference import speech
+from lipsync_jax.inference.network_cache import NetworkCache
 from lipsync_jax.media import decoder
 from lipsync_jax.media.types import Video
-from lipsync_jax.models import articulator
 from lipsync_jax.rendering import mesh_renderer
-from lipsync_jax.weights import articulation
 
 MAX_SECONDS = 600.0  # of the video that are compared
 MIN_AREA = 0.1  # of the largest person's; smaller people are not considered
@@ -32,7 +31,10 @@ MIN_MOTION = 0.006  # of the face's width, deviation of a speaker's opening
 
 
 def default_person(
-  video: Video, analysis: Analysis, people: list[Person]
+  video: Video,
+  analysis: Analysis,
+  people: list[Person],
+  networks: NetworkCache,
 ) -> tuple[Person, str | None]:
   """The person to lip-sync where the user names none, and a note on several.
 
@@ -43,12 +45,13 @@ def default_person(
     video: opened.
     analysis: of its frames.
     people: of `identity.group_people`, at least one.
+    networks: has the articulator.
   """
   rivals = [p for p in people if p.area >= MIN_AREA * people[0].area]
   if len(rivals) < 2 or video.still:
     return people[0], None
   try:
-    predicted = predicted_openings(video, analysis.times)
+    predicted = predicted_openings(video, analysis.times, networks)
   except LipSyncError:
     return people[0], _note(people, 0, 'the largest; the video has no sound')
   values = [
@@ -73,7 +76,7 @@ def _note(people: list[Person], number: int, reason: str) -> str:
 
 
 def predicted_openings(
-  video: Video, times: Float[np.ndarray, 'f']
+  video: Video, times: Float[np.ndarray, 'f'], networks: NetworkCache
 ) -> Float[np.ndarray, 'f']:
   """Lip openings that the articulator predicts from the video's own sound.
 
@@ -86,14 +89,13 @@ def predicted_openings(
   track = speech.SpeechTrack('', sound, speech.clock_origin(sound, video))
   until = min(float(times[-1]) + 1, MAX_SECONDS)
   mel, _ = speech.speech_mel(track, until)
-  weights = articulation.load_articulation()
-  predict = articulator.build_articulator(weights.variables, weights.width)
   known = times < until
   coefficients = mesh_renderer.predict_coefficients(
-    disk_array.to_disk(mel.T), times[known], predict
+    disk_array.to_disk(mel.T), times[known], networks.articulator()
   )
   out = np.full(len(times), np.nan)
-  out[known] = coefficients @ mesh.lip_gaps(weights.basis).mean(1)
+  basis = networks.articulation().basis
+  out[known] = coefficients @ mesh.lip_gaps(basis).mean(1)
   return out
 
 

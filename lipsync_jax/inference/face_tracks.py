@@ -24,6 +24,7 @@ from lipsync_jax.faces import (
 )
 from lipsync_jax.faces.crop import crop_bounds, crop_from_box
 from lipsync_jax.inference import active_speaker
+from lipsync_jax.inference.network_cache import NetworkCache
 from lipsync_jax.inference.options import SyncOptions
 from lipsync_jax.media import decoder, yuv
 from lipsync_jax.media.memory import MemoryVideo
@@ -39,7 +40,7 @@ def locate_speakers(
   who: list[str],
   duration: Fraction,
   progress: Callable,
-  open_detector: Callable = detector.FaceDetector,
+  networks: NetworkCache,
 ):
   """Find the faces of the speakers.
 
@@ -49,7 +50,7 @@ def locate_speakers(
     who: speakers as `identity.choose_person` takes them.
     duration: seconds of sound.
     progress: (label, total) -> progress bar, see `report.progress_bar`.
-    open_detector: returns a context manager of a `FaceDetector`.
+    networks: have the detector and the articulator.
 
   Returns:
     Times of the source frames, a `FaceTrajectory` for each speaker, and the
@@ -62,11 +63,15 @@ def locate_speakers(
   until = None if keep else duration
   if options.box:
     return box_trajectory(options, video, until, progress)
-  analysis, times = analyze_video(video, until, progress, open_detector)
+  analysis, times = analyze_video(
+    video, until, progress, networks.open_detector
+  )
   people = identity.group_people(analysis)
   who, note = list(who), None
   if 'auto' in who and people and not options.compat:
-    person, note = active_speaker.default_person(video, analysis, people)
+    person, note = active_speaker.default_person(
+      video, analysis, people, networks
+    )
     number = next(i for i, p in enumerate(people) if p is person)
     who = [str(number) if spec == 'auto' else spec for spec in who]
   chosen = [identity.choose_person(people, spec) for spec in who]

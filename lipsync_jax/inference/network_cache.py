@@ -7,10 +7,19 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from lipsync_jax.common import threads
+from lipsync_jax.common import cache, threads
 from lipsync_jax.faces import detector
 from lipsync_jax.models import articulator, runtime
 from lipsync_jax.weights import articulation, convert
+
+
+def use_compilation_cache() -> None:
+  """Keep compiled programs for later runs, unless a folder is set."""
+  import jax
+
+  if jax.config.jax_compilation_cache_dir is None:
+    compiled = str(cache.cache_dir('compiled'))
+    jax.config.update('jax_compilation_cache_dir', compiled)
 
 
 class NetworkCache:
@@ -54,6 +63,7 @@ class NetworkCache:
     """`articulator.build_articulator` of the bundled articulator."""
     with self._lock:
       if self._articulator is None:
+        use_compilation_cache()
         weights = self.articulation()
         self._articulator = articulator.build_articulator(
           weights.variables, weights.width
@@ -75,6 +85,7 @@ class NetworkCache:
     key = (weights.sha256, weights.size, weights.width, dtype, batch)
     with self._lock:
       if key not in self._predictors:
+        use_compilation_cache()
         predict, engine = runtime.build_predictor(
           weights.variables,
           weights.size,

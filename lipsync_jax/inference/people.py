@@ -5,6 +5,7 @@ Shapes: h w rows and columns of a picture.
 
 import contextlib
 import dataclasses
+import functools
 import os
 from collections.abc import Callable
 from fractions import Fraction
@@ -14,11 +15,7 @@ from jaxtyping import UInt8
 
 from lipsync_jax.faces import identity, tracks
 from lipsync_jax.inference import face_tracks
-from lipsync_jax.inference.report import (
-  ProgressCallback,
-  progress_bar,
-  progress_calls,
-)
+from lipsync_jax.inference.report import ProgressCallback, show_progress
 from lipsync_jax.media import decoder, yuv
 from lipsync_jax.media.types import Video
 
@@ -59,12 +56,7 @@ def find_people(
   """
   video = decoder.probe_video(face)
   until = None if seconds is None else Fraction(seconds).limit_denominator(1000)
-
-  def progress(label: str, total: int | None):
-    if callback is None:
-      return progress_bar(True, label, total)
-    return progress_calls(callback, label, total)
-
+  progress = functools.partial(show_progress, callback, True)
   analysis, _ = face_tracks.analyze_video(video, until, progress, open_detector)
   people = identity.group_people(analysis)
   return [

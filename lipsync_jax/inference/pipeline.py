@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Int
 
 from lipsync_jax import audio
-from lipsync_jax.common import cache, disk_array, memory, threads
+from lipsync_jax.common import disk_array, memory, threads
 from lipsync_jax.common.errors import printable
 from lipsync_jax.faces import mesh_trajectory
 from lipsync_jax.inference import (
@@ -29,11 +29,7 @@ from lipsync_jax.inference import (
 )
 from lipsync_jax.inference.network_cache import NetworkCache
 from lipsync_jax.inference.options import SyncOptions
-from lipsync_jax.inference.report import (
-  ProgressCallback,
-  progress_bar,
-  progress_calls,
-)
+from lipsync_jax.inference.report import ProgressCallback, show_progress
 from lipsync_jax.media import decoder, video_writer
 from lipsync_jax.media.container import MediaError
 from lipsync_jax.media.types import Frame, Video, View
@@ -129,10 +125,8 @@ class SyncJob:
   restorer: tuple | None = None  # of `enhancement.load_restorer`
 
   def progress(self, label: str, total: int | None):
-    """A progress bar or calls of the callback; see `report`."""
-    if self.callback is not None:
-      return progress_calls(self.callback, label, total)
-    return progress_bar(self.options.quiet, label, total)
+    """`show_progress` of the job."""
+    return show_progress(self.callback, self.options.quiet, label, total)
 
   def run(self, writer: FrameWriter | None, sound) -> dict:
     """All work after the inputs are open; returns the report.
@@ -183,7 +177,7 @@ class SyncJob:
         [track.who for track in self.tracks],
         duration,
         self.progress,
-        self.networks.open_detector,
+        self.networks,
       )
       if facts.get('note') and not options.quiet:
         print(f'note: {facts["note"]}', file=sys.stderr)
@@ -267,7 +261,6 @@ class SyncJob:
     meshes: list[mesh_trajectory.MeshTrajectory],
   ) -> mesh_renderer.MeshRenderer:
     """The mesh renderer with the coefficients of all output frames."""
-    use_compilation_cache()
     weights = self.weights
     with self.timer('articulate'):
       predict = self.networks.articulator()
@@ -297,7 +290,6 @@ class SyncJob:
 
     options = self.options
     with self.timer('compile'):
-      use_compilation_cache()
       batch = options.batch or DEFAULT_BATCH.get(jax.default_backend(), 16)
       batch = renderer.fitting_batch(self.video, min(batch, len(plan.frames)))
       predict, engine = self.networks.predictor(
@@ -347,15 +339,6 @@ class SyncJob:
         options, plan, mouths, self.weights.sha256, self.timer, tick
       )
     return segments.concatenate(options, video, parts, *sound, end, extras)
-
-
-def use_compilation_cache() -> None:
-  """Keep compiled programs for later runs, unless a folder is set."""
-  import jax
-
-  if jax.config.jax_compilation_cache_dir is None:
-    compiled = str(cache.cache_dir('compiled'))
-    jax.config.update('jax_compilation_cache_dir', compiled)
 
 
 def load_weights(

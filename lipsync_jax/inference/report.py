@@ -45,6 +45,18 @@ class Progress:
 ProgressCallback = Callable[[Progress], object]
 
 
+def show_progress(
+  callback: ProgressCallback | None,
+  quiet: bool,
+  label: str,
+  total: int | None,
+):
+  """Calls of the callback if there is one, else a progress bar."""
+  if callback is not None:
+    return progress_calls(callback, label, total)
+  return progress_bar(quiet, label, total)
+
+
 @contextlib.contextmanager
 def progress_bar(
   quiet: bool, label: str, total: int | None

@@ -8,6 +8,7 @@ import pytest
 from lipsync_jax.common.errors import LipSyncError
 from lipsync_jax.faces import identity
 from lipsync_jax.inference import active_speaker
+from lipsync_jax.inference.network_cache import NetworkCache
 from lipsync_jax.media.types import Color, Video
 from tests.helpers.synthetic_face import face
 from tests.helpers.track_fixtures import analysis, track
@@ -44,7 +45,9 @@ def choose(monkeypatch, *tracks, sound=None):
   )
   found = analysis(TIMES, [], *tracks)
   people = identity.group_people(found)
-  person, note = active_speaker.default_person(VIDEO, found, people)
+  person, note = active_speaker.default_person(
+    VIDEO, found, people, NetworkCache()
+  )
   return float(np.mean(person.tracks[0].points[:, :, 0])), note
 
 
@@ -81,7 +84,9 @@ def test_one_person_needs_no_sound_and_no_note(monkeypatch):
   tiny = person_at(500, 20, syllables(1))
   found = analysis(TIMES, [], person_at(150, 120, 0 * TIMES), tiny)
   people = identity.group_people(found)
-  person, note = active_speaker.default_person(VIDEO, found, people)
+  person, note = active_speaker.default_person(
+    VIDEO, found, people, NetworkCache()
+  )
   assert person is people[0] and note is None
 
 
@@ -94,5 +99,7 @@ def test_a_video_without_sound_takes_the_largest(monkeypatch):
     TIMES, [], person_at(150, 120, 0 * TIMES), person_at(450, 90, syllables(1))
   )
   people = identity.group_people(found)
-  person, note = active_speaker.default_person(VIDEO, found, people)
+  person, note = active_speaker.default_person(
+    VIDEO, found, people, NetworkCache()
+  )
   assert person is people[0] and 'no sound' in note
