@@ -37,7 +37,7 @@ from lipsync_jax.evaluation.clip import FPS, content_hash, with_audio
 from lipsync_jax.evaluation.metrics import Scorers
 from lipsync_jax.evaluation.systems import CaseContext, System
 from lipsync_jax.faces import detector
-from lipsync_jax.inference import pipeline
+from lipsync_jax.inference.report import progress_bar
 from lipsync_jax.weights import convert
 
 VERSION = 3  # of cached results; to be raised when a metric changes
@@ -97,7 +97,7 @@ def own_systems(
 
 def load_cases(args: argparse.Namespace) -> list[cases.EvalCase]:
   """All cases; those of shards come before those of videos."""
-  progress = functools.partial(pipeline.progress_bar, True)
+  progress = functools.partial(progress_bar, True)
   dataset = ClipDataset(args.shards, args.split) if args.shards else None
   subjects = []
   if dataset:

@@ -18,13 +18,13 @@ from lipsync_jax.evaluation import (
 from lipsync_jax.evaluation.clip import with_delay
 from lipsync_jax.evaluation.landmarks import read_landmarks, read_lips
 from lipsync_jax.faces import detector, landmarks
-from lipsync_jax.inference import pipeline
+from lipsync_jax.inference.report import progress_bar
 
 pytestmark = pytest.mark.slow
 
 
 def hidden(what, total):
-  return pipeline.progress_bar(True, what, total)
+  return progress_bar(True, what, total)
 
 
 @pytest.fixture(scope='module')
