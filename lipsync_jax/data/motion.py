@@ -9,6 +9,7 @@ points, n coefficients.
 """
 
 import dataclasses
+import functools
 
 import numpy as np
 from jaxtyping import Bool, Float, Float16, Float32, Int
@@ -22,6 +23,7 @@ from lipsync_jax.faces import mesh
 LIP_WEIGHT = 3.0  # of the inner lips when the basis is fitted
 FIT_FRAMES = 60_000  # at most, of the frames the basis is fitted to
 BLOCK = 2048  # frames at once
+CLOSED_OPENING = mesh.CLOSED_OPENING  # for training, which imports no faces
 SPEECH_RANGE_DB = 30.0  # below the loudest frame of a clip: not speech
 
 
@@ -88,7 +90,7 @@ class MotionDataset:
   def __len__(self) -> int:
     return len(self.keys)
 
-  @property
+  @functools.cached_property
   def lengths(self) -> Int[np.ndarray, 'c']:
     """Frames of each clip."""
     return np.diff(self.frames)
@@ -207,13 +209,8 @@ def _neutral(
   read: _Meshes, frames: Int[np.ndarray, 'k']
 ) -> Float[np.ndarray, 'p 3']:
   """The neutral shape of a speaker: the mean of the least open frames."""
-  limit = np.quantile(read.opening[frames], mesh.NEUTRAL_SHARE)
-  closed = frames[read.opening[frames] <= limit]
-  total = np.zeros((mesh.NUM_POINTS, 3))
-  for first in range(0, len(closed), BLOCK):
-    part = closed[first : first + BLOCK]
-    total += mesh.unpack(read.shapes.take(part)).sum(0)
-  return total / len(closed)
+  closed = frames[mesh.least_open(read.opening[frames])]
+  return mesh.mean_shape(read.shapes, closed)
 
 
 def _metric() -> Float[np.ndarray, 'p 1']:

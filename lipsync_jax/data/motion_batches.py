@@ -9,7 +9,9 @@ Shapes: b batch, f frames and t mel columns of a window, n coefficients.
 """
 
 import dataclasses
+import functools
 import sys
+from collections.abc import Iterable
 
 import numpy as np
 from jaxtyping import Float, Float32
@@ -79,6 +81,11 @@ def frame_times(count: int) -> Float32[np.ndarray, 'f']:
   return (times + CONTEXT / audio.COLUMNS_PER_SECOND).astype(np.float32)
 
 
+def _stack(rows: Iterable[Batch]) -> Batch:
+  rows = list(rows)
+  return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
 def _lerp_rows(
   rows: Float[np.ndarray, 'm k'],
   places: Float[np.ndarray, 't'],
@@ -101,7 +108,7 @@ class MotionSampler:
     dataset: of the training split.
     batch: windows of a global batch.
     seed: of the order and of the augmentation.
-    change: the augmentation; None for none.
+    change: the augmentation.
     by_speaker: share of the windows whose speaker is drawn evenly.
     process: index and count.
 
@@ -112,7 +119,7 @@ class MotionSampler:
   dataset: MotionDataset
   batch: int
   seed: int = 0
-  change: MotionAugmentation | None = None
+  change: MotionAugmentation = NO_CHANGE
   by_speaker: float = 0.5
   process: tuple[int, int] = (0, 1)
 
@@ -130,14 +137,13 @@ class MotionSampler:
     """The rows of batch `number`."""
     count = self.batch // self.process[1]
     first = self.process[0] * count
-    rows = [
+    return _stack(
       self._row(np.random.default_rng([self.seed, int(number), row]))
       for row in range(first, first + count)
-    ]
-    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    )
 
   def _row(self, rng: np.random.Generator) -> Batch:
-    data, change = self.dataset, self.change or NO_CHANGE
+    data, change = self.dataset, self.change
     clip = self._choose_clip(rng)
     tempo = 1 + change.tempo * rng.uniform(-1, 1)
     length = int(data.lengths[clip])
@@ -155,7 +161,7 @@ class MotionSampler:
     row['times'] = frame_times(WINDOW_FRAMES)
     if rng.random() < change.silence:
       row = silenced(row, rng)
-    elif self.change:
+    else:
       row['mel'] = perturbed(row['mel'], change, rng)
     row['seed'] = rng.integers(2**31, dtype=np.int32)
     return row
@@ -269,7 +275,7 @@ class MotionClips:
   batch: int
   process: tuple[int, int] = (0, 1)
 
-  @property
+  @functools.cached_property
   def frames(self) -> int:
     """Frames of the longest clip."""
     return int(min(self.dataset.lengths.max(), MAX_VALIDATION_FRAMES))
@@ -280,8 +286,7 @@ class MotionClips:
   def __getitem__(self, number: int) -> Batch:
     count = self.batch // self.process[1]
     first = int(number) * self.batch + self.process[0] * count
-    rows = [self._row(i) for i in range(first, first + count)]
-    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    return _stack(self._row(i) for i in range(first, first + count))
 
   def _row(self, item: int) -> Batch:
     data, count = self.dataset, self.frames

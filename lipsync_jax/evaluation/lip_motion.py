@@ -24,9 +24,9 @@ from lipsync_jax.evaluation import landmarks
 from lipsync_jax.evaluation.cases import Subject
 from lipsync_jax.evaluation.clip import FPS, EvalClip, with_audio
 from lipsync_jax.evaluation.landmarks import LipReading
+from lipsync_jax.faces import mesh
 from lipsync_jax.faces.detector import FaceDetector
 
-CLOSED = 0.012  # canonical units; lips with a smaller opening touch
 CLOSURE_REACH = 1  # frames by which two closures of a match may differ
 PAUSE_MARGIN = 5  # frames: lips open before a word and close after it
 MIN_FRAMES = 10  # of a standard deviation
@@ -88,7 +88,7 @@ def silence_ratio(opening: Opening, speech: Mask) -> float:
 
 def closure_frames(opening: Opening, speech: Mask) -> Mask:
   """Frames of speech with closed lips."""
-  return speech & (opening < CLOSED)  # NaN is never smaller
+  return speech & (opening < mesh.CLOSED_OPENING)  # NaN is never smaller
 
 
 def closure_scores(found: Mask, expected: Mask) -> tuple[float, float]:
@@ -167,7 +167,11 @@ def labial_frames(
     count: frames.
     transcript: of the whole sound, English; '' recognizes phonemes.
   """
-  if not has_phonemes() or len(wave) < MIN_SECONDS * 16_000 or not wave.any():
+  if (
+    not has_phonemes()
+    or len(wave) < MIN_SECONDS * audio.SAMPLE_RATE
+    or not wave.any()
+  ):
     return None
   phones = align_words(wave, transcript) if transcript else []
   phones = phones or recognize_phones(wave)

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Int16
 
 from lipsync_jax.common.assets import asset_path
+from lipsync_jax.common.disk_array import RowFile
 
 NUM_POINTS = 478
 # Eye corners, nose, temples, forehead.
@@ -38,6 +39,8 @@ OVAL_IDS = (
   172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109,
 )  # fmt: skip
 NEUTRAL_SHARE = 0.1  # of the frames, those with the least lip opening
+CLOSED_OPENING = 0.012  # canonical units; lips with a smaller opening touch
+BLOCK = 512  # frames at once, for constant memory
 
 PACK_SCALE = 16384  # steps of a packed mesh in the unit of its coordinates
 
@@ -152,6 +155,20 @@ def least_open(opening: Float[np.ndarray, 'n']) -> Bool[np.ndarray, 'n']:
   return opening <= np.quantile(opening, NEUTRAL_SHARE)
 
 
+def mean_shape(packed: RowFile, frames: Int[np.ndarray, 'k']) -> Shape:
+  """The mean of some rows of packed shapes, in bounded memory.
+
+  Args:
+    packed: of `pack`.
+    frames: their rows; at least one.
+  """
+  total = np.zeros((NUM_POINTS, 3))
+  for first in range(0, len(frames), BLOCK):
+    part = frames[first : first + BLOCK]
+    total += unpack(packed.take(part)).sum(0)
+  return total / len(frames)
+
+
 def neutral_shape(shapes: Points, known: Bool[np.ndarray, 'n']) -> Shape:
   """The person's face with closed lips.
 
@@ -197,17 +214,18 @@ def displace(
 
 def close_lips(shapes: Points) -> Points:
   """The shapes with the inner lips moved to touch at their middle."""
-  half = lip_gaps(shapes)[:, 1:-1] / 2
-  out = shapes.copy()
-  out[:, LOWER_LIP_IDS[1:-1], 1] -= half
-  out[:, UPPER_LIP_IDS[1:-1], 1] += half
-  return out
+  return _narrow_lips(shapes, lip_gaps(shapes))
 
 
 def uncross_lips(shapes: Points) -> Points:
   """The shapes with crossed inner lips moved to touch at their middle."""
-  overlap = np.maximum(-lip_gaps(shapes), 0) / 2
+  return _narrow_lips(shapes, np.minimum(lip_gaps(shapes), 0))
+
+
+def _narrow_lips(shapes: Points, change: Float[np.ndarray, 'n 11']) -> Points:
+  """The shapes with gaps that are smaller by `change`, half by each lip."""
+  half = change[:, 1:-1] / 2
   out = shapes.copy()
-  out[:, LOWER_LIP_IDS[1:-1], 1] += overlap[:, 1:-1]
-  out[:, UPPER_LIP_IDS[1:-1], 1] -= overlap[:, 1:-1]
+  out[:, LOWER_LIP_IDS[1:-1], 1] -= half
+  out[:, UPPER_LIP_IDS[1:-1], 1] += half
   return out

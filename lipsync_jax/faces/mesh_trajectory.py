@@ -21,7 +21,6 @@ from lipsync_jax.faces.trajectory import FaceTrajectory
 SHAPE_SECONDS = 0.02  # of the kernel that smooths shapes
 OPEN_NEUTRAL = 0.012  # canonical units of lip opening
 CLOSING_PENALTY = 0.02  # of large motion, relative
-BLOCK = 512  # frames at once, for constant memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,8 +139,8 @@ class _Builder:
     axes = np.zeros((count, 3, 3), np.float32)
     origin = np.zeros((count, 3), np.float32)
     opening = np.full(count, np.nan, np.float32)
-    for first in range(0, count, BLOCK):
-      here = slice(first, min(first + BLOCK, count))
+    for first in range(0, count, mesh.BLOCK):
+      here = slice(first, min(first + mesh.BLOCK, count))
       block, pose = self.canonical(here)
       axes[here], origin[here] = pose
       known = self.face.present[here]
@@ -231,11 +230,7 @@ class _Builder:
     if not known.size:
       return mesh.reference_shape()
     closed = known[mesh.least_open(opening[known])]
-    total = np.zeros((mesh.NUM_POINTS, 3))
-    for first in range(0, len(closed), BLOCK):
-      part = closed[first : first + BLOCK]
-      total += mesh.unpack(shapes.take(part)).sum(0)
-    return total / len(closed)
+    return mesh.mean_shape(shapes, closed)
 
 
 def _frame_seconds(times: Float[np.ndarray, 'f']) -> float:

@@ -16,7 +16,7 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import Bool, Float, Float32
 
-from lipsync_jax.audio import float_to_int16
+from lipsync_jax.audio import COLUMNS_PER_SECOND, float_to_int16
 from lipsync_jax.common import atomic_file
 from lipsync_jax.inference.turns import Turn
 from lipsync_jax.media import audio_reader, decoder
@@ -24,7 +24,6 @@ from lipsync_jax.media import audio_reader, decoder
 MIX_RATE = 48_000  # samples/s of a mix
 BLOCK = 48_000  # samples at once
 FADE = 480  # samples: 10 ms at both ends of a turn
-COLUMNS = 80  # mel columns a second
 LEAD, TAIL = 12, 24  # columns before and after speech without background
 RAMP = 16  # columns of the background's fade: 0.2 s
 
@@ -170,7 +169,8 @@ def background_blocks(
   loud, first = 10 ** (level / 20), 0
   columns = np.arange(share.size)
   for block in stereo_blocks(sound, origin):
-    at = np.arange(first, first + block.shape[1]) * (COLUMNS / MIX_RATE)
+    samples = np.arange(first, first + block.shape[1])
+    at = samples * (COLUMNS_PER_SECOND / MIX_RATE)
     gain = loud * np.interp(at, columns, share, right=1.0)
     yield block * gain.astype(np.float32)
     first += block.shape[1]

@@ -23,8 +23,6 @@ from lipsync_jax.inference.turns import Turn, read_turns, turns_of
 from lipsync_jax.media import audio_reader, decoder
 from lipsync_jax.media.types import Video
 
-BLOCK = 48_000  # samples mixed at once
-
 
 @dataclasses.dataclass(frozen=True)
 class SpeechTrack:
@@ -171,20 +169,6 @@ def background(
   )
 
 
-def write_mix(path: str, tracks: list[SpeechTrack]) -> None:
-  """Write the sum of all tracks, 48 kHz stereo, clipped at full scale."""
-  dialogue.write_flac(path, mix_blocks(tracks))
-
-
-def mix_blocks(
-  tracks: list[SpeechTrack],
-) -> Iterator[Float32[np.ndarray, '2 n']]:
-  """Blocks of the sum of all tracks, as long as the longest."""
-  yield from mix_sources(
-    [dialogue.stereo_blocks(track.sound, track.origin) for track in tracks]
-  )
-
-
 def mix_sources(
   sources: list[Iterator[Float32[np.ndarray, '2 n']]],
 ) -> Iterator[Float32[np.ndarray, '2 n']]:
@@ -208,12 +192,12 @@ def mix_sources(
 def rechunk(
   source: Iterator[Float32[np.ndarray, '2 n']],
 ) -> Iterator[Float32[np.ndarray, '2 n']]:
-  """The same samples in blocks of BLOCK; the last may be shorter."""
+  """The same samples in blocks of `dialogue.BLOCK`; the last may be shorter."""
   held = np.zeros((2, 0), np.float32)
   for block in source:
     held = np.concatenate([held, block], 1)
-    while held.shape[1] >= BLOCK:
-      yield held[:, :BLOCK]
-      held = held[:, BLOCK:]
+    while held.shape[1] >= dialogue.BLOCK:
+      yield held[:, : dialogue.BLOCK]
+      held = held[:, dialogue.BLOCK :]
   if held.shape[1]:
     yield held

@@ -144,7 +144,9 @@ def _pillow_video(path: str, view: View) -> Video:
   seconds = sum(lengths) * pillow_reader.TICK
   rate = Fraction(25) if still else len(lengths) / seconds
   facts = {
-    'rate': min(max(rate, Fraction(1)), Fraction(240)).limit_denominator(1001),
+    'rate': Fraction(
+      min(max(rate, RATE_BOUNDS[0]), RATE_BOUNDS[1])
+    ).limit_denominator(1001),
     'duration': Fraction(0) if still else seconds,
     'still': still,
     'tick': pillow_reader.TICK,

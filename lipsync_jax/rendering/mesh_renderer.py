@@ -84,9 +84,7 @@ class MeshSpeaker:
     def planes_of(number):
       reference = self.references[int(number)]
       shift = mouth_interior.interior_shift(target, reference.points, box)
-      planes = mouth_interior.reference_planes(
-        reference, shift, box, reference.level, shade
-      )
+      planes = mouth_interior.reference_planes(reference, shift, box, shade)
       return mouth_light.relight(planes, reference.skin, skin, color)
 
     planes, share = planes_of(self.schedule[position]), self.share[position]

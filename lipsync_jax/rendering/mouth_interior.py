@@ -33,7 +33,6 @@ class Reference:
   planes: tuple[np.ndarray, ...]  # of the mouth's region
   box: tuple[int, int, int, int]  # of the region in the frame, even
   points: Float[np.ndarray, 'p 2']  # of the frame, pixels
-  level: float  # mean luma of the lips' surroundings
   skin: Float[np.ndarray, '3']  # mean Y, U, V of the lips' surroundings
 
 
@@ -157,7 +156,7 @@ def read_reference(frame: Frame, points: Float[np.ndarray, 'p 2']) -> Reference:
     for plane, s in zip(frame.planes, (1, 2, 2), strict=True)
   )
   skin = surrounding_skin(frame, points)
-  return Reference(planes, box, points, float(skin[0]), skin)
+  return Reference(planes, box, points, skin)
 
 
 def surrounding_skin(
@@ -254,22 +253,18 @@ def reference_planes(
   reference: Reference,
   shift: Float32[np.ndarray, 'h w 2'],
   box: tuple[int, int, int, int],
-  level: float,
   shade: float = 1.0,
 ) -> tuple[Float32[np.ndarray, '_ _'], ...]:
-  """The interior from a reference, on the planes of a box.
+  """The interior from a reference in its own light, on the planes of a box.
 
   Args:
     reference: of `read_reference`.
     shift: of `interior_shift`.
     box: region of the frame.
-    level: luma around the lips in the same light, to which the luma is scaled;
-      `mouth_light.relight` changes the light.
     shade: factor of luma and color, see `shadow`.
   """
   import cv2
 
-  gain = float(np.clip(level / max(reference.level, 1.0), 0.75, 1.33))
   out = []
   for plane, step in zip(reference.planes, (1, 2, 2), strict=True):
     part = shift if step == 1 else yuv.halve_plane(shift) / 2
@@ -283,7 +278,7 @@ def reference_planes(
       borderMode=cv2.BORDER_REPLICATE,
     ).astype(np.float32)
     if step == 1:
-      out.append(new * gain * shade)
+      out.append(new * shade)
     else:
       gray = np.float32(127.5 if plane.dtype == np.uint8 else 511.5)
       out.append((new - gray) * np.float32(np.sqrt(shade)) + gray)

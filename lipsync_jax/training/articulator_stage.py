@@ -16,8 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from lipsync_jax.audio import FPS
 from lipsync_jax.common.errors import LipSyncError
 from lipsync_jax.data import motion, motion_batches
+from lipsync_jax.data.batches import to_global_arrays
 from lipsync_jax.data.clip import ClipDataset
 from lipsync_jax.data.motion import MotionBasis, MotionDataset
 from lipsync_jax.data.motion_batches import MotionAugmentation
@@ -146,7 +148,7 @@ def batches(config, data: MotionData, mesh) -> tuple[Any, Any]:
     data.train,
     config.batch_size,
     config.seed,
-    change if config.augment.enabled else None,
+    change if config.augment.enabled else motion_batches.NO_CHANGE,
     fields.speaker_share,
     process,
   )
@@ -157,15 +159,9 @@ def batches(config, data: MotionData, mesh) -> tuple[Any, Any]:
   return tuple(
     grain.MapDataset.source(source)
     .to_iter_dataset(options)
-    .map(functools.partial(_to_global, spread=spread))
+    .map(functools.partial(to_global_arrays, sharding=spread))
     for source in (sampler, whole)
   )
-
-
-def _to_global(batch: dict, spread) -> dict:
-  from lipsync_jax.data.batches import to_global_arrays
-
-  return to_global_arrays(batch, spread)
 
 
 def export(path, stage, state, config, meta: dict) -> None:
@@ -174,7 +170,7 @@ def export(path, stage, state, config, meta: dict) -> None:
   if not distributed.is_process_zero():
     return
   data = stage.motion
-  seconds = len(data.train.coefficients) / 25
+  seconds = len(data.train.coefficients) / FPS
   articulation.save_articulation(
     path,
     articulation.Articulation(

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from lipsync_jax.data.motion import CLOSED_OPENING
 from lipsync_jax.models import articulator
 from lipsync_jax.training import state as state_lib
 from lipsync_jax.training.state import Networks, Optimizers, TrainState
@@ -16,7 +17,7 @@ from lipsync_jax.training.steps import apply_updates, masked_sums
 
 NAME = 'articulator'
 GAP_SCALE = 0.02  # canonical units; the size of a typical error of a gap
-CLOSED_GAP = 0.012  # canonical units of lip opening: closed lips
+CLOSED_GAP = CLOSED_OPENING  # canonical units of lip opening
 CLOSURE_TOLERANCE = 1  # frames between a predicted and a true closure
 MAX_LAG = 5  # frames, of the lag histogram
 TOO_OPEN, TOO_CLOSED = 1.6, 0.7  # weights of the sides of a gap's error

@@ -8,7 +8,7 @@ import pytest
 
 from lipsync_jax.audio import mel as mel_lib
 from lipsync_jax.audio import noise_gate
-from lipsync_jax.inference import speech
+from lipsync_jax.inference import dialogue, speech
 from lipsync_jax.inference.speech import SpeechTrack
 from lipsync_jax.media import audio_reader
 from tests.helpers import test_clips
@@ -31,13 +31,18 @@ def spectrum(samples, rate, pitch, start, end) -> float:
   return 2 * abs(np.mean(part * np.exp(-2j * np.pi * pitch * t)))
 
 
+def write_mix(path, cast):
+  sources = [dialogue.stereo_blocks(t.sound, t.origin) for t in cast]
+  dialogue.write_flac(path, speech.mix_sources(sources))
+
+
 def test_a_mix_holds_every_voice_to_its_end(tmp_path):
   cast = [
     voice(tmp_path / 'a.wav', tone(440, 3.3)),
     voice(tmp_path / 'b.wav', tone(1000, 1.5, 44100), 44100),
   ]
   path = tmp_path / 'mix.flac'
-  speech.write_mix(str(path), cast)
+  write_mix(path, cast)
   found = audio_reader.probe_audio(path)
   assert (found.rate, found.channels, found.codec) == (48000, 2, 'flac')
   samples = np.concatenate(list(audio_reader.read_audio(found)), 1)
@@ -56,7 +61,7 @@ def test_a_mix_holds_every_voice_to_its_end(tmp_path):
 
 def test_too_loud_is_cut_not_wrapped(tmp_path):
   cast = [voice(tmp_path / f'{i}.wav', tone(200, 0.5, level=0.9)) for i in 'ab']
-  speech.write_mix(str(tmp_path / 'mix.flac'), cast)
+  write_mix(tmp_path / 'mix.flac', cast)
   found = audio_reader.probe_audio(tmp_path / 'mix.flac')
   samples = np.concatenate(list(audio_reader.read_audio(found)), 1)[0]
   raw = 1.8 * np.sin(2 * np.pi * 200 * np.arange(samples.size) / 48000)

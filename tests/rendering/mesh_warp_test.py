@@ -213,9 +213,7 @@ def test_reference_of_the_same_mouth_is_the_source():
   reference = mouth_interior.read_reference(frame, points)
   box = mouth_interior.mouth_box(points, SIZE, 0.05)
   shift = mouth_interior.interior_shift(points, points, box)
-  planes = mouth_interior.reference_planes(
-    reference, shift, box, reference.level
-  )
+  planes = mouth_interior.reference_planes(reference, shift, box)
   opacity = mouth_interior.hole_mask(points, box)
   old = frame.planes[0][box[1] : box[3], box[0] : box[2]]
   inside = opacity > 0.9
