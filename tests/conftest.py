@@ -3,10 +3,13 @@ of its own; what needs ../shared skips with a reason where it is absent."""
 
 import os
 import pathlib
+import signal
 
 import pytest
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+# A shell that starts the tests in the background makes them ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from jaxtyping import install_import_hook
 

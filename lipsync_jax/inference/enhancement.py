@@ -182,10 +182,9 @@ def load_restorer(options: SyncOptions) -> tuple[Restorer, int] | None:
 
 def load_openvino(path: str) -> tuple[Restorer, int]:
   """A restorer that runs in OpenVINO, on the CPU."""
-  openvino = runtime_openvino.import_openvino()
+  core = runtime_openvino.openvino_core()
   from openvino.frontend import FrontEndManager
 
-  core = openvino.Core()
   # Of the readers, only that of ONNX gets to see the file.
   reader = FrontEndManager().load_by_framework('onnx')
   model = reader.convert(reader.load(path))

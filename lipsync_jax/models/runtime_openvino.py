@@ -8,6 +8,7 @@ Shapes: b batch, h w height and width, c channels. Channels come first inside
 the graph, [b, c, h, w], and last in its inputs and output.
 """
 
+import functools
 import sys
 
 import numpy as np
@@ -31,6 +32,17 @@ def import_openvino():
     if hidden:
       sys.modules.pop(name, None)
   return openvino
+
+
+@functools.cache
+def openvino_core():
+  """The one `openvino.Core` of the process; it is never released.
+
+  Its CPU plugin gives the thread that loads it a stack for signals and frees
+  that stack when the last network goes, in any thread. If the two differ, the
+  next signal (Ctrl-C) ends the process with a segmentation fault.
+  """
+  return import_openvino().Core()
 
 
 def build_graph(variables: dict, size: int, width: float, batch: int):
@@ -102,14 +114,13 @@ def build_predictor(
 
   As `runtime_xla.build_predictor`, but only one thread may call it at a time.
   """
-  openvino = import_openvino()
   model = build_graph(variables, size, width, batch)
   config = {
     'INFERENCE_PRECISION_HINT': {'float32': 'f32', 'bfloat16': 'bf16'}[dtype],
     # Two streams of half the batch are no faster and have a longer delay.
     'PERFORMANCE_HINT': 'LATENCY',
   }
-  compiled = openvino.Core().compile_model(model, 'CPU', config)
+  compiled = openvino_core().compile_model(model, 'CPU', config)
   request = compiled.create_infer_request()
 
   def predict(mel: np.ndarray, face: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Every engine paints the same face; the choice among them is right."""
 
 import functools
+import signal
 import subprocess
 import sys
 
@@ -179,8 +180,45 @@ def test_openvino_does_not_phone_home():
   code = (
     'import sys; from lipsync_jax.models import runtime_openvino as room; '
     'assert "openvino" not in sys.modules; '
-    'room.import_openvino().Core(); '
+    'room.openvino_core(); '
     'assert "openvino" in sys.modules; '
     'sys.exit("openvino_telemetry" in sys.modules)'
   )
   assert subprocess.run([sys.executable, '-c', code]).returncode == 0
+
+
+INTERRUPTED_AFTER_RELEASE = """
+import gc
+import signal
+import threading
+import numpy as np
+from lipsync_jax.models import runtime_openvino
+runtime_openvino.import_openvino()
+import openvino
+from openvino import opset13 as op
+x = op.parameter([1, 4], np.float32)
+model = openvino.Model([op.relu(x)], [x], 'relu')
+held = [runtime_openvino.openvino_core().compile_model(model, 'CPU')]
+def release():
+  held.clear()
+  gc.collect()
+thread = threading.Thread(target=release)
+thread.start()
+thread.join()
+try:
+  signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+  print('interrupted')
+"""
+
+
+def test_interrupt_after_another_thread_released_the_network():
+  """With a Core of its own for each network, the process crashes here."""
+  needs_openvino()
+  done = subprocess.run(
+    [sys.executable, '-c', INTERRUPTED_AFTER_RELEASE],
+    capture_output=True,
+    text=True,
+    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+  )
+  assert (done.returncode, done.stdout) == (0, 'interrupted\n'), done.stderr
