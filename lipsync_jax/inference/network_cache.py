@@ -9,8 +9,8 @@ import numpy as np
 
 from lipsync_jax.common import cache, threads
 from lipsync_jax.faces import detector
-from lipsync_jax.models import articulator, runtime
-from lipsync_jax.weights import articulation, convert
+from lipsync_jax.models import articulator, occlusion, runtime
+from lipsync_jax.weights import articulation, convert, occlusion_weights
 
 
 def use_compilation_cache() -> None:
@@ -35,6 +35,7 @@ class NetworkCache:
     self._predictors: dict[tuple, tuple[Callable, str]] = {}
     self._articulation: articulation.Articulation | None = None
     self._articulator: Callable | None = None
+    self._occlusion: Callable | None = None
     self._detector: detector.FaceDetector | None = None
 
   def close(self) -> None:
@@ -69,6 +70,16 @@ class NetworkCache:
           weights.variables, weights.width
         )
       return self._articulator
+
+  def occlusion(self) -> Callable[[np.ndarray], np.ndarray]:
+    """`occlusion.build_occlusion` of the bundled network."""
+    with self._lock:
+      if self._occlusion is None:
+        use_compilation_cache()
+        self._occlusion = occlusion.build_occlusion(
+          occlusion_weights.load_occlusion()
+        )
+      return self._occlusion
 
   @contextlib.contextmanager
   def open_detector(self) -> Iterator[detector.FaceDetector]:

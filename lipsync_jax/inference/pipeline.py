@@ -7,6 +7,7 @@ Shapes: f source frames, p output frames, t mel columns.
 
 import contextlib
 import dataclasses
+import functools
 import os
 import sys
 from collections.abc import Sequence
@@ -34,6 +35,7 @@ from lipsync_jax.media import decoder, video_writer
 from lipsync_jax.media.container import MediaError
 from lipsync_jax.media.types import Frame, Video, View
 from lipsync_jax.rendering import (
+  covered_mouth,
   mesh_renderer,
   network_renderer,
   renderer,
@@ -136,12 +138,21 @@ class SyncJob:
       sound: the output's sound and its origin.
     """
     plan, facts, end, meshes = self.build_plan()
+    objects = None
+    if not (self.options.compat or self.video.still):
+      # Nothing passes before the mouth of a photo.
+      with self.timer('find objects'):
+        covered = self.networks.occlusion()
+        objects = covered_mouth.find_objects(plan, covered)
     if self.options.uses_mesh:
-      mouths, engine = self.build_mesh_renderer(plan, meshes), 'mesh warp'
+      mouths = self.build_mesh_renderer(plan, meshes, objects)
+      engine = 'mesh warp'
     else:
       mouths, engine = self.build_renderer(plan)
     options, video, weights = self.options, self.video, self.weights
     mouths = enhancement.enhance(options, mouths, self.restorer)
+    if objects:
+      mouths = covered_mouth.CoveredMouthRenderer(mouths, objects)
     extras = carryover.probe_extras(options, video)
     left = self.write(plan, mouths, end, writer, sound, extras)
     return {
@@ -259,6 +270,7 @@ class SyncJob:
     self,
     plan: renderer.RenderPlan,
     meshes: list[mesh_trajectory.MeshTrajectory],
+    objects: covered_mouth.ObjectFinder | None,
   ) -> mesh_renderer.MeshRenderer:
     """The mesh renderer with the coefficients of all output frames."""
     weights = self.weights
@@ -275,8 +287,11 @@ class SyncJob:
           face,
           mesh_renderer.predict_coefficients(speaker.mel, times, predict),
           weights.basis,
+          objects and functools.partial(objects.find, number=number),
         )
-        for speaker, face in zip(plan.speakers, meshes, strict=True)
+        for number, (speaker, face) in enumerate(
+          zip(plan.speakers, meshes, strict=True)
+        )
       )
     return mesh_renderer.MeshRenderer(
       speakers, weights.basis, self.options.strength

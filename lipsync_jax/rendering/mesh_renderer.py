@@ -3,7 +3,6 @@
 Shapes: p mesh points, f source frames, o output frames, n coefficients.
 """
 
-import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,7 +14,7 @@ from lipsync_jax import audio
 from lipsync_jax.common import disk_array
 from lipsync_jax.faces import mesh
 from lipsync_jax.faces.mesh_trajectory import MeshTrajectory
-from lipsync_jax.media import decoder, yuv
+from lipsync_jax.media import yuv
 from lipsync_jax.media.types import Color, Frame, Video
 from lipsync_jax.models import articulator
 from lipsync_jax.rendering import (
@@ -26,7 +25,11 @@ from lipsync_jax.rendering import (
   mouth_light,
 )
 from lipsync_jax.rendering.mouth_interior import Reference
-from lipsync_jax.rendering.renderer import FrameJob, RenderPlan
+from lipsync_jax.rendering.renderer import (
+  FrameJob,
+  RenderPlan,
+  read_chosen_frames,
+)
 
 CHUNK = 1024  # mel columns at once
 BATCH = 4  # mouths a batch: frames are rendered one by one
@@ -37,7 +40,6 @@ USUAL_MOTION = 0.026  # canonical units, deviation of a speaker's lip opening
 MIN_MOTION = 0.012  # below: the source does not speak
 SCALE_LIMITS = (0.8, 1.8)  # of the coefficients
 SKIN_IDS = (50, 205, 187, 280, 425, 411, 199)  # cheeks and chin
-MAX_SKIP = 64  # frames that are decoded between two references
 
 
 @dataclasses.dataclass(frozen=True)
@@ -275,6 +277,7 @@ def build_speaker(
   face: MeshTrajectory,
   coefficients: Float32[np.ndarray, 'o n'],
   basis: Float[np.ndarray, 'n p 3'],
+  hidden: Callable[[Frame], Any] | None = None,
 ) -> MeshSpeaker:
   """A speaker with the interior references of the video.
 
@@ -283,6 +286,7 @@ def build_speaker(
     face: the speaker's mesh.
     coefficients: for each output frame.
     basis: of the articulator.
+    hidden: None if nothing covers the mouth; other frames are no references.
   """
   face = face.with_closed_lips(basis)
   coefficients = coefficients * motion_scale(face, coefficients, basis)
@@ -293,9 +297,9 @@ def build_speaker(
   frames = reference_frames(face)
   if not len(frames):
     return empty
-  references = read_references(video, face, frames)
-  if len(references) < len(frames):
-    return empty  # the file changed; the second pass reports it
+  frames, references = read_references(video, face, frames, hidden)
+  if not len(frames):
+    return empty
   shapes = np.stack([face.shape(int(k)) for k in frames])
   lips, openings = mouth_interior.lip_shapes(shapes), mesh.lip_opening(shapes)
   targets, wanted = [], []
@@ -342,18 +346,25 @@ def reference_frames(face: MeshTrajectory) -> Int[np.ndarray, 'k']:
 
 
 def read_references(
-  video: Video, face: MeshTrajectory, frames: Int[np.ndarray, 'k']
-) -> tuple[Reference, ...]:
-  """Decode the reference frames, in order, and cut out their mouths."""
-  out: list[Reference] = []
-  breaks = np.flatnonzero(np.diff(frames) > MAX_SKIP) + 1
-  for run in np.split(frames, breaks):
-    wanted = set(run.tolist())
-    with contextlib.closing(decoder.read_frames(video, int(run[0]))) as source:
-      for index, frame in enumerate(source, int(run[0])):
-        if index in wanted:
-          points = face.source_points(index, face.shape(index))
-          out.append(mouth_interior.read_reference(frame, points))
-        if index >= run[-1]:
-          break
-  return tuple(out)
+  video: Video,
+  face: MeshTrajectory,
+  frames: Int[np.ndarray, 'k'],
+  hidden: Callable[[Frame], Any] | None,
+) -> tuple[Int[np.ndarray, 'j'], tuple[Reference, ...]]:
+  """Decode the reference frames, in order, and cut out their mouths.
+
+  Returns:
+    The frames whose mouth is not hidden, and their mouths. Nothing if the file
+    has become shorter; the second pass reports it.
+  """
+  kept, out, read = [], [], 0
+  for frame in read_chosen_frames(video, frames):
+    read += 1
+    if hidden and hidden(frame) is not None:
+      continue
+    points = face.source_points(frame.index, face.shape(frame.index))
+    out.append(mouth_interior.read_reference(frame, points))
+    kept.append(frame.index)
+  if read < len(frames):
+    return frames[:0], ()
+  return np.array(kept, np.int64), tuple(out)

@@ -25,6 +25,7 @@ from lipsync_jax.media.container import MediaError
 from lipsync_jax.media.types import Frame, Video
 from lipsync_jax.rendering import timeline
 
+MAX_SKIP = 64  # frames that are decoded, not sought, between two chosen ones
 IN_FLIGHT_BYTES = 384 * 2**20  # of frames that wait between the stages
 
 
@@ -160,6 +161,23 @@ def read_scheduled_frames(plan: RenderPlan) -> Iterator[Frame]:
             'first pass, found fewer; do not change the file during a run'
           )
         yield frame
+
+
+def read_chosen_frames(
+  video: Video, indices: Int[np.ndarray, 'k']
+) -> Iterator[Frame]:
+  """Source frames of ascending numbers; fewer if the file is shorter."""
+  if not len(indices):
+    return
+  breaks = np.flatnonzero(np.diff(indices) > MAX_SKIP) + 1
+  for run in np.split(indices, breaks):
+    wanted = set(run.tolist())
+    with contextlib.closing(decoder.read_frames(video, int(run[0]))) as source:
+      for index, frame in enumerate(source, int(run[0])):
+        if index in wanted:
+          yield frame
+        if index >= run[-1]:
+          break
 
 
 def extract_jobs(
