@@ -22,6 +22,7 @@ PACKAGES = {
   'inference': 'audio common faces media models rendering weights',
   'batch': 'common inference media',
   'app': 'common inference media',
+  'occlusion': 'common data faces models weights',
   'training': 'audio common data media models weights',
   'evaluation': (
     'audio common data faces inference media models rendering weights'
@@ -35,7 +36,10 @@ SHELLS = {
   'main': 'training',
   'evaluate': 'common evaluation',
 }
-LIGHT = set(PACKAGES) - {'data', 'training', 'benchmark'} | {'sync', 'evaluate'}
+LIGHT = set(PACKAGES) - {'data', 'occlusion', 'training', 'benchmark'} | {
+  'sync',
+  'evaluate',
+}
 HEAVY = {'optax', 'orbax', 'grain', 'tensorflow', 'apache_beam', 'torch'}
 # The only module of a light package that may import a heavy library.
 EXCEPTIONS = {'inference/batch_beam'}

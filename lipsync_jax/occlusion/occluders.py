@@ -25,7 +25,7 @@ Mask = Float32[np.ndarray, 'h w']
 
 def training_pair(
   picture: Picture, other: Picture, rng: np.random.Generator
-) -> tuple[UInt8[np.ndarray, '96 96 3'], Mask]:
+) -> tuple[UInt8[np.ndarray, '96 96 3'], Float32[np.ndarray, '48 48']]:
   """A face crop as a camera would show it, and its mask on the grid.
 
   Args:
@@ -65,7 +65,7 @@ def turn_head(
 
 def jitter(
   x: Float32[np.ndarray, 'h w c'], rng: np.random.Generator
-) -> Float32[np.ndarray, '96 96 c']:
+) -> Float32[np.ndarray, 's s c']:
   """The picture cut to the network's size with errors of the crop."""
   middle, size = len(x) / 2, occlusion.SIZE
   scale = rng.uniform(0.85, 1.2) * size / len(x)

@@ -1,9 +1,9 @@
 """Train the occlusion network on faces with synthetic objects.
 
-  python -m lipsync_jax.training.occlusion_stage SHARDS --out FILE
+  python -m lipsync_jax.occlusion.train SHARDS --out FILE
 
 It takes some 15 minutes on two cores. The clips need no objects of their own
-(`data.occluders`). Speakers of the split `val` measure it.
+(`occluders`). Speakers of the split `val` measure it.
 
 Shapes: b batch, g the network's grid.
 """
@@ -21,10 +21,10 @@ import tqdm
 from jaxtyping import Array, Float, Float32, UInt8
 
 from lipsync_jax.common import threads
-from lipsync_jax.data import occluders
 from lipsync_jax.data.clip import ClipDataset
 from lipsync_jax.faces import crop
 from lipsync_jax.models import occlusion
+from lipsync_jax.occlusion import occluders
 from lipsync_jax.weights import occlusion_weights
 
 BATCH = 32

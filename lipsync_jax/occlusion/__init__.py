@@ -1,0 +1,1 @@
+"""Training of the occlusion network on faces with synthetic objects."""
