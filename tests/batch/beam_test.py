@@ -252,3 +252,35 @@ def test_a_missing_line_is_an_error(folder, monkeypatch):
     beam_runner.run_batch(rows, folder / 'out', options)
   # The rows that cannot be read have their lines.
   assert [r['row'] for r in lines_of(folder / 'out')] == [5]
+
+
+def test_a_repeated_group_does_only_what_is_left(folder, monkeypatch):
+  """A runner repeats a group whose worker was lost."""
+  rows = manifest.read_manifest(folder / 'rows.csv', folder / 'out', {})
+  group = [row for row in rows if row.outfile in ('a/1.mp4', 'b/1.mp4')]
+  (folder / 'out/a').mkdir(parents=True)
+  parts, done = folder / 'parts', []
+  parts.mkdir()
+
+  def run_row(session, row, key, stop):
+    assert session is beam_runner.warm_session()
+    done.append(row.outfile)
+    if row.outfile == 'b/1.mp4':
+      raise SystemExit  # the worker is lost
+    pathlib.Path(row.options.outfile).write_text('complete')
+    line = {'row': row.number, 'outfile': row.outfile, 'key': key}
+    return line | {'status': 'done', 'reason': ''}
+
+  monkeypatch.setattr(runner, 'run_row', run_row)
+  jobs = [(place, row, 'key') for place, row in enumerate(group)]
+  do_group = beam_runner.DoGroup(str(parts), False)
+  do_group.setup()
+  for _ in range(2):
+    with pytest.raises(SystemExit):
+      # In any order, and twice.
+      list(do_group.process((0, [*reversed(jobs), *jobs])))
+  assert done == ['a/1.mp4', 'b/1.mp4', 'b/1.mp4']
+  (folder / 'out/a/1.mp4').unlink()
+  with pytest.raises(SystemExit):
+    list(do_group.process((0, jobs)))
+  assert done[-2:] == ['a/1.mp4', 'b/1.mp4']
