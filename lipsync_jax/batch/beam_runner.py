@@ -108,10 +108,11 @@ def make_options(
     rows: of the manifest, from which Dask's partitions follow.
 
   Raises:
-    BatchError: Beam does not know a flag or the runner, or a library is absent.
+    BatchError: Beam does not know a flag, or Dask is asked for and absent.
   """
   standard = PipelineOptions(list(flags)).view_as(StandardOptions)
-  name = (standard.runner or '').lower().removesuffix('runner')
+  name = (standard.runner or '').rpartition('.')[2]
+  name = name.lower().removesuffix('runner')
   given = list(flags)
   if not name:
     # DirectRunner may switch to a runner that must be downloaded.
@@ -253,6 +254,10 @@ def _run_pipeline(
     ) from error
   finally:
     _Process.stop.set()
+    # Beam leaves Dask's client open, which would wait for a lost scheduler.
+    client = getattr(getattr(graph, 'result', None), 'client', None)
+    if client is not None:
+      client.close()
 
 
 def _part_of(row: Row, parts: pathlib.Path) -> pathlib.Path:

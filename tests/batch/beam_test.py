@@ -233,6 +233,8 @@ def test_dask_gets_a_partition_for_each_row_unless_told():
   assert partitions() == (7, None)
   assert partitions('--dask_npartitions=3') == (3, None)
   assert partitions('--dask_partition_size=2') == (None, 2)
+  whole_name = 'apache_beam.runners.dask.dask_runner.DaskRunner'
+  assert partitions(f'--runner={whole_name}') == (7, None)
   with pytest.raises(manifest.BatchError, match='--dusk'):
     partitions('--dusk_npartitions=3')
 
