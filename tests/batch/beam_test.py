@@ -202,7 +202,7 @@ def test_jobs_of_a_face_have_its_number_and_the_longest_sound_is_first(folder):
     (['--outfile=x.mp4'], 'expected in the manifest'),
     (['--strenght=2'], '--strenght: expected an option'),
     (['--runner=Nobody'], '--runner=Nobody: expected a runner'),
-    (['--strength=9'], 'rows failed'),
+    (['--strength=9', '--workers=1'], 'rows failed'),
   ],
 )
 def test_bad_words_are_one_line(folder, capsys, monkeypatch, words, said):
