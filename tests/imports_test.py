@@ -42,7 +42,7 @@ LIGHT = set(PACKAGES) - {'data', 'occlusion', 'training', 'benchmark'} | {
 }
 HEAVY = {'optax', 'orbax', 'grain', 'tensorflow', 'apache_beam', 'torch'}
 # The only module of a light package that may import a heavy library.
-EXCEPTIONS = {'inference/batch_beam'}
+EXCEPTIONS = {'batch/beam_runner'}
 SOURCES = sorted(PACKAGE.rglob('*.py'))
 
 

@@ -50,11 +50,22 @@ def run(argv: Sequence[str]) -> str:
     os.environ['JAX_PLATFORMS'] = 'cpu'
   rows = manifest.read_manifest(args.manifest, args.out, defaults)
   results = runner.run_batch(rows, args.out, args.jobs, args.quiet)
-  path = os.path.join(args.out, runner.RESULTS)
+  return check_results(results, args.out)
+
+
+def check_results(results: Sequence[dict], out: str) -> str:
+  """The path of the results of a batch.
+
+  Raises:
+    BatchError: rows failed.
+  """
+  from lipsync_jax.batch import manifest, runner
+
+  path = os.path.join(out, runner.RESULTS)
   failed = sum(result['status'] == 'failed' for result in results)
   if failed:
     raise manifest.BatchError(
-      f'{failed} of {len(rows)} rows failed, the others are done; {path} '
+      f'{failed} of {len(results)} rows failed, the others are done; {path} '
       'gives the reasons'
     )
   return path

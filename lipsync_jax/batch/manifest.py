@@ -74,13 +74,14 @@ def read_manifest(
     )
   if not path.is_file():
     raise BatchError(f'{printable(path)}: expected a manifest, found no file')
+  # Absolute, because a row may be done in another process or on another day.
+  folder = pathlib.Path(os.path.abspath(path.parent))
+  out = pathlib.Path(os.path.abspath(out))
   rows: list[Row] = []
   writers: dict[str, int] = {}  # output -> number of the row that writes it
   try:
     for number, cells in enumerate(readers[path.suffix.lower()](path), 1):
-      rows.append(
-        _read_row(number, cells, path.parent, pathlib.Path(out), defaults)
-      )
+      rows.append(_read_row(number, cells, folder, out, defaults))
       rows[-1] = _refuse_second_writer(rows[-1], writers)
   except (UnicodeDecodeError, csv.Error) as error:
     raise BatchError(

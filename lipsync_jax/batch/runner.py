@@ -35,10 +35,13 @@ class Results:
   """The lines of `results.jsonl`, one for each row; safe for threads."""
 
   def __init__(self, path: pathlib.Path):
-    """Read the lines of an earlier run, whose last may be torn."""
     self.path, self._lock = path, threading.Lock()
     self._lines: dict[int, dict] = {}
     self._earlier: dict[tuple[str, str], dict] = {}
+    self.read(path)
+
+  def read(self, path: pathlib.Path) -> None:
+    """Read the lines of an earlier run, whose last may be torn."""
     with contextlib.suppress(FileNotFoundError):
       for line in path.read_text(encoding='utf-8').splitlines():
         with contextlib.suppress(ValueError, KeyError, TypeError):
@@ -46,16 +49,19 @@ class Results:
           self._earlier[result['outfile'], result['key']] = result
 
   def earlier(self, row: Row, key: str) -> dict | None:
-    """The line of an earlier run that did this row."""
+    """The line of an earlier run that tried this row."""
     result = self._earlier.get((row.outfile, key))
+    return None if result is None else result | {'row': row.number}
+
+  def current(self, row: Row, key: str) -> dict | None:
+    """The line of an earlier run that did this row."""
+    result = self.earlier(row, key)
     done = result is not None and result.get('status') == 'done'
-    if done and os.path.isfile(row.options.outfile):
-      return result | {'row': row.number}
-    return None
+    return result if done and os.path.isfile(row.options.outfile) else None
 
   def keep(self, results: Sequence[dict]) -> None:
-    """Start the file anew with these lines."""
-    self._lines = {result['row']: result for result in results}
+    """Write the file anew, with these lines among those of this run."""
+    self._lines |= {result['row']: result for result in results}
     self._rewrite()
 
   def add(self, result: dict) -> None:
@@ -102,21 +108,31 @@ def run_batch(
   folder = pathlib.Path(out)
   folder.mkdir(parents=True, exist_ok=True)
   decoder.DEFAULT_POOL.max_idle = max(decoder.MAX_IDLE, 2 * jobs)
-  with _exclusive(folder):
+  with exclusive(folder):
     results = Results(folder / RESULTS)
-    keys = {row.number: input_key(row.options) for row in rows if row.options}
-    found = [
-      results.earlier(row, keys[row.number]) for row in rows if row.options
-    ]
-    kept = [result for result in found if result is not None]
-    results.keep(kept)
-    done = {result['row'] for result in kept}
-    for row in rows:
-      if row.options is None:
-        results.add(_failure(row, row.reason, ''))
-    left = [row for row in rows if row.options and row.number not in done]
+    keys, left = begin(rows, results)
     _run_rows(group_rows(left), keys, results, jobs, quiet)
     return results.finish()
+
+
+def begin(
+  rows: Sequence[Row], results: Results
+) -> tuple[dict[int, str], list[Row]]:
+  """Keep the lines that are current, and fail the rows that cannot be read.
+
+  Returns:
+    The key of each row that can be read, by its number; the rows to be done.
+  """
+  keys = {row.number: input_key(row.options) for row in rows if row.options}
+  found = [
+    results.current(row, keys[row.number]) for row in rows if row.options
+  ]
+  kept = [result for result in found if result is not None]
+  done = {result['row'] for result in kept}
+  unreadable = [row for row in rows if row.options is None]
+  results.keep(kept + [_failure(row, row.reason, '') for row in unreadable])
+  left = [row for row in rows if row.options and row.number not in done]
+  return keys, left
 
 
 def _run_rows(
@@ -136,7 +152,7 @@ def _run_rows(
   with Session() as session, ThreadPoolExecutor(jobs) as pool:
 
     def work(row: Row) -> None:
-      results.add(_run_row(session, row, keys[row.number], stop))
+      results.add(run_row(session, row, keys[row.number], stop))
 
     try:
       with tqdm.tqdm(
@@ -159,7 +175,7 @@ def _run_rows(
       raise
 
 
-def _run_row(
+def run_row(
   session: Session, row: Row, key: str, stop: threading.Event
 ) -> dict:
   """Do a row; its failure becomes its result."""
@@ -237,7 +253,7 @@ def _search_seconds(options: SyncOptions) -> float:
 
 
 @contextlib.contextmanager
-def _exclusive(folder: pathlib.Path) -> Iterator[None]:
+def exclusive(folder: pathlib.Path) -> Iterator[None]:
   """Keep other batches out of a folder, by a lock on the folder itself."""
   if os.name != 'posix':
     yield  # Windows locks no folders

@@ -290,7 +290,7 @@ def test_two_batches_do_not_share_a_folder(folder):
   )
   (folder / 'out').mkdir()
   with (
-    runner._exclusive(folder / 'out'),
+    runner.exclusive(folder / 'out'),
     pytest.raises(manifest.BatchError, match='another batch'),
   ):
     runner.run_batch(rows, folder / 'out')
