@@ -23,8 +23,8 @@ MIN_CONTRAST_DB = (
 ABOVE_NOISE_DB = 6.0  # above the noise floor, the least level of speech
 LEAD_COLUMNS, TAIL_COLUMNS = 6, 10  # columns kept before and after speech
 RAMP_COLUMNS = 8  # columns of the fade
-VOICE_BEGINS, VOICE_ENDS = 0.5, 0.2  # probabilities; between them it goes on
-MIN_VOICE_WINDOWS = 3  # 0.1 s; the detector finds shorter voices in noise
+VOICE_BEGINS, VOICE_ENDS = 0.3, 0.1  # probabilities; between them it goes on
+MIN_VOICE_WINDOWS = 2  # above VOICE_BEGINS; music has single ones
 # Columns kept before and after a voice. They hold the soft edges of words, and
 # the consonants at both ends that the detector gives little probability.
 VOICE_LEAD, VOICE_TAIL = 12, 16

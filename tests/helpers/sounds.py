@@ -65,8 +65,8 @@ def drums(seconds: float, seed: int = 0) -> Wave:
     hat = rng.standard_normal(t.size) * np.exp(-t * 60)
     out[first:] += 0.4 * np.diff(hat, prepend=0)
     if number % 2 == 0:
-      out[first:] += 2 * np.sin(8 * (1 - np.exp(-t * 30)) + 350 * t) * np.exp(
-        -t * 14
+      out[first:] += (
+        2 * np.sin(8 * (1 - np.exp(-t * 30)) + 350 * t) * np.exp(-t * 14)
       )
   return scaled(out)
 
