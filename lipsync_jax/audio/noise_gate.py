@@ -1,15 +1,17 @@
 """Noise gate: replaces pauses in the log-mel with digital silence.
 
-Hum and hiss between words move lips that should rest. The gate finds the
-pauses and fades them to silence with a soft ramp. All functions are pure.
+Hum and hiss between words, music and applause move lips that should rest. The
+gate finds the pauses by their level, and by the probability of a voice where
+that is known, and fades them to silence with a soft ramp. All functions are
+pure.
 
-Shapes: t mel columns, 80 a second.
+Shapes: t mel columns, 80 a second; w windows of a voice detector.
 """
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Float32
 
-from lipsync_jax.audio.mel import SILENCE, SPAN_DB
+from lipsync_jax.audio.mel import HOP, SILENCE, SPAN_DB
 
 DB_PER_UNIT = SPAN_DB / (-2 * SILENCE)  # of the log-mel (spec 1.5): 12.5
 # Speech is never softer than this below its loud parts for MIN_PAUSE_COLUMNS.
@@ -21,6 +23,11 @@ MIN_CONTRAST_DB = (
 ABOVE_NOISE_DB = 6.0  # above the noise floor, the least level of speech
 LEAD_COLUMNS, TAIL_COLUMNS = 6, 10  # columns kept before and after speech
 RAMP_COLUMNS = 8  # columns of the fade
+VOICE_BEGINS, VOICE_ENDS = 0.3, 0.1  # probabilities; between them it goes on
+MIN_VOICE_WINDOWS = 2  # above VOICE_BEGINS; music has single ones
+# Columns kept before and after a voice. They hold the soft edges of words, and
+# the consonants at both ends that the detector gives little probability.
+VOICE_LEAD, VOICE_TAIL = 12, 16
 BLOCK = 4096  # columns processed at once, which bounds the memory
 
 
@@ -58,23 +65,56 @@ def speech_mask(mel: Float[np.ndarray, '80 t']) -> Bool[np.ndarray, 't']:
   return on
 
 
+def voice_mask(
+  probability: Float32[np.ndarray, 'w'], count: int, window: int
+) -> Bool[np.ndarray, 't']:
+  """True in mel columns with a voice.
+
+  Args:
+    probability: of a voice in each window.
+    count: mel columns.
+    window: samples of a window.
+  """
+  # A voice is a stretch above VOICE_ENDS that reaches VOICE_BEGINS.
+  on = probability > VOICE_ENDS
+  edges = np.flatnonzero(np.diff(np.pad(on, 1).astype(np.int8)))
+  for first, end in edges.reshape(-1, 2):
+    loud = np.count_nonzero(probability[first:end] > VOICE_BEGINS)
+    if loud < MIN_VOICE_WINDOWS:
+      on[first:end] = False
+  at = np.minimum(HOP * np.arange(count) // window, max(on.size - 1, 0))
+  return on[at] if on.size else np.zeros(count, bool)
+
+
+def extend_mask(
+  mask: Bool[np.ndarray, 't'], lead: int, tail: int
+) -> Bool[np.ndarray, 't']:
+  """True from `lead` columns before a True column to `tail` after it."""
+  wide = np.pad(mask, (tail, lead))
+  reach = lead + tail + 1
+  return np.lib.stride_tricks.sliding_window_view(wide, reach).any(-1)
+
+
 def apply_noise_gate(
-  mel: Float[np.ndarray, '80 t'], out: Float[np.ndarray, '80 t'] | None = None
+  mel: Float[np.ndarray, '80 t'],
+  out: Float[np.ndarray, '80 t'] | None = None,
+  voice: Bool[np.ndarray, 't'] | None = None,
 ) -> Float[np.ndarray, '80 t']:
   """The mel with its pauses faded to silence.
 
   Args:
     mel: log-mel.
     out: array for the result, which may be `mel`; default a new one.
+    voice: columns with a voice; all others are pauses as well. By default the
+      level alone decides.
   """
   out = mel.copy() if out is None else out
   if not mel.shape[1]:
     return out
   on = speech_mask(mel)
-  wide = np.pad(on, (TAIL_COLUMNS, LEAD_COLUMNS))
-  # Open from LEAD_COLUMNS before speech to TAIL_COLUMNS after it.
-  reach = LEAD_COLUMNS + TAIL_COLUMNS + 1
-  is_open = np.lib.stride_tricks.sliding_window_view(wide, reach).any(-1)
+  if voice is not None:
+    on &= extend_mask(voice, VOICE_LEAD, VOICE_TAIL)
+  is_open = extend_mask(on, LEAD_COLUMNS, TAIL_COLUMNS)
   soft = np.hanning(RAMP_COLUMNS + 2)[1:-1]
   share = np.convolve(
     np.pad(is_open, RAMP_COLUMNS // 2, 'edge'), soft / soft.sum()

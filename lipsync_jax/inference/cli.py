@@ -149,7 +149,7 @@ def _add_time(add) -> None:
   add(
     '--no-noise-gate',
     action='store_true',
-    help='do not replace faint noise in pauses by silence',
+    help='do not replace pauses, music and noise by silence',
   )
   add('--preview', help='render only the first seconds', **seconds)
   add('--final-audio', metavar='FILE', help='sound of the output')

@@ -42,7 +42,7 @@ class SyncOptions:
     keep_background: dB of the video's own sound where nobody speaks; None
       leaves it out.
     since, until: output seconds between which lips move; None is the end.
-    no_noise_gate: do not replace faint noise in pauses by silence.
+    no_noise_gate: do not replace pauses, music and noise by silence.
     no_detail_transfer: do not add the source's detail to the generated mouth.
     static: use the first frame only.
     fps: frames/s of a photo, 1 to 240.

@@ -180,7 +180,7 @@ class SyncJob:
     """
     options, video = self.options, self.video
     with self.timer('listen'):
-      mels, duration = self.speech_mels()
+      mels, duration, shares = speech.track_mels(options, self.tracks)
     with self.timer('find faces'):
       times, trajectories, facts = face_tracks.locate_speakers(
         options,
@@ -209,10 +209,12 @@ class SyncJob:
     meshes = [trajectory.mesh for trajectory in trajectories]
     del trajectories  # their landmarks are on disk now
     memory.release_free_memory()
-    for speaker, track, (opacity, reasons) in zip(
-      facts['speakers'], self.tracks, opacities, strict=True
+    for speaker, track, share, (opacity, reasons) in zip(
+      facts['speakers'], self.tracks, shares, opacities, strict=True
     ):
       speaker |= track.facts(options)
+      if share is not None:
+        speaker['voiced'] = round(share, 3)
       speaker['frames_spoken'] = int((opacity > 0).sum())
       speaker['skipped'] = visibility.skipped_ranges(frames, reasons)
     seconds = round(float(duration), 4)
@@ -224,17 +226,6 @@ class SyncJob:
       timeline.output_end(frames, duration, video.rate),
       meshes,
     )
-
-  def speech_mels(self) -> tuple[list[disk_array.RowFile], Fraction]:
-    """The mel of each speech track, on disk, and the longest's seconds."""
-    options = self.options
-    gated = not (options.no_noise_gate or options.compat)
-    mels, lengths = [], []
-    for track in self.tracks:
-      mel, length = speech.speech_mel(track, options.preview, gated)
-      mels.append(disk_array.to_disk(mel.T))
-      lengths.append(length)
-    return mels, max(lengths)
 
   def schedule(
     self,

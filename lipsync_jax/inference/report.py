@@ -120,6 +120,7 @@ class SpeakerReport:
     tracks: first and last source second of each stretch with the face.
     skipped: ranges with the source's lips.
     turns: first and last second of each turn of a dialogue.
+    voiced: share of the sound with a voice; None without the noise gate.
   """
 
   person: int
@@ -128,6 +129,7 @@ class SpeakerReport:
   tracks: tuple[tuple[float, float], ...]
   skipped: tuple[SkippedRange, ...]
   turns: tuple[tuple[float | None, float | None], ...] = ()
+  voiced: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,6 +180,11 @@ class SyncReport:
     lines = [self.note] if self.note else []
     for speaker in self.speakers:
       name = f'Person {speaker.person}'
+      if speaker.voiced == 0:
+        lines.append(
+          f'{name}: no voice was found in the sound, so its level moves the '
+          'lips.'
+        )
       if not speaker.frames_spoken:
         lines.append(f'{name} has the lips of the source in every frame.')
         continue
@@ -204,6 +211,7 @@ class SyncReport:
         if isinstance(one['audio'], str)
         else tuple(one['audio']),
         turns=tuple(tuple(turn) for turn in one.get('turns', ())),
+        voiced=one.get('voiced'),
         frames_spoken=one['frames_spoken'],
         tracks=tuple(tuple(times) for times in one.get('tracks', ())),
         skipped=tuple(
@@ -223,7 +231,11 @@ class SyncReport:
   def to_dict(self) -> dict:
     """Values for JSON, as in the file of `--report`."""
     speakers = [
-      {name: x for name, x in vars(speaker).items() if name != 'turns'}
+      {
+        name: x
+        for name, x in vars(speaker).items()
+        if name != 'turns' and (name, x) != ('voiced', None)
+      }
       | ({'turns': [list(t) for t in speaker.turns]} if speaker.turns else {})
       | {
         'tracks': [list(times) for times in speaker.tracks],

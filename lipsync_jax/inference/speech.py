@@ -9,7 +9,8 @@ Shapes: t mel columns, c channels, n samples.
 import contextlib
 import dataclasses
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -17,11 +18,14 @@ from jaxtyping import Float, Float32
 
 from lipsync_jax import audio
 from lipsync_jax.audio import SAMPLE_RATE, noise_gate, stream_log_mel
+from lipsync_jax.common import disk_array
+from lipsync_jax.common.errors import printable
 from lipsync_jax.inference import dialogue
 from lipsync_jax.inference.options import SyncError, SyncOptions
 from lipsync_jax.inference.turns import Turn, read_turns, turns_of
 from lipsync_jax.media import audio_reader, decoder
 from lipsync_jax.media.types import Video
+from lipsync_jax.models import voice_detector
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +118,70 @@ def speech_mel(
     preview: seconds after which to stop; None reads everything.
     gated: replace pauses by silence (`noise_gate.apply_noise_gate`).
   """
+  mel, seconds = _read_mel(track, preview, lambda blocks: blocks)
+  if gated:
+    noise_gate.apply_noise_gate(mel, out=mel)
+  return mel, seconds
+
+
+def voiced_mel(
+  track: SpeechTrack, preview: float | None
+) -> tuple[Float[np.ndarray, '80 t'], Fraction, float]:
+  """`speech_mel` that is silent also where music or noise is without a voice.
+
+  Sound without any voice is gated by its level alone: it may be a voice that
+  the detector does not know.
+
+  Returns:
+    The log-mel, its length in seconds, and the share of time with a voice.
+  """
+  found: list[np.ndarray] = []
+  mel, seconds = _read_mel(
+    track, preview, lambda blocks: voice_detector.watch_voice(blocks, found)
+  )
+  voice = noise_gate.voice_mask(
+    np.concatenate(found), mel.shape[1], voice_detector.WINDOW
+  )
+  share = float(voice.mean())
+  noise_gate.apply_noise_gate(mel, mel, voice if share else None)
+  return mel, seconds, share
+
+
+def track_mels(
+  options: SyncOptions, tracks: Sequence[SpeechTrack]
+) -> tuple[list[disk_array.RowFile], Fraction, list[float | None]]:
+  """The mel of each speech track, on disk, and the longest's seconds.
+
+  The last value is each track's share of time with a voice, None without the
+  noise gate. A track without a voice is named on standard error.
+  """
+  gated = not (options.no_noise_gate or options.compat)
+  mels, lengths, shares = [], [], []
+  for track in tracks:
+    share = None
+    if gated:
+      mel, length, share = voiced_mel(track, options.preview)
+    else:
+      mel, length = speech_mel(track, options.preview, False)
+    if share == 0 and not options.quiet:
+      name = printable(track.sound.path)
+      print(
+        f'note: {name}: no voice was found, so the level of the sound moves '
+        'the lips',
+        file=sys.stderr,
+      )
+    mels.append(disk_array.to_disk(mel.T))
+    lengths.append(length)
+    shares.append(share)
+  return mels, max(lengths), shares
+
+
+def _read_mel(
+  track: SpeechTrack,
+  preview: float | None,
+  watch: Callable[[Iterator[np.ndarray]], Iterator[np.ndarray]],
+) -> tuple[Float[np.ndarray, '80 t'], Fraction]:
+  """The log-mel and length of a track, whose blocks pass through `watch`."""
   limit = None if preview is None else round(preview * SAMPLE_RATE)
   count = 0
 
@@ -127,9 +195,7 @@ def speech_mel(
       if limit is not None and count >= limit:
         return
 
-  mel = stream_log_mel(wave())
-  if gated:
-    noise_gate.apply_noise_gate(mel, out=mel)
+  mel = stream_log_mel(watch(wave()))
   return mel, Fraction(count, SAMPLE_RATE)
 
 

@@ -70,14 +70,14 @@ def kept(monkeypatch):
   def measure(seconds: int) -> int:
     count = RATE * seconds
 
-    def speech_mel(track, preview, gated):
-      return np.zeros((80, 80 * seconds), np.float32), Fraction(seconds)
+    def voiced_mel(track, preview):
+      return np.zeros((80, 80 * seconds), np.float32), Fraction(seconds), 1.0
 
     def find(*_):
       times = [Fraction(i, RATE) for i in range(count)]
       return times, [path_of(count)], {'speakers': [{}]}
 
-    monkeypatch.setattr(speech, 'speech_mel', speech_mel)
+    monkeypatch.setattr(speech, 'voiced_mel', voiced_mel)
     monkeypatch.setattr(pipeline.face_tracks, 'locate_speakers', find)
     job = pipeline.SyncJob(
       SyncOptions('face.mp4'),
