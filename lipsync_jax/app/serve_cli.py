@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 
+from lipsync_jax.app import webhooks
 from lipsync_jax.app.cli import open_runner, server_parser
 from lipsync_jax.common.cli import run_command
 from lipsync_jax.common.errors import LipSyncError
@@ -20,6 +21,12 @@ def build_parser() -> argparse.ArgumentParser:
   parser = server_parser('lipsync serve', 'Jobs over HTTP.', 8000)
   parser.add_argument(
     '--max-jobs', type=int, default=100, help='that wait, and that are kept'
+  )
+  parser.add_argument(
+    '--allow-webhooks',
+    default='',
+    metavar='HOST[,HOST]',
+    help='addresses that may be called when a job ends; none without',
   )
   return parser
 
@@ -43,6 +50,12 @@ def run(argv: Sequence[str]) -> None:
       f'lipsync serve --host {args.host}: expected a token for other '
       'computers in LIPSYNC_TOKEN, found none'
     )
+  hosts = webhooks.parse_hosts(args.allow_webhooks)
+  if hosts and not token:
+    raise LipSyncError(
+      'lipsync serve --allow-webhooks: expected a token in LIPSYNC_TOKEN, '
+      'which signs the calls, found none'
+    )
   with open_runner(args, 'lipsync-serve-') as runner:
     import uvicorn
 
@@ -51,8 +64,9 @@ def run(argv: Sequence[str]) -> None:
     # Uploads that are too large for memory are written here, not elsewhere.
     tempfile.tempdir = str(runner.folder.parent)
     table = server.JobTable(runner, args.max_jobs)
+    sender = webhooks.WebhookSender(hosts, token)
     uvicorn.run(
-      server.build_app(table, token),
+      server.build_app(table, token, sender),
       host=args.host,
       port=args.port,
       root_path=args.root_path,
