@@ -34,6 +34,9 @@ def build_parser() -> argparse.ArgumentParser:
   """The parser of the command's flags."""
   parser = server_parser('lipsync app', 'The web page.', 7860)
   parser.add_argument('--open', action='store_true', help='open the browser')
+  parser.add_argument(
+    '--mcp', action='store_true', help='a tool for programs that use MCP'
+  )
   return parser
 
 
@@ -95,10 +98,16 @@ def run(argv: Sequence[str]) -> None:
     raise LipSyncError(
       'lipsync app: expected gradio, found none: pip install "lipsync-jax[app]"'
     )
+  if args.mcp and importlib.util.find_spec('mcp') is None:
+    raise LipSyncError(
+      'lipsync app --mcp: expected mcp, found none: pip install '
+      '"lipsync-jax[mcp]"'
+    )
   with open_runner(args, 'lipsync-app-') as (runner, _):
     from lipsync_jax.app import page
 
-    page.build_page(runner).launch(
+    page.build_page(runner, args.mcp).launch(
+      mcp_server=args.mcp,
       server_name=args.host,
       server_port=args.port,
       root_path=args.root_path or None,
