@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 
+from lipsync_jax.app import termination
 from lipsync_jax.common.cli import run_command
 from lipsync_jax.common.errors import LipSyncError
 from lipsync_jax.inference import cli
@@ -33,6 +34,9 @@ def build_parser() -> argparse.ArgumentParser:
   """The parser of the command's flags."""
   parser = server_parser('lipsync app', 'The web page.', 7860)
   parser.add_argument('--open', action='store_true', help='open the browser')
+  parser.add_argument(
+    '--mcp', action='store_true', help='a tool for programs that use MCP'
+  )
   return parser
 
 
@@ -40,21 +44,30 @@ def build_parser() -> argparse.ArgumentParser:
 def open_runner(args: argparse.Namespace, prefix: str) -> Iterator:
   """A `JobRunner` in a private folder, which is deleted after the block.
 
+  Yields the runner and a `termination.Terminator`; SIGTERM ends the block.
+
   Args:
     args: of `server_parser`.
     prefix: of the folder's name.
   """
   folder = tempfile.mkdtemp(prefix=prefix)
-  prepare_environment(folder, args.cpu)
-  from lipsync_jax.app import jobs
+  before = tempfile.tempdir
+  with termination.stopped_by_sigterm(folder) as terminator:
+    try:
+      prepare_environment(folder, args.cpu)
+      # All temporary files end with the command: large uploads, mixed sounds.
+      tempfile.tempdir = folder
+      from lipsync_jax.app import jobs
 
-  limits = jobs.Limits(args.max_megabytes, args.max_minutes)
-  runner = jobs.JobRunner(limits, os.path.join(folder, 'jobs'))
-  try:
-    yield runner
-  finally:
-    runner.close()
-    shutil.rmtree(folder, ignore_errors=True)
+      limits = jobs.Limits(args.max_megabytes, args.max_minutes)
+      runner = jobs.JobRunner(limits, os.path.join(folder, 'jobs'))
+      try:
+        yield runner, terminator
+      finally:
+        runner.close()
+    finally:
+      tempfile.tempdir = before
+      shutil.rmtree(folder, ignore_errors=True)
 
 
 def prepare_environment(folder: str, cpu: bool = False) -> None:
@@ -74,7 +87,7 @@ def prepare_environment(folder: str, cpu: bool = False) -> None:
 
 
 def run(argv: Sequence[str]) -> None:
-  """Serve the page until Ctrl-C.
+  """Serve the page until Ctrl-C or SIGTERM.
 
   Raises:
     LipSyncError: gradio is missing.
@@ -85,10 +98,16 @@ def run(argv: Sequence[str]) -> None:
     raise LipSyncError(
       'lipsync app: expected gradio, found none: pip install "lipsync-jax[app]"'
     )
-  with open_runner(args, 'lipsync-app-') as runner:
+  if args.mcp and importlib.util.find_spec('mcp') is None:
+    raise LipSyncError(
+      'lipsync app --mcp: expected mcp, found none: pip install '
+      '"lipsync-jax[mcp]"'
+    )
+  with open_runner(args, 'lipsync-app-') as (runner, _):
     from lipsync_jax.app import page
 
-    page.build_page(runner).launch(
+    page.build_page(runner, args.mcp).launch(
+      mcp_server=args.mcp,
       server_name=args.host,
       server_port=args.port,
       root_path=args.root_path or None,

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 
 from lipsync_jax.common import cancellation
 from lipsync_jax.common.errors import LipSyncError, printable
+from lipsync_jax.inference import turns
 from lipsync_jax.inference.people import FoundPerson
 from lipsync_jax.inference.report import Progress, SyncReport
 from lipsync_jax.inference.session import Session
@@ -193,7 +194,7 @@ class JobRunner:
     Args:
       user: who asks.
       face: video or photo.
-      audio: speech of the person in `options`.
+      audio: speech of the person in `options`; '' if turns have files.
       preview: render only the first seconds.
       options: further fields of `SyncOptions`.
       source: give a playable source too.
@@ -201,7 +202,7 @@ class JobRunner:
 
     def work(progress: Callable, cancelled: threading.Event) -> Result:
       self.limits.check(face)
-      for sound in (audio, *(path for _, path in options.get('audio_for', ()))):
+      for sound in _sounds(audio, options):
         self.limits.check(sound, sound=True)
       stem = pathlib.Path(face).stem[:40] or 'video'
       kind = '_preview' if preview else '_lipsync'
@@ -231,6 +232,13 @@ class JobRunner:
         return work(progress, cancelled)
 
     return wait_and_work
+
+
+def _sounds(audio: str, options: dict) -> list[str]:
+  """All files with speech of a job."""
+  further = [path for _, path in options.get('audio_for', ())]
+  of_turns = turns.audio_files(options.get('subtitles'))
+  return [*([audio] if audio else []), *further, *of_turns]
 
 
 def run_streamed(user: User, work: Callable) -> Iterator:

@@ -9,7 +9,7 @@ import pathlib
 import shutil
 from collections.abc import Iterator
 
-from lipsync_jax.app import jobs
+from lipsync_jax.app import jobs, mcp_tool
 from lipsync_jax.common.errors import Cancelled, LipSyncError, reason_of
 from lipsync_jax.inference.report import Progress
 
@@ -69,8 +69,8 @@ def launch_options() -> dict:
   }
 
 
-def build_page(runner: jobs.JobRunner):
-  """The page as `gradio.Blocks`."""
+def build_page(runner: jobs.JobRunner, mcp: bool = False):
+  """The page as `gradio.Blocks`, with the tool of `mcp_tool` if `mcp`."""
   import gradio as gr
 
   with gr.Blocks(
@@ -95,6 +95,8 @@ def build_page(runner: jobs.JobRunner):
       runner.forget(request.session_hash)
 
     page.unload(leave)
+    if mcp:
+      mcp_tool.add_tool(gr, runner)
   page.queue(max_size=20)
   return page
 

@@ -1,12 +1,14 @@
 """Command line of `lipsync serve`."""
 
 import argparse
+import contextlib
 import importlib.util
 import os
+import signal
 import sys
-import tempfile
 from collections.abc import Sequence
 
+from lipsync_jax.app import webhooks
 from lipsync_jax.app.cli import open_runner, server_parser
 from lipsync_jax.common.cli import run_command
 from lipsync_jax.common.errors import LipSyncError
@@ -21,11 +23,17 @@ def build_parser() -> argparse.ArgumentParser:
   parser.add_argument(
     '--max-jobs', type=int, default=100, help='that wait, and that are kept'
   )
+  parser.add_argument(
+    '--allow-webhooks',
+    default='',
+    metavar='HOST[,HOST]',
+    help='addresses that may be called when a job ends; none without',
+  )
   return parser
 
 
 def run(argv: Sequence[str]) -> None:
-  """Serve until Ctrl-C. LIPSYNC_TOKEN is the token of every request.
+  """Serve until Ctrl-C or SIGTERM. LIPSYNC_TOKEN is the token of every request.
 
   Raises:
     LipSyncError: a library is missing, or a public server has no token.
@@ -43,21 +51,43 @@ def run(argv: Sequence[str]) -> None:
       f'lipsync serve --host {args.host}: expected a token for other '
       'computers in LIPSYNC_TOKEN, found none'
     )
-  with open_runner(args, 'lipsync-serve-') as runner:
-    import uvicorn
-
+  hosts = webhooks.parse_hosts(args.allow_webhooks)
+  if hosts and not token:
+    raise LipSyncError(
+      'lipsync serve --allow-webhooks: expected a token in LIPSYNC_TOKEN, '
+      'which signs the calls, found none'
+    )
+  with open_runner(args, 'lipsync-serve-') as (runner, terminator):
     from lipsync_jax.app import server
 
-    # Uploads that are too large for memory are written here, not elsewhere.
-    tempfile.tempdir = str(runner.folder.parent)
     table = server.JobTable(runner, args.max_jobs)
-    uvicorn.run(
-      server.build_app(table, token),
-      host=args.host,
-      port=args.port,
-      root_path=args.root_path,
-      log_level='warning',
-    )
+    app = server.build_app(table, token, webhooks.WebhookSender(hosts, token))
+    _serve(app, args, terminator)
+
+
+def _serve(app, args: argparse.Namespace, terminator) -> None:
+  """Answer requests until Ctrl-C or SIGTERM."""
+  import uvicorn
+
+  class Server(uvicorn.Server):
+    """uvicorn's, which ends in time after SIGTERM."""
+
+    def handle_exit(self, number, frame) -> None:
+      if number == signal.SIGTERM:
+        terminator.start_countdown()
+      super().handle_exit(number, frame)
+
+  config = uvicorn.Config(
+    app,
+    host=args.host,
+    port=args.port,
+    root_path=args.root_path,
+    log_level='warning',
+    timeout_graceful_shutdown=1,  # seconds for answers that are being sent
+  )
+  # uvicorn raises the signal again when it has ended.
+  with contextlib.suppress(KeyboardInterrupt):
+    Server(config).run()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

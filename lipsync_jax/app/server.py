@@ -1,185 +1,48 @@
 """Jobs over HTTP: submit, status, result, cancel, list.
 
-The words are those of hosted services: a job has an id and is PENDING,
-PROCESSING, COMPLETED, FAILED or CANCELED. One job runs at a time.
+The words are those of hosted services (`job_table` has the states). A request
+is read by `submission`.
 """
 
 import contextlib
 import dataclasses
 import hmac
-import json
 import os
-import pathlib
-import secrets
-import shutil
-import threading
-import time
 from collections.abc import Callable
 
 from lipsync_jax.app import jobs
-from lipsync_jax.common.errors import (
-  Cancelled,
-  LipSyncError,
-  printable,
-  reason_of,
-)
-from lipsync_jax.inference.report import Progress, SyncReport
+from lipsync_jax.app.job_table import STATES, HttpJob, JobTable
+from lipsync_jax.app.submission import read_request
+from lipsync_jax.app.webhooks import WebhookSender
+from lipsync_jax.common.errors import LipSyncError, printable
 
-ENDED = ('COMPLETED', 'FAILED', 'CANCELED')
-# What happens if video and audio have different lengths, as options.
-SYNC_MODES = {
-  'cut_off': {'when_audio_longer': 'cut', 'when_video_longer': 'cut'},
-  'loop': {'when_audio_longer': 'loop', 'when_video_longer': 'cut'},
-  'bounce': {'when_audio_longer': 'bounce', 'when_video_longer': 'cut'},
-  'silence': {'when_audio_longer': 'hold', 'when_video_longer': 'keep'},
-}
-# Options that name no file of the server.
-OPTIONS = frozenset(
-  (
-    *('renderer', 'strength', 'person', 'since', 'until', 'preview', 'crf'),
-    *('fps', 'pads', 'box', 'crop', 'rotate', 'resize_factor', 'nosmooth'),
-    *('static', 'no_noise_gate', 'no_detail_transfer', 'when_audio_longer'),
-    *('when_video_longer', 'dtype'),
-  )
-)
+MAX_PAGE = 1000  # jobs of one answer
 
 
-@dataclasses.dataclass
-class HttpJob:
-  """A job and its state."""
+def read_page(query) -> tuple[int, int, str | None]:
+  """The limit, offset and status that a list is asked for.
 
-  id: str
-  user: jobs.User
-  face: str
-  audio: str
-  options: dict
-  created: float
-  status: str = 'PENDING'
-  progress: Progress | None = None
-  error: str = ''
-  output: str = ''
-  report: SyncReport | None = None
-
-  def to_dict(self) -> dict:
-    """The job as the interface shows it."""
-    found = {'id': self.id, 'status': self.status, 'created': self.created}
-    if self.progress is not None and self.status == 'PROCESSING':
-      found['stage'] = self.progress.stage
-      found['progress'] = self.progress.share
-      found['remaining_seconds'] = self.progress.remaining
-    if self.error:
-      found['error'] = self.error
-    if self.report is not None:
-      report = self.report.to_dict()
-      hidden = ('outfile', 'face', 'speakers')  # paths of the server
-      found['report'] = {k: v for k, v in report.items() if k not in hidden}
-      found['warnings'] = list(self.report.warnings)
-      found['output_url'] = f'/v2/generate/{self.id}/output'
-    return found
-
-
-class JobTable:
-  """All jobs; each runs in a thread that waits for its turn.
-
-  Attributes:
-    runner: does the work.
-    most: jobs that may wait or run, and ended jobs that are kept.
-  """
-
-  def __init__(self, runner: jobs.JobRunner, most: int = 100):
-    self.runner, self.most = runner, most
-    self._lock = threading.Lock()
-    self._jobs: dict[str, HttpJob] = {}
-
-  def submit(self, user: jobs.User, face: str, audio: str, options: dict):
-    """Start a job.
-
-    Raises:
-      AppError: too many jobs wait.
-    """
-    with self._lock:
-      waiting = sum(job.status not in ENDED for job in self._jobs.values())
-      if waiting >= self.most:
-        raise jobs.AppError(
-          f'expected at most {self.most} waiting jobs: try again later'
-        )
-      ended = [job for job in self._jobs.values() if job.status in ENDED]
-      for old in ended[: max(len(ended) - self.most + 1, 0)]:
-        self._jobs.pop(old.id).user.close()
-      name = secrets.token_hex(16)
-      job = HttpJob(name, user, face, audio, options, time.time())
-      self._jobs[name] = job
-    threading.Thread(target=self._run, args=(job,), daemon=True).start()
-    return job
-
-  def _run(self, job: HttpJob) -> None:
-    try:
-      work = self.runner.sync(
-        job.user, job.face, job.audio, False, job.options, source=False
-      )
-      for news in work:
-        if isinstance(news, Progress):
-          job.status, job.progress = 'PROCESSING', news
-        else:
-          job.output, job.report = news.after, news.report
-      job.status = 'COMPLETED'
-    except Cancelled:
-      job.status = 'CANCELED'
-    except Exception as error:
-      known = isinstance(error, LipSyncError | OSError)
-      kind = '' if known else f'{type(error).__name__}: '
-      job.error, job.status = kind + reason_of(error), 'FAILED'
-
-  def get(self, name: str) -> HttpJob | None:
-    """A job by its id."""
-    return self._jobs.get(name)
-
-  def list(self) -> list[HttpJob]:
-    """All jobs, the newest first."""
-    return list(self._jobs.values())[::-1]
-
-  def remove(self, job: HttpJob) -> None:
-    """Cancel a job and delete its files."""
-    job.user.cancel()
-    while job.status not in ENDED:
-      time.sleep(0.02)
-    job.user.close()
-    with self._lock:
-      self._jobs.pop(job.id, None)
-
-  def close(self) -> None:
-    """Cancel and remove all jobs."""
-    for job in self.list():
-      self.remove(job)
-
-
-def read_options(text: str) -> dict:
-  """Fields of `SyncOptions` from the JSON of a request.
+  Args:
+    query: the words after '?', as text by name.
 
   Raises:
-    AppError: no object, or an unknown name.
+    AppError: a number or a status that does not exist.
   """
-  try:
-    given = json.loads(text or '{}')
-  except json.JSONDecodeError as error:
-    raise jobs.AppError(f'options: expected JSON, found {error}') from error
-  if not isinstance(given, dict):
-    raise jobs.AppError(f'options: expected an object, found {given!r:.40}')
-  mode = given.pop('sync_mode', None)
-  if mode is not None and mode not in SYNC_MODES:
+  numbers = {'limit': '100', 'offset': '0'}
+  for name in numbers:
+    text = query.get(name, numbers[name])
+    if not (text.isascii() and text.isdecimal() and len(text) <= 9):
+      raise jobs.AppError(
+        f'{name}: expected a number from 0, found {printable(text)[:40]!r}'
+      )
+    numbers[name] = int(text)
+  status = query.get('status')
+  if status is not None and status not in STATES:
     raise jobs.AppError(
-      f'sync_mode: expected one of {", ".join(SYNC_MODES)}, found '
-      f'{printable(str(mode))!r}'
+      f'status: expected one of {", ".join(STATES)}, found '
+      f'{printable(status)[:40]!r}'
     )
-  if 'temperature' in given:
-    given['strength'] = given.pop('temperature')
-  unknown = min(given.keys() - OPTIONS, default=None)
-  if unknown is not None:
-    raise jobs.AppError(
-      f'options: expected {", ".join(sorted(OPTIONS))} or sync_mode, found '
-      f'{printable(unknown)!r}'
-    )
-  return SYNC_MODES.get(mode, {}) | given
+  return min(numbers['limit'], MAX_PAGE), numbers['offset'], status
 
 
 def is_allowed(headers, token: str) -> bool:
@@ -197,6 +60,7 @@ class _Handlers:
 
   table: JobTable
   token: str
+  webhooks: WebhookSender
 
   def guarded(self, action: Callable) -> Callable:
     """The action for requests with the token, and with their job if named."""
@@ -224,8 +88,8 @@ class _Handlers:
       return _refuse(413, f'expected at most {most} bytes')
     user = jobs.User(self.table.runner.folder)
     try:
-      paths, options = await _read_form(request, user)
-      job = self.table.submit(user, *paths, options)
+      given = await read_request(request, user, self.webhooks.check)
+      job = self.table.submit(user, given)
     except LipSyncError as error:
       user.close()
       return _refuse(400, str(error))
@@ -239,8 +103,14 @@ class _Handlers:
     return _answer(job.to_dict())
 
   async def show_all(self, request):
-    """The states of all jobs."""
-    return _answer([job.to_dict() for job in self.table.list()])
+    """A page of the states of all jobs."""
+    try:
+      limit, offset, status = read_page(request.query_params)
+    except LipSyncError as error:
+      return _refuse(400, str(error))
+    found = self.table.list(status)
+    page = [job.to_dict() for job in found[offset : offset + limit]]
+    return _answer(page, headers={'X-Total-Count': str(len(found))})
 
   async def result(self, request, job: HttpJob):
     """The output of a job."""
@@ -249,6 +119,13 @@ class _Handlers:
     if job.status != 'COMPLETED':
       return _refuse(409, f'expected a COMPLETED job, found {job.status}')
     return FileResponse(job.output, filename=os.path.basename(job.output))
+
+  async def cancel(self, request, job: HttpJob):
+    """End a job and keep its entry."""
+    from starlette.concurrency import run_in_threadpool
+
+    await run_in_threadpool(self.table.cancel, job)
+    return _answer(job.to_dict())
 
   async def remove(self, request, job: HttpJob):
     """Cancel and delete a job."""
@@ -262,12 +139,15 @@ class _Handlers:
     return _answer({'status': 'ok'})
 
 
-def build_app(table: JobTable, token: str = ''):
+def build_app(
+  table: JobTable, token: str = '', webhooks: WebhookSender | None = None
+):
   """The Starlette application.
 
   Args:
     table: of jobs.
     token: that every request must have; '' asks for none.
+    webhooks: calls the URLs of requests; None refuses them.
   """
   from starlette.applications import Starlette
   from starlette.concurrency import run_in_threadpool
@@ -277,8 +157,17 @@ def build_app(table: JobTable, token: str = ''):
   async def lifespan(app):
     yield
     await run_in_threadpool(table.close)
+    webhooks.close()
 
-  do = _Handlers(table, token)
+  webhooks = webhooks or WebhookSender(frozenset(), token)
+
+  def notify(job: HttpJob) -> None:
+    if job.request.webhook:
+      facts = job.to_dict() | {'webhook_status': 'PENDING'}
+      webhooks.send(job.request.webhook, facts, job.note_delivery)
+
+  table.on_end = notify
+  do = _Handlers(table, token, webhooks)
   one = '/v2/generate/{id}'
   return Starlette(
     routes=[
@@ -287,41 +176,18 @@ def build_app(table: JobTable, token: str = ''):
       Route('/v2/generate', do.guarded(do.show_all)),
       Route(one, do.guarded(do.show)),
       Route(one, do.guarded(do.remove), methods=['DELETE']),
+      Route(f'{one}/cancel', do.guarded(do.cancel), methods=['POST']),
       Route(f'{one}/output', do.guarded(do.result)),
     ],
     lifespan=lifespan,
   )
 
 
-def _answer(value, code: int = 200):
+def _answer(value, code: int = 200, headers: dict | None = None):
   from starlette.responses import JSONResponse
 
-  return JSONResponse(value, code)
+  return JSONResponse(value, code, headers)
 
 
 def _refuse(code: int, reason: str):
   return _answer({'error': reason}, code)
-
-
-async def _read_form(request, user: jobs.User) -> tuple[list[str], dict]:
-  """The saved files of a form, face and sound, and its options."""
-  from starlette.concurrency import run_in_threadpool
-
-  async with request.form(max_files=2, max_fields=4) as form:
-    paths = [
-      await run_in_threadpool(_save, user, form.get(name), name)
-      for name in ('video', 'audio')
-    ]
-    return paths, read_options(form.get('options', ''))
-
-
-def _save(user: jobs.User, upload, name: str) -> str:
-  """Copy an uploaded file into the job's folder."""
-  if upload is None or isinstance(upload, str):
-    raise jobs.AppError(f'{name}: expected a file in the form, found none')
-  suffix = pathlib.PurePath(upload.filename or '').suffix
-  suffix = suffix if suffix.removeprefix('.').isalnum() else ''
-  path = user.new_file(name + suffix)
-  with open(path, 'wb') as file:
-    shutil.copyfileobj(upload.file, file)
-  return path

@@ -14,7 +14,7 @@ pytest.importorskip('starlette', reason='needs the extra [app]')
 pytest.importorskip('httpx', reason='needs the extra [app]')
 from starlette.testclient import TestClient
 
-from lipsync_jax.app import server
+from lipsync_jax.app import job_table, server, submission
 
 EXAMPLES = pathlib.Path(jobs.__file__).parent / 'examples'
 FACE, SPEECH = EXAMPLES / 'mona.jpg', EXAMPLES / 'jfk.flac'
@@ -45,7 +45,7 @@ def submit(client, options=None, face=FACE, audio=SPEECH, **more):
 def wait(client, name: str) -> dict:
   while True:
     found = client.get(f'/v2/generate/{name}').json()
-    if found['status'] in server.ENDED:
+    if found['status'] in job_table.ENDED:
       return found
     time.sleep(0.05)
 
@@ -143,6 +143,6 @@ def test_other_computers_need_a_token(monkeypatch, capsys):
 
 
 def test_modes_are_options():
-  for mode, expected in server.SYNC_MODES.items():
-    found = server.read_options(json.dumps({'sync_mode': mode, 'crf': 20}))
+  for mode, expected in submission.SYNC_MODES.items():
+    found = submission.read_options(json.dumps({'sync_mode': mode, 'crf': 20}))
     assert found == expected | {'crf': 20}
