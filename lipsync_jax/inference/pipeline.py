@@ -24,7 +24,9 @@ from lipsync_jax.inference import (
   carryover,
   enhancement,
   face_tracks,
+  provenance,
   segments,
+  signing,
   speech,
 )
 from lipsync_jax.inference.network_cache import NetworkCache
@@ -81,6 +83,8 @@ def run(
     with timer('load'):
       weights = load_weights(options, networks)
       restorer = enhancement.load_restorer(options)
+      if options.sign:  # an unusable key is found before the work
+        signing.Signer(*options.sign, options.outfile)
       video = open_video(options)
       tracks = stack.enter_context(speech.open_speech(options, video))
       sound = stack.enter_context(speech.output_audio(options, video, tracks))
@@ -143,7 +147,10 @@ class SyncJob:
     options, video, weights = self.options, self.video, self.weights
     mouths = enhancement.enhance(options, mouths, self.restorer)
     extras = carryover.probe_extras(options, video)
-    left = self.write(plan, mouths, end, writer, sound, extras)
+    record = {}
+    if video.path:
+      record = provenance.build_record(options, weights.sha256)
+    left = self.write(plan, mouths, end, writer, sound, extras, record)
     return {
       'outfile': options.outfile and os.path.abspath(options.outfile),
       'face': options.face and os.path.abspath(options.face),
@@ -155,6 +162,7 @@ class SyncJob:
       'engine': engine,
       'batch': mouths.batch,
       'weights': {'source': weights.source, 'sha256': weights.sha256},
+      'provenance': record,
       'seconds': {k: round(v, 3) for k, v in self.timer.seconds.items()},
       'peak_memory_mb': memory.peak_rss() // 2**20,
       'decoder_memory_mb': decoder.DEFAULT_POOL.peak_bytes // 2**20,
@@ -312,6 +320,7 @@ class SyncJob:
     writer: FrameWriter | None,
     sound,
     extras,
+    record: dict,
   ) -> list[str]:
     """Render into the writer, or into segments without one.
 
@@ -319,6 +328,7 @@ class SyncJob:
       end: seconds at which the sound ends.
       sound: the output's sound and its origin.
       extras: of `carryover.probe_extras`.
+      record: of `provenance.build_record`; {} in memory.
 
     Returns:
       What of the source is left behind.
@@ -332,13 +342,15 @@ class SyncJob:
         writer.duration = end
         left = []  # a video in memory has no file
         if video.path:
-          left = carryover.carry(options, video, extras, writer, end)
+          left = carryover.carry(options, video, extras, writer, end, record)
         renderer.render_frames(plan, mouths, writer.write, self.timer, tick)
         return left
       parts = segments.render_segments(
         options, plan, mouths, self.weights.sha256, self.timer, tick
       )
-    return segments.concatenate(options, video, parts, *sound, end, extras)
+    return segments.concatenate(
+      options, video, parts, *sound, end, extras, record
+    )
 
 
 def load_weights(

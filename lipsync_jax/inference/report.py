@@ -151,6 +151,7 @@ class SyncReport:
     seconds: spent in each stage; stages overlap. 'total' is the job's.
     peak_memory_mb: of the process so far.
     decoder_memory_mb: of the decoder processes so far.
+    provenance: the record in the output's tags; {} in memory.
   """
 
   outfile: str
@@ -171,6 +172,7 @@ class SyncReport:
   peak_memory_mb: int
   decoder_memory_mb: int
   note: str = ''
+  provenance: dict = dataclasses.field(default_factory=dict)
 
   @property
   def warnings(self) -> tuple[str, ...]:
