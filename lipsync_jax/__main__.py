@@ -16,6 +16,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from lipsync_jax.batch import cli
 
     return cli.main(words[1:])
+  if command == 'doctor':
+    from lipsync_jax.app import doctor
+
+    return doctor.main(words[1:])
   if command == 'serve':
     from lipsync_jax.app import serve_cli
 
