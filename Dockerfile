@@ -3,7 +3,7 @@ FROM python:3.12-slim-bookworm
 
 # OpenCV and MediaPipe load these libraries; pip cannot install them.
 RUN apt-get update \
- && apt-get install --yes --no-install-recommends libegl1 libgl1 libgles2 libglib2.0-0 \
+ && apt-get install --yes --no-install-recommends libegl1 libgl1 libgles2 libglib2.0-0 libsm6 libxext6 \
  && rm -rf /var/lib/apt/lists/*
 
 WORKDIR /src

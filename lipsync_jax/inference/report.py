@@ -238,6 +238,6 @@ class SyncReport:
     ]
     changed = {'rate': str(self.rate), 'speakers': speakers}
     changed |= {'cuts': list(self.cuts), 'left_behind': list(self.left_behind)}
-    if not self.note:
-      return {k: v for k, v in (vars(self) | changed).items() if k != 'note'}
-    return vars(self) | changed
+    absent = {name for name in ('note', 'provenance') if not vars(self)[name]}
+    facts = vars(self) | changed
+    return {name: x for name, x in facts.items() if name not in absent}
