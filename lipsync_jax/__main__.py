@@ -16,10 +16,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     from lipsync_jax.batch import cli
 
     return cli.main(words[1:])
+  if command == 'doctor':
+    from lipsync_jax.app import doctor
+
+    return doctor.main(words[1:])
   if command == 'serve':
     from lipsync_jax.app import serve_cli
 
     return serve_cli.main(words[1:])
+  if command == 'verify':
+    from lipsync_jax.app import verify_cli
+
+    return verify_cli.main(words[1:])
   from lipsync_jax import sync
 
   return sync.main(words)

@@ -49,6 +49,7 @@ def sync(
   crf: int = _DEFAULTS.crf,
   background: str | None = None,
   strip: bool = False,
+  sign: Sequence[PathLike] | None = None,
   dtype: str = _DEFAULTS.dtype,
   batch: int | None = None,
   compat: bool = False,

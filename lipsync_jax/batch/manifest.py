@@ -18,7 +18,7 @@ from lipsync_jax.inference import cli
 from lipsync_jax.inference.options import SyncError, SyncOptions, make_options
 
 # Options of the whole command, or without a meaning for a row.
-NOT_FOR_ROWS = frozenset({'cpu', 'quiet', 'report', 'help'})
+NOT_FOR_ROWS = frozenset({'cpu', 'quiet', 'report', 'help', 'sign'})
 INPUTS = (
   *('face', 'audio', 'final_audio', 'checkpoint_path'),
   *('subtitles', 'face_enhancement'),

@@ -9,8 +9,9 @@ import sys
 from fractions import Fraction
 
 from lipsync_jax.common.errors import printable
+from lipsync_jax.inference import provenance, signing
 from lipsync_jax.inference.options import SyncOptions
-from lipsync_jax.media import decoder, extras, video_writer
+from lipsync_jax.media import decoder, extras, extras_muxer, video_writer
 from lipsync_jax.media.container import MediaError
 from lipsync_jax.media.types import Video
 
@@ -49,8 +50,9 @@ def carry(
   source: extras.Extras | None,
   writer: video_writer.VideoWriter,
   end: Fraction,
+  record: dict,
 ) -> list[str]:
-  """Add the extras to the output and note what is left behind.
+  """Add the extras and the record; note what is left behind.
 
   Args:
     options: of the job.
@@ -58,6 +60,7 @@ def carry(
     source: of `probe_extras`.
     writer: has written no frame.
     end: seconds of the output.
+    record: of `provenance.build_record`.
 
   Returns:
     What is left behind, each in a few words.
@@ -73,6 +76,10 @@ def carry(
         f'further tracks after {float(video.duration):.1f} s, where the video '
         'repeats'
       )
+  held = extras_muxer.ROOMS[writer.kind.muxer].tags
+  provenance.add_record(writer.file.metadata, record, held)
+  if options.sign:
+    writer.seal = signing.Signer(*options.sign, options.outfile)
   if left and not options.quiet:
     shown = [*left[:MOST], *(['…'] if len(left) > MOST else [])]
     items = printable('; '.join(shown))

@@ -56,7 +56,8 @@ def build_parser(
   parser = kind(
     'lipsync',
     description='Lip-sync a video or a photo to speech.',
-    epilog='Other commands: lipsync batch, app or serve, each with --help',
+    epilog='Other commands: lipsync batch, app, serve, verify or doctor, each '
+    'with --help',
   )
   add = parser.add_argument
   add('--face', required=True, help='video or photo of the person')
@@ -183,7 +184,14 @@ def _add_picture(add) -> None:
   add(
     '--strip',
     action='store_true',
-    help='carry over no tags, chapters, subtitles or further audio tracks',
+    help='carry over no tags, chapters, subtitles or further audio tracks; '
+    'the record that the file is generated stays',
+  )
+  add(
+    '--sign',
+    nargs=2,
+    metavar=('CERT', 'KEY'),
+    help='PEM files: sign Content Credentials (C2PA, ES256) into .mp4 or .mov',
   )
   add(
     '--face-enhancement',

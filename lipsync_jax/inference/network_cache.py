@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from lipsync_jax.common import cache, threads
+from lipsync_jax.common.errors import reason_of
 from lipsync_jax.faces import detector
 from lipsync_jax.models import articulator, occlusion, runtime
 from lipsync_jax.weights import articulation, convert, occlusion_weights
@@ -20,6 +21,34 @@ def use_compilation_cache() -> None:
   if jax.config.jax_compilation_cache_dir is None:
     compiled = str(cache.cache_dir('compiled'))
     jax.config.update('jax_compilation_cache_dir', compiled)
+
+
+def engine_names() -> dict[str, str]:
+  """What draws the mouths on this machine, for each renderer."""
+  import jax
+
+  dtype, backend = runtime.resolve_backend()
+  names = {'xla': 'XLA', 'openvino': 'OpenVINO'}
+  return {
+    'mesh': f'mesh warp, articulator in XLA on {jax.default_backend()}',
+    'network': f'{names[backend]} {runtime.DTYPE_LABELS[dtype]}',
+  }
+
+
+def check_bundled() -> dict[str, str]:
+  """Load the bundled models: SHA-256 of the tensors, or 'error: ' and why."""
+  checks = {
+    'articulator': lambda: articulation.load_articulation().sha256,
+    'generator': lambda: convert.load(convert.DEFAULT_GENERATOR).sha256,
+    'face detector': lambda: detector.FaceDetector().close() or 'loaded',
+  }
+  found = {}
+  for name, check in checks.items():
+    try:
+      found[name] = check()
+    except Exception as error:
+      found[name] = f'error: {reason_of(error)}'
+  return found
 
 
 class NetworkCache:

@@ -61,7 +61,9 @@ class SyncOptions:
     crf: 0 (lossless) to 51.
     background: '#RRGGBB' under transparent pictures; None keeps alpha where
       the output holds it, else black.
-    strip: carry over no tags, chapters, subtitles or further tracks.
+    strip: carry over no tags, chapters, subtitles or further tracks. The record
+      that the output is generated stays.
+    sign: PEM files of a certificate and its ES256 key; .mp4 and .mov only.
     dtype: auto, float32 or bfloat16.
     batch: faces at a time; None chooses by the machine.
     compat: boxes, timing and compositing of Wav2Lip.
@@ -102,6 +104,7 @@ class SyncOptions:
   crf: int = 16
   background: str | None = None
   strip: bool = False
+  sign: tuple[str, ...] | None = None
   dtype: str = 'auto'
   batch: int | None = None
   compat: bool = False
@@ -205,8 +208,17 @@ def _check_files(options: SyncOptions) -> None:
     )
   if options.cast and not options.subtitles:
     raise SyncError('--cast names speakers of --subtitles: give both')
+  if options.sign and len(options.sign) != 2:
+    raise SyncError(
+      f'--sign: expected a certificate and a key, found {len(options.sign)} '
+      'files'
+    )
+  for path in options.sign or ():
+    if not os.path.isfile(path):
+      raise SyncError(f'--sign: expected a PEM file, found none at {path!r}')
   output = os.path.abspath(options.outfile)
-  inputs = [path for _, path in files] + [options.final_audio]
+  inputs = [path for _, path in files]
+  inputs += [options.final_audio, *(options.sign or ())]
   if any(path and os.path.abspath(path) == output for path in inputs):
     raise SyncError('--outfile would overwrite an input: name another file')
 

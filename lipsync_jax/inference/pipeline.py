@@ -25,7 +25,9 @@ from lipsync_jax.inference import (
   carryover,
   enhancement,
   face_tracks,
+  provenance,
   segments,
+  signing,
   speech,
 )
 from lipsync_jax.inference.network_cache import NetworkCache
@@ -83,6 +85,8 @@ def run(
     with timer('load'):
       weights = load_weights(options, networks)
       restorer = enhancement.load_restorer(options)
+      if options.sign:  # an unusable key is found before the work
+        signing.Signer(*options.sign, options.outfile)
       video = open_video(options)
       tracks = stack.enter_context(speech.open_speech(options, video))
       sound = stack.enter_context(speech.output_audio(options, video, tracks))
@@ -154,7 +158,10 @@ class SyncJob:
     if objects:
       mouths = covered_mouth.CoveredMouthRenderer(mouths, objects)
     extras = carryover.probe_extras(options, video)
-    left = self.write(plan, mouths, end, writer, sound, extras)
+    record = {}
+    if video.path:
+      record = provenance.build_record(options, weights.sha256)
+    left = self.write(plan, mouths, end, writer, sound, extras, record)
     return {
       'outfile': options.outfile and os.path.abspath(options.outfile),
       'face': options.face and os.path.abspath(options.face),
@@ -166,6 +173,7 @@ class SyncJob:
       'engine': engine,
       'batch': mouths.batch,
       'weights': {'source': weights.source, 'sha256': weights.sha256},
+      'provenance': record,
       'seconds': {k: round(v, 3) for k, v in self.timer.seconds.items()},
       'peak_memory_mb': memory.peak_rss() // 2**20,
       'decoder_memory_mb': decoder.DEFAULT_POOL.peak_bytes // 2**20,
@@ -318,6 +326,7 @@ class SyncJob:
     writer: FrameWriter | None,
     sound,
     extras,
+    record: dict,
   ) -> list[str]:
     """Render into the writer, or into segments without one.
 
@@ -325,6 +334,7 @@ class SyncJob:
       end: seconds at which the sound ends.
       sound: the output's sound and its origin.
       extras: of `carryover.probe_extras`.
+      record: of `provenance.build_record`; {} in memory.
 
     Returns:
       What of the source is left behind.
@@ -338,13 +348,15 @@ class SyncJob:
         writer.duration = end
         left = []  # a video in memory has no file
         if video.path:
-          left = carryover.carry(options, video, extras, writer, end)
+          left = carryover.carry(options, video, extras, writer, end, record)
         renderer.render_frames(plan, mouths, writer.write, self.timer, tick)
         return left
       parts = segments.render_segments(
         options, plan, mouths, self.weights.sha256, self.timer, tick
       )
-    return segments.concatenate(options, video, parts, *sound, end, extras)
+    return segments.concatenate(
+      options, video, parts, *sound, end, extras, record
+    )
 
 
 def load_weights(

@@ -153,6 +153,7 @@ class SyncReport:
     seconds: spent in each stage; stages overlap. 'total' is the job's.
     peak_memory_mb: of the process so far.
     decoder_memory_mb: of the decoder processes so far.
+    provenance: the record in the output's tags; {} in memory.
   """
 
   outfile: str
@@ -173,6 +174,7 @@ class SyncReport:
   peak_memory_mb: int
   decoder_memory_mb: int
   note: str = ''
+  provenance: dict = dataclasses.field(default_factory=dict)
 
   @property
   def warnings(self) -> tuple[str, ...]:
@@ -248,6 +250,6 @@ class SyncReport:
     ]
     changed = {'rate': str(self.rate), 'speakers': speakers}
     changed |= {'cuts': list(self.cuts), 'left_behind': list(self.left_behind)}
-    if not self.note:
-      return {k: v for k, v in (vars(self) | changed).items() if k != 'note'}
-    return vars(self) | changed
+    absent = {name for name in ('note', 'provenance') if not vars(self)[name]}
+    facts = vars(self) | changed
+    return {name: x for name, x in facts.items() if name not in absent}

@@ -33,6 +33,7 @@ IGNORED_OPTIONS = (
   'resume',
   'final_audio',
   'strip',
+  'sign',
   'keep_background',
 )
 
@@ -147,7 +148,8 @@ def concatenate(
   sound,
   origin: Fraction | None,
   duration: Fraction,
-  source: extras.Extras | None = None,
+  source: extras.Extras | None,
+  record: dict,
 ) -> list[str]:
   """Write the output from its segments, and remove them.
 
@@ -157,6 +159,7 @@ def concatenate(
     origin: file time of the sound at which the video begins.
     duration: seconds of the output.
     source: extras of the video's file.
+    record: of `provenance.build_record`.
 
   Returns:
     What of the extras is left behind.
@@ -170,7 +173,7 @@ def concatenate(
     duration=duration,
     like=files[0][0],
   ) as out:
-    left = carryover.carry(options, video, source, out, duration)
+    left = carryover.carry(options, video, source, out, duration, record)
     for path, start in files:
       out.append(path, start)
   shutil.rmtree(segments_dir(options.outfile), ignore_errors=True)

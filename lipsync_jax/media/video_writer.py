@@ -101,6 +101,7 @@ class VideoWriter:
     self.pending, self.last, self.end = None, -1, None
     self.file = None
     self.tracks: list[Track] = []  # the sound comes first
+    self.seal = None  # called with the finished file, before it gets its name
     self.claim = _create_part(self.outfile)
     try:
       with as_media_error(outfile, WRITING_STOPPED):
@@ -179,6 +180,8 @@ class VideoWriter:
       for track in self.tracks:
         track.close()
       self.file.close()
+      if self.seal is not None:
+        self.seal(self.claim.part)
       self.claim.keep()
 
   def __enter__(self) -> 'Writer':

@@ -54,7 +54,9 @@ def test_strip_leaves_all_of_it_out(tmp_path, stand_in, capsys):
   got = rich_files.read_extras(tmp_path / 'o.mp4')
   assert len(got['sounds']) == 1
   assert not (got['lines'] or got['chapters'] or got['covers'])
-  assert not got['tags'].keys() & {'title', 'artist', 'comment', 'timecode'}
+  assert not got['tags'].keys() & {'title', 'artist', 'timecode'}
+  # Only the record that the output is generated, which --strip keeps.
+  assert json.loads(got['tags']['comment']) == report['provenance']
   assert report['left_behind'] == []
   assert 'left behind' not in capsys.readouterr().err
 
