@@ -1,8 +1,8 @@
 """Coefficients of mouth motion for sound that is still being recorded.
 
-The articulator sees DELAY_SECONDS of sound after the start of a frame. The
-network would use 0.6 s more: the last column is repeated REPEATED times, which
-was the best of the measured substitutes (docs/api.md, Live). The window of a
+The articulator sees DELAY_SECONDS of sound after the start of a frame, where
+the network's context is 0.6 s. The last column is repeated REPEATED times,
+which was the best of the measured substitutes (docs/api.md, Live). The window of a
 frame depends on its number only, so chunks of any length give the same bits.
 
 Shapes: n samples, t mel columns, c coefficients.
@@ -89,8 +89,8 @@ class LiveSpeech:
     """The coefficients of the frames that are complete.
 
     Yields:
-      The coefficients of the next frame, at the speed of the network's
-      training data, and whether any of its window is speech.
+      The unscaled coefficients of the next frame, and whether any of its
+      window is speech.
     """
     while not self.finished or self.frames < self.total:
       end = window_end(self.frames, self.fps)
