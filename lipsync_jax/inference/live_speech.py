@@ -2,8 +2,9 @@
 
 The articulator sees DELAY_SECONDS of sound after the start of a frame, where
 the network's context is 0.6 s. The last column is repeated REPEATED times,
-which was the best of the measured substitutes (docs/api.md, Live). The window of a
-frame depends on its number only, so chunks of any length give the same bits.
+which was the best of the measured substitutes (docs/api.md, Live). The window
+of a frame depends on its number only, so chunks of any length give the same
+bits.
 
 Shapes: n samples, t mel columns, c coefficients.
 """
