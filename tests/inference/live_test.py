@@ -267,7 +267,6 @@ def test_frames_that_were_not_taken_come_later(session, photo):
   [
     np.zeros(8, np.int32),
     np.zeros((8, 2), np.float32),
-    [0.0, 0.1],
     np.zeros(8, np.complex64),
   ],
 )
