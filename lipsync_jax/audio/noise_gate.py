@@ -3,10 +3,12 @@
 Hum and hiss between words, music and applause move lips that should rest. The
 gate finds the pauses by their level, and by the probability of a voice where
 that is known, and fades them to silence with a soft ramp. All functions are
-pure.
+pure; `RunningGate` finds the pauses of sound that is still being recorded.
 
 Shapes: t mel columns, 80 a second; w windows of a voice detector.
 """
+
+import collections
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32
@@ -29,6 +31,10 @@ MIN_VOICE_WINDOWS = 2  # above VOICE_BEGINS; music has single ones
 # the consonants at both ends that the detector gives little probability.
 VOICE_LEAD, VOICE_TAIL = 12, 16
 BLOCK = 4096  # columns processed at once, which bounds the memory
+FLOOR_COLUMNS = 800  # 10 s, of which `RunningGate` takes the noise floor
+FIRST_SPEECH_DB = -5.0  # level of speech before any: that of a soft speaker
+LOUDEST_DB = 2.0  # by which the loudest columns exceed the level of speech
+SPEECH_FALL_DB = 0.5 / 80  # a column of speech: 0.5 dB a second
 
 
 def column_level_db(mel: Float[np.ndarray, '80 t']) -> Float[np.ndarray, 't']:
@@ -43,10 +49,13 @@ def column_level_db(mel: Float[np.ndarray, '80 t']) -> Float[np.ndarray, 't']:
   return level
 
 
-def speech_mask(mel: Float[np.ndarray, '80 t']) -> Bool[np.ndarray, 't']:
-  """False in pauses of at least 0.25 s, True elsewhere."""
-  level = column_level_db(mel)
-  speech, floor = np.percentile(level, 95), np.percentile(level, 5)
+def gate_level_db(speech: float, floor: float) -> float:
+  """The level above which a column is speech, dB.
+
+  Args:
+    speech: level of loud speech.
+    floor: level of the noise.
+  """
   gate = speech - SILENCE_BELOW_PEAK_DB
   if floor > gate - ABOVE_NOISE_DB:
     # A noisy recording: the gate lies above the noise if speech is distinct.
@@ -56,8 +65,14 @@ def speech_mask(mel: Float[np.ndarray, '80 t']) -> Bool[np.ndarray, 't']:
       else -np.inf
     )
   # Digital silence is a pause whatever the level of the rest.
-  least = column_level_db(np.full((len(mel), 1), SILENCE))[0] + 1
-  on = level > max(gate, least)
+  return max(gate, SILENCE * DB_PER_UNIT + 1)
+
+
+def speech_mask(mel: Float[np.ndarray, '80 t']) -> Bool[np.ndarray, 't']:
+  """False in pauses of at least 0.25 s, True elsewhere."""
+  level = column_level_db(mel)
+  speech, floor = np.percentile(level, 95), np.percentile(level, 5)
+  on = level > gate_level_db(speech, floor)
   edges = np.flatnonzero(np.diff(np.pad(on, 1, constant_values=True)))
   for first, end in edges.reshape(-1, 2):
     if end - first < MIN_PAUSE_COLUMNS:
@@ -95,6 +110,23 @@ def extend_mask(
   return np.lib.stride_tricks.sliding_window_view(wide, reach).any(-1)
 
 
+def open_share(on: Bool[np.ndarray, 't'], tail: int) -> Float[np.ndarray, 't']:
+  """Share of each column that the gate passes, with a soft ramp.
+
+  Args:
+    on: columns of speech, which pass whole.
+    tail: columns kept after speech.
+  """
+  is_open = extend_mask(on, LEAD_COLUMNS, tail)
+  soft = np.hanning(RAMP_COLUMNS + 2)[1:-1]
+  share = np.convolve(
+    np.pad(is_open, RAMP_COLUMNS // 2, 'edge'), soft / soft.sum()
+  )
+  share = share[RAMP_COLUMNS - 1 :][: len(on)]
+  share[on] = 1  # speech is never attenuated
+  return share
+
+
 def apply_noise_gate(
   mel: Float[np.ndarray, '80 t'],
   out: Float[np.ndarray, '80 t'] | None = None,
@@ -114,13 +146,33 @@ def apply_noise_gate(
   on = speech_mask(mel)
   if voice is not None:
     on &= extend_mask(voice, VOICE_LEAD, VOICE_TAIL)
-  is_open = extend_mask(on, LEAD_COLUMNS, TAIL_COLUMNS)
-  soft = np.hanning(RAMP_COLUMNS + 2)[1:-1]
-  share = np.convolve(
-    np.pad(is_open, RAMP_COLUMNS // 2, 'edge'), soft / soft.sum()
-  )
-  share = share[RAMP_COLUMNS - 1 :][: len(on)].astype(mel.dtype)
-  share[on] = 1  # speech is never attenuated
+  share = open_share(on, TAIL_COLUMNS).astype(mel.dtype)
   for at in np.flatnonzero(share < 1):
     out[:, at] = SILENCE + share[at] * (mel[:, at] - SILENCE)
   return out
+
+
+class RunningGate:
+  """Finds speech in columns as they arrive, from those before them.
+
+  The noise floor is a low percentile of the last seconds. The level of speech
+  is the highest so far; it falls slowly while there is speech, so that a long
+  pause does not turn noise into speech.
+  """
+
+  def __init__(self):
+    self._levels: collections.deque[float] = collections.deque(
+      maxlen=FLOOR_COLUMNS
+    )
+    self._speech = FIRST_SPEECH_DB
+
+  def push(self, column: Float[np.ndarray, '80']) -> bool:
+    """Whether the next column is speech."""
+    level = float(column_level_db(column[:, None])[0])
+    self._levels.append(level)
+    self._speech = max(self._speech, level - LOUDEST_DB)
+    floor = float(np.percentile(self._levels, 5))
+    is_speech = level > gate_level_db(self._speech, floor)
+    if is_speech:
+      self._speech -= SPEECH_FALL_DB
+    return is_speech

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from lipsync_jax.common import cancellation, threads
-from lipsync_jax.inference import people, pipeline, speech
+from lipsync_jax.inference import live, people, pipeline, speech
 from lipsync_jax.inference.options import SyncError, SyncOptions, make_options
 from lipsync_jax.inference.report import ProgressCallback, SyncReport
 from lipsync_jax.media import memory
@@ -38,7 +38,7 @@ RENDER_OPTIONS = frozenset(
 class Session:
   """Warm weights, compiled networks and detector; safe for threads.
 
-  Use it in a `with` statement, or call `close`. Every method takes
+  Use it in a `with` statement, or call `close`. All methods but `stream` take
 
     progress: a function that gets a `Progress`. Threads of the job call it,
       one at a time. An exception in it ends the job.
@@ -48,6 +48,7 @@ class Session:
 
   def __init__(self):
     self._networks = pipeline.NetworkCache()
+    self._faces = live.LiveFaces()
 
   def __enter__(self) -> 'Session':
     return self
@@ -56,7 +57,8 @@ class Session:
     self.close()
 
   def close(self) -> None:
-    """Free the detector. A later job opens another."""
+    """Free the detector and prepared faces. A later job makes others."""
+    self._faces.clear()
     self._networks.close()
 
   def sync(
@@ -160,6 +162,39 @@ class Session:
       pictures = _Pictures(video, sound.duration)
       job.run(pictures, None)
     return pictures.array[: pictures.count]
+
+  def stream(
+    self,
+    face: PathLike | np.ndarray,
+    *,
+    strength: float = 1.0,
+    rate: int = 16_000,
+    fps: float = 25.0,
+    person: str = 'auto',
+    seconds: float = 10.0,
+    no_noise_gate: bool = False,
+  ) -> live.LiveStream:
+    """A face that speaks sound while it is being recorded.
+
+    The face is prepared once and kept for the session's later streams.
+
+    Args:
+      face: photo or video, a file or RGB frames as in `render`. A video is
+        played forwards and backwards.
+      strength: of the lips, 0 (the source's) to 2; 1 is natural.
+      rate: samples/s of the sound, 8000 to 192000.
+      fps: frames/s of a photo or of frames in memory, 10 to 120.
+      person: as in `SyncOptions`.
+      seconds: of the video that are used, from its beginning.
+      no_noise_gate: as in `SyncOptions`.
+
+    Raises:
+      LipSyncError: one line on what was expected, what was found, what to do.
+    """
+    options = live.LiveOptions(
+      strength, rate, fps, person, seconds, no_noise_gate
+    )
+    return live.open_stream(face, options, self._faces, self._networks)
 
   def people(
     self,

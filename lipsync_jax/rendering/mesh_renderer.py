@@ -207,11 +207,11 @@ class MeshRenderer:
     planes = [plane.copy() for plane in frame.planes]
     limit = 2**plan.video.color.depth - 1
     for patch in patches:
-      _blend(planes, patch, opacity, limit)
+      blend(planes, patch, opacity, limit)
     return dataclasses.replace(frame, planes=tuple(planes))
 
 
-def _blend(planes: list, patch: Patch, opacity: np.float32, limit: int) -> None:
+def blend(planes: list, patch: Patch, opacity: np.float32, limit: int) -> None:
   """Blend a patch into planes, in place."""
   x0, y0, x1, y1 = patch.box
   mask = patch.planes[3] if len(patch.planes) > 3 else None
@@ -327,9 +327,17 @@ def motion_scale(
   USUAL_MOTION where the source does not speak.
   """
   gaps = mesh.lip_gaps(basis).mean(1)
-  predicted = float(np.std(coefficients @ gaps))
+  return scale_to(motion_goal(face), float(np.std(coefficients @ gaps)))
+
+
+def motion_goal(face: MeshTrajectory) -> float:
+  """The deviation of the lip opening in the output, canonical units."""
   own = float(np.nanstd(face.opening)) if face.present.sum() > 25 else 0.0
-  goal = own if own > MIN_MOTION else USUAL_MOTION
+  return own if own > MIN_MOTION else USUAL_MOTION
+
+
+def scale_to(goal: float, predicted: float) -> np.float32:
+  """Factor within SCALE_LIMITS from one deviation to another."""
   return np.float32(np.clip(goal / max(predicted, 1e-4), *SCALE_LIMITS))
 
 
