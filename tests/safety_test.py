@@ -1,9 +1,10 @@
 """What the code may never do, proved by reading it.
 
 No shell, no other program, no pickle, no evaluated text and no network in
-the package or the data preparation. Only `media/decoder_process` starts a
-process: Python, with a command line that holds no input of the user. Only the
-page and the server of `app` open a port.
+the package or the data preparation. Only `media/decoder_process` and the probes
+of `app/doctor` start a process: Python, with a command line that holds no input
+of the user. Only the page and the server of `app` open a port, and only
+`app/webhooks` connects: to hosts that the server's owner names.
 """
 
 import ast
@@ -24,7 +25,8 @@ NETWORK = {
   *('asyncio', 'webbrowser', 'wget', 'gdown', 'huggingface_hub'),
 }
 SERVERS = {'gradio', 'starlette', 'uvicorn', 'fastapi', 'flask', 'tornado'}
-SERVING = {'app/page', 'app/server', 'app/serve_cli'}
+SERVING = {'app/page', 'app/server', 'app/serve_cli', 'app/submission'}
+CALLING = {'app/webhooks': {'http', 'socket'}}
 UNPICKLING = {
   *('pickle', '_pickle', 'cPickle', 'dill', 'cloudpickle', 'joblib'),
   *('marshal', 'shelve', 'jsonpickle', 'pandas', 'yaml'),
@@ -37,15 +39,19 @@ MODULES = NETWORK | UNPICKLING | PROGRAMS
 EVALUATING = {'eval', 'exec', 'compile', '__import__', 'breakpoint'}
 OS_CALLS = ('system', 'popen', 'exec', 'spawn', 'posix_spawn', 'startfile')
 STARTERS = {'subprocess', 'multiprocessing'}
-STARTING = {'media/decoder_process'}
-IMPORTING = {'common/lazy'}  # names of our own modules only
+STARTING = {'media/decoder_process', 'app/doctor'}
+IMPORTING = {'common/lazy', 'app/doctor'}  # names that are in our own code
 
 
 def faults(text: str, room: str = '') -> list[str]:
   """Everything in a source that is forbidden."""
   found = []
   for node in ast.walk(ast.parse(text)):
-    found += [f'imports {name}' for name in imported(node) if banned(name)]
+    found += [
+      f'imports {name}'
+      for name in imported(node)
+      if banned(name) and name.partition('.')[0] not in CALLING.get(room, set())
+    ]
     starts = {name.partition('.')[0] for name in imported(node)} & STARTERS
     if starts and room not in STARTING:
       found.append(f'imports {starts}')
@@ -168,3 +174,35 @@ def test_the_one_process_gets_no_word_of_the_user():
       'sys.executable',
       'decoder_worker.__name__',
     )
+
+
+def test_probes_get_no_word_of_the_user():
+  """A probe's name is a constant, and an unknown one is refused."""
+  tree = ast.parse((ROOT / 'lipsync_jax/app/doctor.py').read_text())
+  calls = [
+    node
+    for node in ast.walk(tree)
+    if isinstance(node, ast.Call)
+    and ast.unparse(node.func).startswith('subprocess.')
+  ]
+  assert [ast.unparse(call.func) for call in calls] == ['subprocess.run']
+  words = [ast.unparse(word) for word in calls[0].args[0].elts]
+  assert words == [
+    'sys.executable', "'-m'", "'lipsync_jax.app.doctor'", "'--probe'", 'name'
+  ]  # fmt: skip
+  names = {
+    ast.unparse(call.args[0])
+    for call in ast.walk(tree)
+    if isinstance(call, ast.Call) and ast.unparse(call.func) == 'run_isolated'
+  }
+  assert names == {'name'}
+
+
+def test_only_the_server_calls_webhooks():
+  users = {
+    f'{path.parent.name}/{path.stem}'
+    for path in SOURCES
+    if 'app.webhooks' in path.read_text()
+    or 'import webhooks' in path.read_text()
+  }
+  assert users <= {'app/server', 'app/serve_cli', 'app/job_table', 'app/jobs'}

@@ -8,7 +8,7 @@ Shapes: s side of the model's square, n landmarks, h w a part of the frame.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,12 @@ from lipsync_jax.media import yuv
 from lipsync_jax.media.types import Frame
 from lipsync_jax.models import runtime_openvino
 from lipsync_jax.rendering import compositing
-from lipsync_jax.rendering.renderer import FrameJob, MouthRenderer, RenderPlan
+from lipsync_jax.rendering.renderer import (
+  FrameJob,
+  MouthRenderer,
+  RendererWrapper,
+  RenderPlan,
+)
 
 SIDE = 512  # pixels, of models that leave it open
 # Eyes, tip of the nose and corners of the mouth in FFHQ's alignment, as shares
@@ -46,39 +51,18 @@ Restorer = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
-class EnhancingRenderer:
+class EnhancingRenderer(RendererWrapper):
   """A `MouthRenderer` whose faces are restored.
 
   Attributes:
-    inner: draws the mouths.
     restore: aligned face [s, s, 3], uint8, to float in 0..255.
     side: of the aligned face in pixels.
     strength: opacity of the restored face, 0 to 1.
   """
 
-  inner: MouthRenderer
   restore: Restorer
   side: int
   strength: float
-
-  @property
-  def batch(self) -> int:
-    """Mouths that `render` takes at most."""
-    return self.inner.batch
-
-  def part(self, first: int) -> 'EnhancingRenderer':
-    """The renderer of the output from frame `first` on."""
-    return dataclasses.replace(self, inner=self.inner.part(first))
-
-  def extract(self, plan: RenderPlan, job: FrameJob, number: int) -> Any:
-    """What the inner renderer needs."""
-    return self.inner.extract(plan, job, number)
-
-  def render(
-    self, plan: RenderPlan, mouths: Sequence[tuple[FrameJob, int]]
-  ) -> Sequence[Any]:
-    """Mouths of the inner renderer."""
-    return self.inner.render(plan, mouths)
 
   def composite(
     self, plan: RenderPlan, job: FrameJob, number: int, frame: Frame

@@ -286,7 +286,7 @@ class SyncJob:
           face,
           mesh_renderer.predict_coefficients(speaker.mel, times, predict),
           weights.basis,
-          objects and functools.partial(objects.find, number=number),
+          objects and functools.partial(objects.hides_lips, number=number),
         )
         for number, (speaker, face) in enumerate(
           zip(plan.speakers, meshes, strict=True)

@@ -9,7 +9,6 @@ Shapes: g cells of the network's answer, h w pixels of a region, n landmarks.
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
@@ -21,7 +20,7 @@ from lipsync_jax.media.types import Frame, Video
 from lipsync_jax.models import occlusion
 from lipsync_jax.rendering.renderer import (
   FrameJob,
-  MouthRenderer,
+  RendererWrapper,
   RenderPlan,
   read_chosen_frames,
 )
@@ -30,6 +29,7 @@ SAMPLES = 16  # frames that show a speaker's usual face
 CERTAIN = (0.3, 0.7)  # probability at which source pixels begin, are all
 FOUND = 0.4  # probability of a cell of an object
 HIDDEN_LIPS = (0.35, 0.65)  # covered share of the lips: the mouth fades, is off
+SEEN_LIPS = 0.05  # covered share of the lips of a reference, at most
 MIN_CELLS = 10  # of an object
 MIN_OUTSIDE = 4  # cells of an object beside the lips: teeth have none
 NEW_LOOK = 0.08  # difference of an object from the usual face, relative
@@ -138,51 +138,40 @@ class ObjectFinder:
   covered: Callable[[Face], Grid]
   usual: tuple[UsualFace, ...]
 
-  def find(self, frame: Frame, number: int) -> Grid | None:
-    """Cells of speaker `number`'s crop to keep from the source, or None."""
+  def find(self, frame: Frame, number: int) -> tuple[Grid, float] | None:
+    """What covers speaker `number` in a source frame.
+
+    Returns:
+      Cells of the speaker's crop to keep from the source, and the covered share
+      of the lips. None without an object.
+    """
     speaker, video = self.plan.speakers[number], self.plan.video
     crop = crops.crop_from_row(speaker.crops[frame.index])
     face = face_crop(video, frame, crop)
+    if face is None:
+      return None
     mask = self.usual[number].object_mask(face, self.covered(face))
     if mask is None:
       return None
     (points,) = speaker.points.read(frame.index, frame.index + 1)
-    if np.isfinite(points).all():
-      hidden = smooth_step(covered_lips(mask, points, crop), HIDDEN_LIPS)
-      mask = np.maximum(mask, np.float32(hidden))
-    return mask
+    known = np.isfinite(points).all()
+    return mask, covered_lips(mask, points, crop) if known else 0.0
+
+  def hides_lips(self, frame: Frame, number: int) -> bool:
+    """Whether an object covers some of the speaker's lips."""
+    found = self.find(frame, number)
+    return found is not None and found[1] > SEEN_LIPS
 
 
 @dataclasses.dataclass(frozen=True)
-class CoveredMouthRenderer:
+class CoveredMouthRenderer(RendererWrapper):
   """A `MouthRenderer` that leaves objects before the mouth whole.
 
   Attributes:
-    inner: draws the mouths.
     objects: before the mouths.
   """
 
-  inner: MouthRenderer
   objects: ObjectFinder
-
-  @property
-  def batch(self) -> int:
-    """Mouths that `render` takes at most."""
-    return self.inner.batch
-
-  def part(self, first: int) -> 'CoveredMouthRenderer':
-    """The renderer of the output from frame `first` on."""
-    return dataclasses.replace(self, inner=self.inner.part(first))
-
-  def extract(self, plan: RenderPlan, job: FrameJob, number: int) -> Any:
-    """What the inner renderer needs."""
-    return self.inner.extract(plan, job, number)
-
-  def render(
-    self, plan: RenderPlan, mouths: Sequence[tuple[FrameJob, int]]
-  ) -> Sequence[Any]:
-    """Mouths of the inner renderer."""
-    return self.inner.render(plan, mouths)
 
   def composite(
     self, plan: RenderPlan, job: FrameJob, number: int, frame: Frame
@@ -191,18 +180,22 @@ class CoveredMouthRenderer:
     out = self.inner.composite(plan, job, number, frame)
     if out is frame:
       return frame
-    mask = self.objects.find(job.frame, number)
-    if mask is None:
+    found = self.objects.find(job.frame, number)
+    if found is None:
       return out
+    mask = np.maximum(found[0], np.float32(smooth_step(found[1], HIDDEN_LIPS)))
     row = plan.speakers[number].crops[job.frame.index]
     return restore_pixels(
       out, frame, mask, crops.crop_from_row(row), plan.video
     )
 
 
-def face_crop(video: Video, frame: Frame, crop: crops.Crop) -> Face:
-  """The network's view of a face."""
-  box = crops.crop_bounds(crop, (video.height, video.width))
+def face_crop(video: Video, frame: Frame, crop: crops.Crop) -> Face | None:
+  """The network's view of a face; None if the crop is outside the frame."""
+  try:
+    box = crops.crop_bounds(crop, (video.height, video.width))
+  except landmarks.FaceError:
+    return None
   x0, y0, x1, y1 = (int(v) for v in box)
   rgb = yuv.to_rgb(video, frame, (x0, y0, x1, y1))
   return crops.extract_crop(rgb, crop, occlusion.SIZE, (x0, y0))
@@ -212,23 +205,21 @@ def find_objects(
   plan: RenderPlan, covered: Callable[[Face], Grid]
 ) -> ObjectFinder:
   """The finder, with usual faces from frames of the whole output."""
-  out = []
+  usual = []
   for speaker in plan.speakers:
     spoken = np.flatnonzero(speaker.opacity > 0)
-    if not spoken.size:
-      blank = np.zeros((occlusion.SIZE,) * 2 + (3,), np.uint8)
-      out.append(UsualFace.of([blank], covered))
-      continue
-    chosen = np.linspace(0, len(spoken) - 1, SAMPLES).astype(int)
-    indices = {plan.frames[int(p)].index for p in spoken[chosen]}
+    chosen = np.linspace(0, max(len(spoken) - 1, 0), SAMPLES).astype(int)
+    numbers = {plan.frames[int(p)].index for p in spoken[chosen[: len(spoken)]]}
     faces = [
       face_crop(
         plan.video, frame, crops.crop_from_row(speaker.crops[frame.index])
       )
-      for frame in read_chosen_frames(plan.video, np.array(sorted(indices)))
+      for frame in read_chosen_frames(plan.video, np.array(sorted(numbers)))
     ]
-    out.append(UsualFace.of(faces, covered))
-  return ObjectFinder(plan, covered, tuple(out))
+    faces = [face for face in faces if face is not None]
+    blank = np.zeros((occlusion.SIZE,) * 2 + (3,), np.uint8)
+    usual.append(UsualFace.of(faces or [blank], covered))
+  return ObjectFinder(plan, covered, tuple(usual))
 
 
 def restore_pixels(

@@ -277,7 +277,7 @@ def build_speaker(
   face: MeshTrajectory,
   coefficients: Float32[np.ndarray, 'o n'],
   basis: Float[np.ndarray, 'n p 3'],
-  hidden: Callable[[Frame], Any] | None = None,
+  hidden: Callable[[Frame], bool] | None = None,
 ) -> MeshSpeaker:
   """A speaker with the interior references of the video.
 
@@ -286,7 +286,7 @@ def build_speaker(
     face: the speaker's mesh.
     coefficients: for each output frame.
     basis: of the articulator.
-    hidden: None if nothing covers the mouth; other frames are no references.
+    hidden: whether an object covers the lips; such frames are no references.
   """
   face = face.with_closed_lips(basis)
   coefficients = coefficients * motion_scale(face, coefficients, basis)
@@ -357,7 +357,7 @@ def read_references(
   video: Video,
   face: MeshTrajectory,
   frames: Int[np.ndarray, 'k'],
-  hidden: Callable[[Frame], Any] | None,
+  hidden: Callable[[Frame], bool] | None,
 ) -> tuple[Int[np.ndarray, 'j'], tuple[Reference, ...]]:
   """Decode the reference frames, in order, and cut out their mouths.
 
@@ -368,7 +368,7 @@ def read_references(
   kept, out, read = [], [], 0
   for frame in read_chosen_frames(video, frames):
     read += 1
-    if hidden and hidden(frame) is not None:
+    if hidden and hidden(frame):
       continue
     points = face.source_points(frame.index, face.shape(frame.index))
     out.append(mouth_interior.read_reference(frame, points))

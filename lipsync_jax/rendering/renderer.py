@@ -108,6 +108,42 @@ class MouthRenderer(Protocol):
     """`frame` with the mouth in `job.outputs[number]`."""
 
 
+@dataclasses.dataclass(frozen=True)
+class RendererWrapper:
+  """A `MouthRenderer` that changes the frames of another, base class.
+
+  Attributes:
+    inner: draws the mouths.
+  """
+
+  inner: MouthRenderer
+
+  @property
+  def batch(self) -> int:
+    """Mouths that `render` takes at most."""
+    return self.inner.batch
+
+  def part(self, first: int) -> 'RendererWrapper':
+    """The renderer of the output from frame `first` on."""
+    return dataclasses.replace(self, inner=self.inner.part(first))
+
+  def extract(self, plan: RenderPlan, job: FrameJob, number: int) -> Any:
+    """What the inner renderer needs."""
+    return self.inner.extract(plan, job, number)
+
+  def render(
+    self, plan: RenderPlan, mouths: Sequence[tuple[FrameJob, int]]
+  ) -> Sequence[Any]:
+    """Mouths of the inner renderer."""
+    return self.inner.render(plan, mouths)
+
+  def composite(
+    self, plan: RenderPlan, job: FrameJob, number: int, frame: Frame
+  ) -> Frame:
+    """The frame of the inner renderer."""
+    return self.inner.composite(plan, job, number, frame)
+
+
 def render_frames(
   plan: RenderPlan,
   renderer: MouthRenderer,

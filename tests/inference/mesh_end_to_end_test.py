@@ -35,7 +35,7 @@ def test_photo_speaks_and_only_its_lower_face_changes(tmp_path):
 
 def test_photo_with_an_open_mouth_lends_its_own(monkeypatch):
   from lipsync_jax.faces import mesh
-  from lipsync_jax.rendering import mesh_renderer
+  from lipsync_jax.rendering import mesh_renderer, renderer
   from tests.faces import mesh_test
   from tests.rendering import mesh_warp_test
 
@@ -46,7 +46,7 @@ def test_photo_with_an_open_mouth_lends_its_own(monkeypatch):
     face = mesh_test.trajectory_of(analysis)
     video = dataclasses.replace(mesh_warp_test.video_of(), still=True)
     monkeypatch.setattr(
-      mesh_renderer.decoder,
+      renderer.decoder,
       'read_frames',
       lambda *_: (mesh_warp_test.picture() for _ in range(1)),
     )
