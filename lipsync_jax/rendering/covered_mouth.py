@@ -192,13 +192,27 @@ class CoveredMouthRenderer(RendererWrapper):
 
 def face_crop(video: Video, frame: Frame, crop: crops.Crop) -> Face | None:
   """The network's view of a face; None if the crop is outside the frame."""
+  import cv2
+
   try:
     box = crops.crop_bounds(crop, (video.height, video.width))
   except landmarks.FaceError:
     return None
   x0, y0, x1, y1 = (int(v) for v in box)
-  rgb = yuv.to_rgb(video, frame, (x0, y0, x1, y1))
-  return crops.extract_crop(rgb, crop, occlusion.SIZE, (x0, y0))
+  # `crop.extract_crop` of the whole picture, with planes that are averaged
+  # before they become RGB: a fourth of the time on a large face.
+  shrink = max(int(min(crop.w, crop.h) / occlusion.SIZE), 1)
+  size = (max((x1 - x0) // shrink, 1), max((y1 - y0) // shrink, 1))
+  rgb = yuv.to_rgb(video, frame, (x0, y0, x1, y1), size)
+  pixel = (x1 - x0) / size[0], (y1 - y0) / size[1]
+  matrix = crops.crop_matrix(crop, occlusion.SIZE)
+  return cv2.warpAffine(
+    rgb,
+    crops.opencv_affine(matrix, (x0, y0, *pixel)),
+    (occlusion.SIZE, occlusion.SIZE),
+    flags=cv2.INTER_LINEAR,
+    borderMode=cv2.BORDER_REPLICATE,
+  )
 
 
 def find_objects(
