@@ -152,14 +152,19 @@ def test_the_judge_lets_pass():
   assert not faults(fine + 'np.load(x, allow_pickle=False)\nnet.eval()\n')
 
 
-def test_the_one_process_gets_no_word_of_the_user():
-  tree = ast.parse((ROOT / 'lipsync_jax/media/decoder_process.py').read_text())
-  calls = [
+def started_processes(tree: ast.AST) -> list[ast.Call]:
+  """The calls of `subprocess` in a source."""
+  return [
     node
     for node in ast.walk(tree)
     if isinstance(node, ast.Call)
     and ast.unparse(node.func).startswith('subprocess.')
   ]
+
+
+def test_the_one_process_gets_no_word_of_the_user():
+  tree = ast.parse((ROOT / 'lipsync_jax/media/decoder_process.py').read_text())
+  calls = started_processes(tree)
   assert [ast.unparse(call.func) for call in calls] == ['subprocess.Popen']
   assert [ast.unparse(arg) for arg in calls[0].args] == ['COMMAND']
   command = next(
@@ -179,12 +184,7 @@ def test_the_one_process_gets_no_word_of_the_user():
 def test_probes_get_no_word_of_the_user():
   """A probe's name is a constant, and an unknown one is refused."""
   tree = ast.parse((ROOT / 'lipsync_jax/app/doctor.py').read_text())
-  calls = [
-    node
-    for node in ast.walk(tree)
-    if isinstance(node, ast.Call)
-    and ast.unparse(node.func).startswith('subprocess.')
-  ]
+  calls = started_processes(tree)
   assert [ast.unparse(call.func) for call in calls] == ['subprocess.run']
   words = [ast.unparse(word) for word in calls[0].args[0].elts]
   assert words == [

@@ -13,7 +13,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from lipsync_jax.batch.cli import NOT_FOR_ALL, check_results
+from lipsync_jax.batch.cli import check_results, read_rows
 from lipsync_jax.common.cli import run_command
 from lipsync_jax.inference import cli
 
@@ -65,25 +65,15 @@ def run(argv: Sequence[str]) -> str:
   """
   args, rest = build_parser().parse_known_args(argv)
   ours, beams = split_words(rest)
-  defaults = cli.parse_options(['--face=', *ours])
-  from lipsync_jax.batch import manifest
-
-  given = [name for name in NOT_FOR_ALL if defaults.pop(name, '')]
-  if given or args.workers < 1:
-    raise manifest.BatchError(
-      f'--{given[0]}: expected in the manifest, found on the command line'
-      if given
-      else f'--workers: expected at least 1, found {args.workers}'
-    )
-  if args.cpu:
-    os.environ['JAX_PLATFORMS'] = 'cpu'
-  rows = manifest.read_manifest(args.manifest, args.out, defaults)
+  rows = read_rows(args, ours, 'workers')
   # Worker processes of this machine import the same copy of the package.
   folders = [ROOT, *filter(None, [os.environ.get('PYTHONPATH')])]
   os.environ['PYTHONPATH'] = os.pathsep.join(folders)
   try:
     from lipsync_jax.batch import beam_runner
   except ImportError as error:
+    from lipsync_jax.batch import manifest
+
     raise manifest.BatchError(
       f'expected Apache Beam, found {error}; do '
       '`pip install "lipsync-jax[scale]"`'

@@ -1,11 +1,16 @@
 """Command line of `lipsync batch`."""
 
+import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from lipsync_jax.common.cli import run_command
 from lipsync_jax.inference import cli
+
+if TYPE_CHECKING:
+  from lipsync_jax.batch.manifest import Row
 
 NOT_FOR_ALL = ('face', 'audio', 'outfile', 'report', 'audio_for')
 
@@ -36,21 +41,41 @@ def run(argv: Sequence[str]) -> str:
   """
   words = list(cli.with_hyphens(argv))
   args, rest = build_parser().parse_known_args(words)
-  defaults = cli.parse_options(['--face=', *rest])
-  from lipsync_jax.batch import manifest, runner
+  rows = read_rows(args, rest, 'jobs')
+  from lipsync_jax.batch import runner
+
+  results = runner.run_batch(rows, args.out, args.jobs, args.quiet)
+  return check_results(results, args.out)
+
+
+def read_rows(
+  args: argparse.Namespace, words: Sequence[str], count: str
+) -> 'list[Row]':
+  """The rows of the manifest; sets the platform of `--cpu`.
+
+  Args:
+    args: manifest, out, cpu and the flag `count`.
+    words: options of lipsync, which are defaults for all rows.
+    count: name of the flag that says how many rows run at a time.
+
+  Raises:
+    BatchError: the manifest or a flag cannot be used.
+  """
+  defaults = cli.parse_options(['--face=', *words])
+  from lipsync_jax.batch import manifest
 
   given = [name for name in NOT_FOR_ALL if defaults.pop(name, '')]
-  if given or args.jobs < 1:
+  if given:
     raise manifest.BatchError(
       f'--{given[0]}: expected in the manifest, found on the command line'
-      if given
-      else f'--jobs: expected at least 1, found {args.jobs}'
+    )
+  if getattr(args, count) < 1:
+    raise manifest.BatchError(
+      f'--{count}: expected at least 1, found {getattr(args, count)}'
     )
   if args.cpu:
     os.environ['JAX_PLATFORMS'] = 'cpu'
-  rows = manifest.read_manifest(args.manifest, args.out, defaults)
-  results = runner.run_batch(rows, args.out, args.jobs, args.quiet)
-  return check_results(results, args.out)
+  return manifest.read_manifest(args.manifest, args.out, defaults)
 
 
 def check_results(results: Sequence[dict], out: str) -> str:

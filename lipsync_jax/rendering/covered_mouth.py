@@ -24,6 +24,7 @@ from lipsync_jax.rendering.renderer import (
   RenderPlan,
   read_chosen_frames,
 )
+from lipsync_jax.rendering.visibility import smooth_step
 
 SAMPLES = 16  # frames that show a speaker's usual face
 CERTAIN = (0.3, 0.7)  # probability at which source pixels begin, are all
@@ -101,12 +102,6 @@ class UsualFace:
     # Warped pixels come from beside the object.
     mask = cv2.dilate(mask.astype(np.float32), kernel)
     return cv2.GaussianBlur(mask, (0, 0), 0.8)
-
-
-def smooth_step(x, span: tuple[float, float]):
-  """0 below the span, 1 above, smooth between; any array."""
-  x = np.clip((x - span[0]) / (span[1] - span[0]), 0, 1)
-  return x * x * (3 - 2 * x)
 
 
 def covered_lips(

@@ -62,13 +62,18 @@ def nose_offset(points: Float[np.ndarray, 'f n 2']) -> Float[np.ndarray, 'f']:
   return 2 * (nose * across).sum(-1) / square
 
 
+def smooth_step(x, span: tuple[float, float]):
+  """0 below the span, 1 above, smooth between; any array."""
+  low, high = span
+  x = np.clip((x - low) / (high - low), 0, 1)
+  return x * x * (3 - 2 * x)
+
+
 def smooth_falloff(
   x: Float[np.ndarray, 'f'], span: tuple[float, float]
 ) -> Float[np.ndarray, 'f']:
   """1 below the span, 0 above, smooth between; NaN (unknown) gives 1."""
-  low, high = span
-  x = np.clip((np.nan_to_num(x, nan=low) - low) / (high - low), 0, 1)
-  return 1 - x * x * (3 - 2 * x)
+  return 1 - smooth_step(np.nan_to_num(x, nan=span[0]), span)
 
 
 def seconds_undetected(
