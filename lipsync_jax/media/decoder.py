@@ -7,9 +7,9 @@ results; the functions of this module are those of `DEFAULT_POOL`. Videos and
 sound in memory (`media.memory`) are read without a process.
 """
 
+import collections
 import contextlib
 import os
-import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
@@ -42,9 +42,12 @@ class DecoderPool:
     """
     self.max_idle = max_idle
     self._owner = os.getpid()
-    self._lock = threading.Lock()
-    self._idle: list[DecoderProcess] = []
+    # No lock: the garbage collector may end a reading within any statement
+    # of any thread, also while it holds a lock. Each operation on the two
+    # collections is atomic.
+    self._idle: collections.deque[DecoderProcess] = collections.deque()
     self._busy: set[DecoderProcess] = set()
+    self._closings = 0
     weakref.finalize(self, _close_all, self._idle)
 
   def __enter__(self) -> 'DecoderPool':
@@ -58,17 +61,15 @@ class DecoderPool:
 
     The pool may be used again and then starts new processes.
     """
-    with self._lock:
-      idle = self._idle.copy()
-      self._idle.clear()
-      self._busy.clear()
-    _close_all(idle)
+    self._closings += 1
+    self._busy.clear()
+    _close_all(self._idle)
 
   @property
   def peak_bytes(self) -> int:
     """Sum of the peak memory of all living processes."""
-    with self._lock:
-      return sum(process.peak for process in (*self._idle, *self._busy))
+    processes = (*self._idle.copy(), *self._busy.copy())
+    return sum(process.peak for process in processes)
 
   def start_idle_worker(self) -> None:
     """Have a process ready, since starting one takes half a second."""
@@ -185,39 +186,32 @@ class DecoderPool:
     """An idle process, or a new one."""
     if self._owner != os.getpid():
       self._start_over()
-    with self._lock:
-      idle = self._idle.copy()
-      self._idle.clear()
-      alive = [process for process in idle if process.is_alive()]
-      process = alive.pop() if alive else None
-      self._idle += alive
-      if process is not None:
-        self._busy.add(process)
-    _close_all(dead for dead in idle if dead not in (*alive, process))
-    if process is None:
-      process = DecoderProcess()
-      with self._lock:
-        self._busy.add(process)
+    process = _pop(self._idle)
+    while process is not None and not process.is_alive():
+      process.close()
+      process = _pop(self._idle)
+    process = process or DecoderProcess()
+    self._busy.add(process)
     return process
 
   def _release(self, process: DecoderProcess) -> None:
     """Keep a process for the next reading, or end it."""
-    usable = False
+    closings, keep = self._closings, False
     try:
-      usable = process.stop()
+      keep = process.stop() and process in self._busy
+      keep = keep and len(self._idle) < self.max_idle
     finally:
-      with self._lock:
-        keep = usable and process in self._busy
-        keep = keep and len(self._idle) < self.max_idle
-        self._busy.discard(process)
-        if keep:
-          self._idle.append(process)
-      if not keep:
+      self._busy.discard(process)
+      if keep:
+        self._idle.append(process)
+      else:
         process.close()
+    if closings != self._closings:  # the pool was closed meanwhile
+      _close_all(self._idle)
 
   def _start_over(self) -> None:
     """Empty the pool in a forked child: its parent owns the processes."""
-    self._owner, self._lock = os.getpid(), threading.Lock()
+    self._owner = os.getpid()
     self._idle.clear()
     self._busy.clear()
 
@@ -248,8 +242,15 @@ class DecoderPool:
         yield Frame(facts['index'], facts['time'], tuple(planes), alpha)
 
 
-def _close_all(processes) -> None:
-  for process in processes:
+def _pop(processes: collections.deque) -> DecoderProcess | None:
+  try:
+    return processes.pop()
+  except IndexError:
+    return None
+
+
+def _close_all(processes: collections.deque) -> None:
+  while (process := _pop(processes)) is not None:
     process.close()
 
 

@@ -155,7 +155,7 @@ def render_frames(
   depth = queue_depth(plan, renderer)
   extracted = prefetch(extract_jobs(plan, renderer, timer), depth)
   rendered = prefetch(render_jobs(plan, renderer, extracted, timer), depth)
-  with contextlib.closing(rendered):
+  with contextlib.closing(extracted), contextlib.closing(rendered):
     for job in rendered:
       frame = job.frame
       with timer('paste'):
@@ -221,20 +221,32 @@ def extract_jobs(
 ) -> Iterator[FrameJob]:
   """Decode frames and extract the renderer's inputs of visible mouths."""
   previous = None
-  frames = read_scheduled_frames(plan)
-  for position in range(len(plan.frames)):
-    with timer('decode'):
-      frame = next(frames)
-      job = FrameJob(position, frame)
-      for number, speaker in enumerate(plan.speakers):
-        if speaker.opacity[position] == 0:
-          continue
-        if previous and previous.frame is frame and number in previous.inputs:
-          job.inputs[number] = previous.inputs[number]  # a repeated frame
-        else:
-          job.inputs[number] = renderer.extract(plan, job, number)
-      previous = job
-    yield job
+  with contextlib.closing(read_scheduled_frames(plan)) as frames:
+    for position in range(len(plan.frames)):
+      with timer('decode'):
+        job = FrameJob(position, next(frames))
+        _extract_inputs(plan, renderer, job, previous)
+        previous = job
+      yield job
+
+
+def _extract_inputs(
+  plan: RenderPlan,
+  renderer: MouthRenderer,
+  job: FrameJob,
+  previous: FrameJob | None,
+) -> None:
+  """Fill `job.inputs`; a repeated frame has the inputs of `previous`."""
+  repeated = {}
+  if previous is not None and previous.frame is job.frame:
+    repeated = previous.inputs
+  for number, speaker in enumerate(plan.speakers):
+    if speaker.opacity[job.position] == 0:
+      continue
+    if number in repeated:
+      job.inputs[number] = repeated[number]
+    else:
+      job.inputs[number] = renderer.extract(plan, job, number)
 
 
 def render_jobs(

@@ -8,6 +8,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import threading
 import time
 from fractions import Fraction
 
@@ -329,6 +330,30 @@ def test_threads_share_a_pool(tmp_path):
     assert 1 <= len(pool._idle) <= decoder.MAX_IDLE and not pool._busy
 
 
+def test_the_garbage_collector_may_end_a_reading_anywhere(
+  tmp_path, monkeypatch
+):
+  path = clip(tmp_path, 5)
+  with decoder.DecoderPool() as pool:
+    video = pool.probe_video(path)
+    lost, found = [pool.read_frames(video)], []
+    next(lost[0])
+    pool.probe_video(path)  # in a second process, which is idle now
+
+    def is_alive(process):
+      lost.clear()  # as if the garbage collector ran here
+      return process.process.poll() is None
+
+    monkeypatch.setattr(decoder_process.DecoderProcess, 'is_alive', is_alive)
+    reading = threading.Thread(
+      target=lambda: found.extend(pool.read_frames(video)), daemon=True
+    )
+    reading.start()
+    reading.join(20)
+    assert [frame.index for frame in found] == list(range(5))
+    assert len(pool._idle) == 2 and not pool._busy
+
+
 @POSIX
 def test_a_fork_leaves_the_processes_of_its_parent_alone(tmp_path):
   script = (
@@ -339,7 +364,7 @@ def test_a_fork_leaves_the_processes_of_its_parent_alone(tmp_path):
     'if not child: sys.exit(decoder.DEFAULT_POOL.close())\n'
     'assert os.waitpid(child, 0)[1] == 0 and process.is_alive()\n'
     'assert len(list(decoder.read_frames(video))) == 3\n'
-    'assert decoder.DEFAULT_POOL._idle == [process]\n'
+    'assert list(decoder.DEFAULT_POOL._idle) == [process]\n'
   )
   root = str(pathlib.Path(video_reader.__file__).parents[2])
   subprocess.run(

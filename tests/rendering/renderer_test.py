@@ -1,6 +1,7 @@
 """Memory of the second pass: what stays in memory and what is on disk."""
 
 import gc
+import threading
 import tracemalloc
 from fractions import Fraction
 
@@ -13,8 +14,8 @@ from lipsync_jax.faces.trajectory import FaceTrajectory
 from lipsync_jax.inference import pipeline, speech
 from lipsync_jax.inference.options import SyncOptions
 from lipsync_jax.media import audio_reader
-from lipsync_jax.media.types import Color, Video
-from lipsync_jax.rendering import network_renderer, renderer
+from lipsync_jax.media.types import Color, Frame, Video
+from lipsync_jax.rendering import network_renderer, renderer, timeline
 from lipsync_jax.weights import convert
 from tests.helpers import synthetic_face
 
@@ -106,3 +107,35 @@ def test_a_second_more_is_little_more(kept):
   # Landmarks of a second are 18 kB, its mel 26 kB, its shows as objects 8 kB;
   # crops and time line as numbers are 2.2 kB.
   assert kept(22) - kept(2) < 20 * 3.4e3
+
+
+def test_a_failed_writing_ends_the_reading_at_once(monkeypatch):
+  times = [Fraction(i, RATE) for i in range(99)]
+  length = Fraction(1, RATE)
+  frames = [timeline.OutputFrame(t, length, i) for i, t in enumerate(times)]
+  plan = renderer.RenderPlan(VIDEO, times, frames, ())
+  planes = tuple(np.zeros((side, side), np.uint8) for side in (64, 32, 32))
+  picture = Frame(0, Fraction(0), planes)
+  reading = []
+
+  def read(plan):
+    reading.append(True)
+    try:
+      while True:
+        yield picture
+    finally:
+      reading.clear()
+
+  def write(frame, time):
+    raise OSError('the disk is full')
+
+  monkeypatch.setattr(renderer, 'read_scheduled_frames', read)
+  mouths = network_renderer.NetworkRenderer(lambda mel, faces: faces, 96, 2)
+  count = threading.active_count()
+  # The exception and with it every frame of the stack lives on in `caught`.
+  with pytest.raises(OSError, match='full') as caught:
+    renderer.render_frames(
+      plan, mouths, write, threads.StageTimer(), lambda: None
+    )
+  assert caught.tb is not None
+  assert not reading and threading.active_count() == count
