@@ -20,6 +20,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from lipsync_jax.app import doctor
 
     return doctor.main(words[1:])
+  if command == 'finetune':
+    from lipsync_jax.finetuning import cli
+
+    return cli.main(words[1:])
   if command == 'serve':
     from lipsync_jax.app import serve_cli
 

@@ -22,6 +22,7 @@ def sync(
   *,
   checkpoint_path: PathLike | None = None,
   renderer: str = _DEFAULTS.renderer,
+  profile: PathLike | None = None,
   strength: float = _DEFAULTS.strength,
   person: str = _DEFAULTS.person,
   audio_for: Sequence[tuple[str, PathLike]] = (),

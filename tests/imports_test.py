@@ -24,6 +24,9 @@ PACKAGES = {
   'app': 'common inference media',
   'occlusion': 'common data faces models weights',
   'training': 'audio common data media models weights',
+  'finetuning': (
+    'audio common data faces inference media models rendering training weights'
+  ),
   'evaluation': (
     'audio common data faces inference media models rendering weights'
   ),
@@ -32,11 +35,17 @@ PACKAGES = {
 SHELLS = {
   '__init__': 'common faces inference models sync weights',  # for types
   'sync': 'common inference',
-  '__main__': 'app batch sync',
+  '__main__': 'app batch finetuning sync',
   'main': 'training',
   'evaluate': 'common evaluation',
 }
-LIGHT = set(PACKAGES) - {'data', 'occlusion', 'training', 'benchmark'} | {
+LIGHT = set(PACKAGES) - {
+  'data',
+  'occlusion',
+  'training',
+  'finetuning',
+  'benchmark',
+} | {
   'sync',
   'evaluate',
 }

@@ -21,7 +21,7 @@ from lipsync_jax.inference.options import SyncError, SyncOptions, make_options
 NOT_FOR_ROWS = frozenset({'cpu', 'quiet', 'report', 'help', 'sign'})
 INPUTS = (
   *('face', 'audio', 'final_audio', 'checkpoint_path'),
-  *('subtitles', 'face_enhancement'),
+  *('subtitles', 'face_enhancement', 'profile'),
 )
 
 

@@ -56,8 +56,8 @@ def build_parser(
   parser = kind(
     'lipsync',
     description='Lip-sync a video or a photo to speech.',
-    epilog='Other commands: lipsync batch, app, serve, verify or doctor, each '
-    'with --help',
+    epilog='Other commands: lipsync batch, app, serve, finetune, verify or '
+    'doctor, each with --help',
   )
   add = parser.add_argument
   add('--face', required=True, help='video or photo of the person')
@@ -73,6 +73,11 @@ def build_parser(
     choices=RENDERERS,
     help="mesh: move the source's own pixels; network: paint with a "
     'generator; default: mesh without --checkpoint_path',
+  )
+  add(
+    '--profile',
+    metavar='FILE',
+    help="of lipsync finetune: the person's own way of speaking (mesh)",
   )
   add(
     '--strength',

@@ -62,8 +62,8 @@ class NetworkCache:
     self._lock = threading.RLock()
     self._weights: dict[str, convert.Weights] = {}
     self._predictors: dict[tuple, tuple[Callable, str]] = {}
-    self._articulation: articulation.Articulation | None = None
-    self._articulator: Callable | None = None
+    self._articulations: dict[str, articulation.Articulation] = {}
+    self._articulators: dict[str, Callable] = {}
     self._occlusion: Callable | None = None
     self._detector: detector.FaceDetector | None = None
 
@@ -82,23 +82,31 @@ class NetworkCache:
         self._weights[key] = convert.load_any(path, 'generator')
       return self._weights[key]
 
-  def articulation(self) -> articulation.Articulation:
-    """The bundled articulator."""
-    with self._lock:
-      if self._articulation is None:
-        self._articulation = articulation.load_articulation()
-      return self._articulation
+  def articulation(
+    self, profile: str | os.PathLike | None = None
+  ) -> articulation.Articulation:
+    """The articulator of a profile, by default the bundled one.
 
-  def articulator(self) -> Callable[[np.ndarray], np.ndarray]:
-    """`articulator.build_articulator` of the bundled articulator."""
+    It is read once, also if the file changes.
+    """
+    key = os.path.abspath(profile or articulation.DEFAULT_ARTICULATOR)
     with self._lock:
-      if self._articulator is None:
+      if key not in self._articulations:
+        self._articulations[key] = articulation.load_articulation(key)
+      return self._articulations[key]
+
+  def articulator(
+    self, profile: str | os.PathLike | None = None
+  ) -> Callable[[np.ndarray], np.ndarray]:
+    """`articulator.build_articulator` of `articulation(profile)`."""
+    with self._lock:
+      weights = self.articulation(profile)
+      if weights.sha256 not in self._articulators:
         use_compilation_cache()
-        weights = self.articulation()
-        self._articulator = articulator.build_articulator(
+        self._articulators[weights.sha256] = articulator.build_articulator(
           weights.variables, weights.width
         )
-      return self._articulator
+      return self._articulators[weights.sha256]
 
   def occlusion(self) -> Callable[[np.ndarray], np.ndarray]:
     """`occlusion.build_occlusion` of the bundled network."""

@@ -32,6 +32,8 @@ class SyncOptions:
     renderer: mesh moves the source's own pixels; network paints the lower face
       with a generator. auto is network with checkpoint_path, compat or box,
       else mesh.
+    profile: of `lipsync finetune`, for the mesh renderer: a person's own way
+      of speaking. None is the bundled articulator.
     strength: of the mesh renderer's lips, 0 (the source's) to 2; 1 is natural.
     person: largest, left, right, N or x,y: the speaker of `audio`. auto is the
       one whose lips clearly go with the video's own sound, else the largest.
@@ -77,6 +79,7 @@ class SyncOptions:
   outfile: str = 'results/result_voice.mp4'
   checkpoint_path: str | None = None
   renderer: str = 'auto'
+  profile: str | None = None
   strength: float = 1.0
   person: str = 'auto'
   audio_for: tuple[tuple[str, str], ...] = ()
@@ -213,12 +216,17 @@ def _check_files(options: SyncOptions) -> None:
       f'--sign: expected a certificate and a key, found {len(options.sign)} '
       'files'
     )
+  if options.profile is not None and not os.path.isfile(options.profile):
+    raise SyncError(
+      f'--profile: expected a file of lipsync finetune, found none at '
+      f'{options.profile!r}'
+    )
   for path in options.sign or ():
     if not os.path.isfile(path):
       raise SyncError(f'--sign: expected a PEM file, found none at {path!r}')
   output = os.path.abspath(options.outfile)
   inputs = [path for _, path in files]
-  inputs += [options.final_audio, *(options.sign or ())]
+  inputs += [options.final_audio, options.profile, *(options.sign or ())]
   if any(path and os.path.abspath(path) == output for path in inputs):
     raise SyncError('--outfile would overwrite an input: name another file')
 
@@ -228,6 +236,11 @@ def _check_renderer(options: SyncOptions) -> None:
     raise SyncError(
       f'--renderer: expected one of {", ".join(RENDERERS)}, found '
       f'{options.renderer!r}'
+    )
+  if options.profile is not None and not options.uses_mesh:
+    raise SyncError(
+      '--profile: expected the mesh renderer, found options of the network '
+      'renderer; leave one of the two out'
     )
   network_only = {
     '--checkpoint_path': options.checkpoint_path,

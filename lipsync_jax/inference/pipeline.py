@@ -274,7 +274,7 @@ class SyncJob:
     """The mesh renderer with the coefficients of all output frames."""
     weights = self.weights
     with self.timer('articulate'):
-      predict = self.networks.articulator()
+      predict = self.networks.articulator(self.options.profile)
       times = np.fromiter(
         (float(frame.time + frame.length / 2) for frame in plan.frames),
         np.float64,
@@ -364,7 +364,7 @@ def load_weights(
 ) -> convert.Weights | articulation.Articulation:
   """The weights of the renderer that the options choose."""
   if options.uses_mesh:
-    return networks.articulation()
+    return networks.articulation(options.profile)
   return load_generator(options, networks)
 
 

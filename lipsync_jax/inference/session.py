@@ -28,9 +28,9 @@ PathLike = str | os.PathLike
 # Options of `sync` that have a meaning for frames in memory.
 RENDER_OPTIONS = frozenset(
   (
-    *('renderer', 'strength', 'person', 'since', 'until', 'checkpoint_path'),
+    *('renderer', 'profile', 'strength', 'person', 'since', 'until'),
     *('pads', 'box', 'nosmooth', 'no_noise_gate', 'no_detail_transfer'),
-    *('dtype', 'batch'),
+    *('checkpoint_path', 'dtype', 'batch'),
   )
 )
 

@@ -1,0 +1,1 @@
+"""Profiles: the articulator fitted to one person's own speech."""
