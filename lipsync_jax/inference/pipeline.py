@@ -20,7 +20,6 @@ from jaxtyping import Int
 from lipsync_jax import audio
 from lipsync_jax.common import disk_array, memory, threads
 from lipsync_jax.common.errors import printable
-from lipsync_jax.faces import mesh_trajectory
 from lipsync_jax.inference import (
   carryover,
   enhancement,
@@ -37,9 +36,12 @@ from lipsync_jax.media import decoder, video_writer
 from lipsync_jax.media.container import MediaError
 from lipsync_jax.media.types import Frame, Video, View
 from lipsync_jax.rendering import (
+  chosen_frames,
   covered_mouth,
   mesh_renderer,
+  mouth_reader,
   network_renderer,
+  object_finder,
   renderer,
   timeline,
   visibility,
@@ -142,14 +144,9 @@ class SyncJob:
       sound: the output's sound and its origin.
     """
     plan, facts, end, meshes = self.build_plan()
-    objects = None
-    if not (self.options.compat or self.video.still):
-      # Nothing passes before the mouth of a photo.
-      with self.timer('find objects'):
-        covered = self.networks.occlusion()
-        objects = covered_mouth.find_objects(plan, covered)
+    objects, readers = self.read_samples(plan, meshes)
     if self.options.uses_mesh:
-      mouths = self.build_mesh_renderer(plan, meshes, objects)
+      mouths = self.build_mesh_renderer(plan, readers, objects)
       engine = 'mesh warp'
     else:
       mouths, engine = self.build_renderer(plan)
@@ -161,7 +158,9 @@ class SyncJob:
     record = {}
     if video.path:
       record = provenance.build_record(options, weights.sha256)
-    left = self.write(plan, mouths, end, writer, sound, extras, record)
+    left = self.write(plan, mouths, objects, end, writer, sound, extras, record)
+    if objects:
+      objects.report(facts['speakers'])
     return {
       'outfile': options.outfile and os.path.abspath(options.outfile),
       'face': options.face and os.path.abspath(options.face),
@@ -265,11 +264,35 @@ class SyncJob:
     starts = audio.window_starts((frame.time for frame in frames), lead)
     return frames, [starts] * len(mels)
 
+  def read_samples(
+    self, plan: renderer.RenderPlan, meshes: list
+  ) -> tuple[object_finder.ObjectFinder | None, list[mouth_reader.MouthReader]]:
+    """Read the source's mouths and usual faces, in one pass.
+
+    Returns:
+      The finder of objects, None where none are searched, and the readers of
+      the mesh renderer's speakers.
+    """
+    options, readers, visits, objects = self.options, [], [], None
+    with self.timer('read samples'):
+      if options.uses_mesh:
+        basis = self.weights.basis
+        readers = [mouth_reader.make_reader(face, basis) for face in meshes]
+        visits = [(reader.frames, reader.visit) for reader in readers]
+      # At strength 0 nothing is drawn.
+      if not (options.compat or (options.uses_mesh and not options.strength)):
+        objects = object_finder.ObjectFinder(plan, self.networks.occlusion())
+        visits += objects.visits([reader.frames for reader in readers])
+      chosen_frames.visit_frames(self.video, visits)
+      if objects:
+        objects.learn()
+    return objects, readers
+
   def build_mesh_renderer(
     self,
     plan: renderer.RenderPlan,
-    meshes: list[mesh_trajectory.MeshTrajectory],
-    objects: covered_mouth.ObjectFinder | None,
+    readers: list[mouth_reader.MouthReader],
+    objects: object_finder.ObjectFinder | None,
   ) -> mesh_renderer.MeshRenderer:
     """The mesh renderer with the coefficients of all output frames."""
     weights = self.weights
@@ -282,14 +305,14 @@ class SyncJob:
       times += mesh_renderer.LEAD_SECONDS
       speakers = tuple(
         mesh_renderer.build_speaker(
-          self.video,
-          face,
+          reader,
+          float(self.video.rate),
           mesh_renderer.predict_coefficients(speaker.mel, times, predict),
           weights.basis,
           objects and functools.partial(objects.hides_lips, number=number),
         )
-        for number, (speaker, face) in enumerate(
-          zip(plan.speakers, meshes, strict=True)
+        for number, (speaker, reader) in enumerate(
+          zip(plan.speakers, readers, strict=True)
         )
       )
     return mesh_renderer.MeshRenderer(
@@ -322,6 +345,7 @@ class SyncJob:
     self,
     plan: renderer.RenderPlan,
     mouths: renderer.MouthRenderer,
+    objects: object_finder.ObjectFinder | None,
     end: Fraction,
     writer: FrameWriter | None,
     sound,
@@ -331,6 +355,7 @@ class SyncJob:
     """Render into the writer, or into segments without one.
 
     Args:
+      objects: before the mouths; their coverage is filled.
       end: seconds at which the sound ends.
       sound: the output's sound and its origin.
       extras: of `carryover.probe_extras`.
@@ -352,7 +377,13 @@ class SyncJob:
         renderer.render_frames(plan, mouths, writer.write, self.timer, tick)
         return left
       parts = segments.render_segments(
-        options, plan, mouths, self.weights.sha256, self.timer, tick
+        options,
+        plan,
+        mouths,
+        self.weights.sha256,
+        self.timer,
+        tick,
+        objects.coverage_arrays() if objects else (),
       )
     return segments.concatenate(
       options, video, parts, *sound, end, extras, record
