@@ -68,6 +68,10 @@ def carry(
   left = []
   if video.view.background is not None and options.background is None:
     left.append(f'alpha (laid over {BACKGROUND}; .webm and .mov keep it)')
+  elif video.unread_alpha:
+    left.append('alpha of an animated AVIF')
+  if (video.mastering or video.light) and not writer.keeps_hdr:
+    left.append('HDR metadata (10-bit .mp4, .mov and .mkv keep it)')
   if source is not None:
     left += writer.carry(source, video, end)
     timed = [s for s in source.streams if s.kind in ('audio', 'subtitle')]

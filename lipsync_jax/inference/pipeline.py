@@ -24,6 +24,7 @@ from lipsync_jax.inference import (
   carryover,
   enhancement,
   face_tracks,
+  inputs,
   provenance,
   segments,
   signing,
@@ -34,15 +35,15 @@ from lipsync_jax.inference.options import SyncOptions
 from lipsync_jax.inference.report import ProgressCallback, show_progress
 from lipsync_jax.media import decoder, video_writer
 from lipsync_jax.media.container import MediaError
-from lipsync_jax.media.types import Frame, Video, View
+from lipsync_jax.media.types import Frame, Video
 from lipsync_jax.rendering import (
-  chosen_frames,
   covered_mouth,
   mesh_renderer,
   mouth_reader,
   network_renderer,
   object_finder,
   renderer,
+  samples,
   timeline,
   visibility,
 )
@@ -85,11 +86,11 @@ def run(
   decoder.DEFAULT_POOL.start_idle_worker()
   with contextlib.ExitStack() as stack:
     with timer('load'):
-      weights = load_weights(options, networks)
+      weights = inputs.load_weights(options, networks)
       restorer = enhancement.load_restorer(options)
       if options.sign:  # an unusable key is found before the work
         signing.Signer(*options.sign, options.outfile)
-      video = open_video(options)
+      video = inputs.open_video(options)
       tracks = stack.enter_context(speech.open_speech(options, video))
       sound = stack.enter_context(speech.output_audio(options, video, tracks))
     # The output is opened before the long work, and dropped if that fails.
@@ -267,26 +268,17 @@ class SyncJob:
   def read_samples(
     self, plan: renderer.RenderPlan, meshes: list
   ) -> tuple[object_finder.ObjectFinder | None, list[mouth_reader.MouthReader]]:
-    """Read the source's mouths and usual faces, in one pass.
-
-    Returns:
-      The finder of objects, None where none are searched, and the readers of
-      the mesh renderer's speakers.
-    """
-    options, readers, visits, objects = self.options, [], [], None
+    """`samples.read_samples` for the options of the job."""
+    options = self.options
+    # At strength 0 nothing is drawn.
+    drawn = not options.compat and (options.strength or not options.uses_mesh)
     with self.timer('read samples'):
-      if options.uses_mesh:
-        basis = self.weights.basis
-        readers = [mouth_reader.make_reader(face, basis) for face in meshes]
-        visits = [(reader.frames, reader.visit) for reader in readers]
-      # At strength 0 nothing is drawn.
-      if not (options.compat or (options.uses_mesh and not options.strength)):
-        objects = object_finder.ObjectFinder(plan, self.networks.occlusion())
-        visits += objects.visits([reader.frames for reader in readers])
-      chosen_frames.visit_frames(self.video, visits)
-      if objects:
-        objects.learn()
-    return objects, readers
+      return samples.read_samples(
+        plan,
+        meshes if options.uses_mesh else (),
+        self.weights.basis if options.uses_mesh else None,
+        self.networks.occlusion() if drawn else None,
+      )
 
   def build_mesh_renderer(
     self,
@@ -388,42 +380,3 @@ class SyncJob:
     return segments.concatenate(
       options, video, parts, *sound, end, extras, record
     )
-
-
-def load_weights(
-  options: SyncOptions, networks: NetworkCache
-) -> convert.Weights | articulation.Articulation:
-  """The weights of the renderer that the options choose."""
-  if options.uses_mesh:
-    return networks.articulation()
-  return load_generator(options, networks)
-
-
-def load_generator(
-  options: SyncOptions, networks: NetworkCache
-) -> convert.Weights:
-  """The weights of the options; the bundled ones, with a note, by default."""
-  if options.checkpoint_path is not None:
-    return networks.weights(options.checkpoint_path)
-  if not convert.DEFAULT_GENERATOR.is_file():
-    raise convert.WeightsError(
-      '--checkpoint_path is needed: no weights come with this copy; give '
-      'wav2lip.pth, wav2lip_hq.pdparams or a .safetensors file of your own'
-    )
-  weights = networks.weights(convert.DEFAULT_GENERATOR)
-  if not options.quiet:
-    print(
-      f'note: no --checkpoint_path, using {weights.source}', file=sys.stderr
-    )
-  return weights
-
-
-def open_video(options: SyncOptions) -> Video:
-  """The face's video; a photo, or `static`, is one frame at `fps`."""
-  view = View(options.resize_factor, options.rotate, options.crop)
-  video = decoder.probe_video(options.face, view)
-  video = carryover.lay_over_color(options, video)
-  if video.still:
-    rate = Fraction(options.fps).limit_denominator(1001)
-    return dataclasses.replace(video, rate=rate)
-  return dataclasses.replace(video, still=options.static)

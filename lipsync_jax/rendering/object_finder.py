@@ -13,7 +13,7 @@ import collections
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int
@@ -172,7 +172,7 @@ class ObjectFinder:
         key=lambda gap: gap['from'],
       )
 
-  def follow(self, jobs: Iterable[FrameJob], first: int) -> Iterator[FrameJob]:
+  def follow(self, jobs: Iterator[FrameJob], first: int) -> Iterator[FrameJob]:
     """The jobs with `covers`, each after its window was read.
 
     Args:
