@@ -24,13 +24,12 @@ from lipsync_jax.inference import (
   carryover,
   enhancement,
   face_tracks,
-  inputs,
   provenance,
   segments,
   signing,
   speech,
 )
-from lipsync_jax.inference.network_cache import NetworkCache
+from lipsync_jax.inference.network_cache import NetworkCache, load_weights
 from lipsync_jax.inference.options import SyncOptions
 from lipsync_jax.inference.report import ProgressCallback, show_progress
 from lipsync_jax.media import decoder, video_writer
@@ -86,11 +85,11 @@ def run(
   decoder.DEFAULT_POOL.start_idle_worker()
   with contextlib.ExitStack() as stack:
     with timer('load'):
-      weights = inputs.load_weights(options, networks)
+      weights = load_weights(options, networks)
       restorer = enhancement.load_restorer(options)
       if options.sign:  # an unusable key is found before the work
         signing.Signer(*options.sign, options.outfile)
-      video = inputs.open_video(options)
+      video = carryover.open_video(options)
       tracks = stack.enter_context(speech.open_speech(options, video))
       sound = stack.enter_context(speech.output_audio(options, video, tracks))
     # The output is opened before the long work, and dropped if that fails.
