@@ -13,7 +13,7 @@ from lipsync_jax.inference import provenance, signing
 from lipsync_jax.inference.options import SyncOptions
 from lipsync_jax.media import decoder, extras, extras_muxer, video_writer
 from lipsync_jax.media.container import MediaError
-from lipsync_jax.media.types import Video
+from lipsync_jax.media.types import Video, View
 
 MOST = 12  # things that the note names; the report has all of them
 BACKGROUND = '#000000'  # under transparent pictures, where none is given
@@ -29,6 +29,17 @@ def lay_over_color(options: SyncOptions, video: Video) -> Video:
   rgb = tuple(bytes.fromhex(text))
   view = dataclasses.replace(video.view, background=rgb)
   return dataclasses.replace(video, view=view, alpha=False)
+
+
+def open_video(options: SyncOptions) -> Video:
+  """The face's video; a photo, or `static`, is one frame at `fps`."""
+  view = View(options.resize_factor, options.rotate, options.crop)
+  video = decoder.probe_video(options.face, view)
+  video = lay_over_color(options, video)
+  if video.still:
+    rate = Fraction(options.fps).limit_denominator(1001)
+    return dataclasses.replace(video, rate=rate)
+  return dataclasses.replace(video, still=options.static)
 
 
 def probe_extras(options: SyncOptions, video: Video) -> extras.Extras | None:
@@ -68,6 +79,10 @@ def carry(
   left = []
   if video.view.background is not None and options.background is None:
     left.append(f'alpha (laid over {BACKGROUND}; .webm and .mov keep it)')
+  elif video.unread_alpha:
+    left.append('alpha of an animated AVIF')
+  if (video.mastering or video.light) and not writer.keeps_hdr:
+    left.append('HDR metadata (10-bit .mp4, .mov and .mkv keep it)')
   if source is not None:
     left += writer.carry(source, video, end)
     timed = [s for s in source.streams if s.kind in ('audio', 'subtitle')]

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from lipsync_jax.audio import incremental
-from lipsync_jax.inference import face_tracks, live_speech, pipeline
+from lipsync_jax.inference import carryover, face_tracks, live_speech
 from lipsync_jax.inference.network_cache import NetworkCache
 from lipsync_jax.inference.options import SyncError, make_options
 from lipsync_jax.inference.report import show_progress
@@ -190,7 +190,7 @@ def prepare_face(
     job = make_options(
       face=face, quiet=True, person=options.person, fps=options.fps
     )
-    video = pipeline.open_video(job)
+    video = carryover.open_video(job)
   if not MIN_FPS <= video.rate <= MAX_FPS:
     raise SyncError(
       f'stream: expected a video of {MIN_FPS} to {MAX_FPS} frames/s, found '

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 
@@ -10,6 +11,7 @@ import numpy as np
 from lipsync_jax.common import cache, threads
 from lipsync_jax.common.errors import reason_of
 from lipsync_jax.faces import detector
+from lipsync_jax.inference.options import SyncOptions
 from lipsync_jax.models import articulator, occlusion, runtime
 from lipsync_jax.weights import articulation, convert, occlusion_weights
 
@@ -143,3 +145,31 @@ class NetworkCache:
         )
         self._predictors[key] = threads.one_at_a_time(predict), engine
       return self._predictors[key]
+
+
+def load_weights(
+  options: SyncOptions, networks: NetworkCache
+) -> convert.Weights | articulation.Articulation:
+  """The weights of the renderer that the options choose."""
+  if options.uses_mesh:
+    return networks.articulation(options.profile)
+  return load_generator(options, networks)
+
+
+def load_generator(
+  options: SyncOptions, networks: NetworkCache
+) -> convert.Weights:
+  """The weights of the options; the bundled ones, with a note, by default."""
+  if options.checkpoint_path is not None:
+    return networks.weights(options.checkpoint_path)
+  if not convert.DEFAULT_GENERATOR.is_file():
+    raise convert.WeightsError(
+      '--checkpoint_path is needed: no weights come with this copy; give '
+      'wav2lip.pth, wav2lip_hq.pdparams or a .safetensors file of your own'
+    )
+  weights = networks.weights(convert.DEFAULT_GENERATOR)
+  if not options.quiet:
+    print(
+      f'note: no --checkpoint_path, using {weights.source}', file=sys.stderr
+    )
+  return weights

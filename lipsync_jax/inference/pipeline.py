@@ -20,7 +20,6 @@ from jaxtyping import Int
 from lipsync_jax import audio
 from lipsync_jax.common import disk_array, memory, threads
 from lipsync_jax.common.errors import printable
-from lipsync_jax.faces import mesh_trajectory
 from lipsync_jax.inference import (
   carryover,
   enhancement,
@@ -30,17 +29,20 @@ from lipsync_jax.inference import (
   signing,
   speech,
 )
-from lipsync_jax.inference.network_cache import NetworkCache
+from lipsync_jax.inference.network_cache import NetworkCache, load_weights
 from lipsync_jax.inference.options import SyncOptions
 from lipsync_jax.inference.report import ProgressCallback, show_progress
 from lipsync_jax.media import decoder, video_writer
 from lipsync_jax.media.container import MediaError
-from lipsync_jax.media.types import Frame, Video, View
+from lipsync_jax.media.types import Frame, Video
 from lipsync_jax.rendering import (
   covered_mouth,
   mesh_renderer,
+  mouth_reader,
   network_renderer,
+  object_finder,
   renderer,
+  samples,
   timeline,
   visibility,
 )
@@ -87,7 +89,7 @@ def run(
       restorer = enhancement.load_restorer(options)
       if options.sign:  # an unusable key is found before the work
         signing.Signer(*options.sign, options.outfile)
-      video = open_video(options)
+      video = carryover.open_video(options)
       tracks = stack.enter_context(speech.open_speech(options, video))
       sound = stack.enter_context(speech.output_audio(options, video, tracks))
     # The output is opened before the long work, and dropped if that fails.
@@ -142,14 +144,9 @@ class SyncJob:
       sound: the output's sound and its origin.
     """
     plan, facts, end, meshes = self.build_plan()
-    objects = None
-    if not (self.options.compat or self.video.still):
-      # Nothing passes before the mouth of a photo.
-      with self.timer('find objects'):
-        covered = self.networks.occlusion()
-        objects = covered_mouth.find_objects(plan, covered)
+    objects, readers = self.read_samples(plan, meshes)
     if self.options.uses_mesh:
-      mouths = self.build_mesh_renderer(plan, meshes, objects)
+      mouths = self.build_mesh_renderer(plan, readers, objects)
       engine = 'mesh warp'
     else:
       mouths, engine = self.build_renderer(plan)
@@ -161,7 +158,9 @@ class SyncJob:
     record = {}
     if video.path:
       record = provenance.build_record(options, weights.sha256)
-    left = self.write(plan, mouths, end, writer, sound, extras, record)
+    left = self.write(plan, mouths, objects, end, writer, sound, extras, record)
+    if objects:
+      objects.report(facts['speakers'])
     return {
       'outfile': options.outfile and os.path.abspath(options.outfile),
       'face': options.face and os.path.abspath(options.face),
@@ -265,11 +264,26 @@ class SyncJob:
     starts = audio.window_starts((frame.time for frame in frames), lead)
     return frames, [starts] * len(mels)
 
+  def read_samples(
+    self, plan: renderer.RenderPlan, meshes: list
+  ) -> tuple[object_finder.ObjectFinder | None, list[mouth_reader.MouthReader]]:
+    """`samples.read_samples` for the options of the job."""
+    options = self.options
+    # At strength 0 nothing is drawn.
+    drawn = not options.compat and (options.strength or not options.uses_mesh)
+    with self.timer('read samples'):
+      return samples.read_samples(
+        plan,
+        meshes if options.uses_mesh else (),
+        self.weights.basis if options.uses_mesh else None,
+        self.networks.occlusion() if drawn else None,
+      )
+
   def build_mesh_renderer(
     self,
     plan: renderer.RenderPlan,
-    meshes: list[mesh_trajectory.MeshTrajectory],
-    objects: covered_mouth.ObjectFinder | None,
+    readers: list[mouth_reader.MouthReader],
+    objects: object_finder.ObjectFinder | None,
   ) -> mesh_renderer.MeshRenderer:
     """The mesh renderer with the coefficients of all output frames."""
     weights = self.weights
@@ -282,14 +296,14 @@ class SyncJob:
       times += mesh_renderer.LEAD_SECONDS
       speakers = tuple(
         mesh_renderer.build_speaker(
-          self.video,
-          face,
+          reader,
+          float(self.video.rate),
           mesh_renderer.predict_coefficients(speaker.mel, times, predict),
           weights.basis,
           objects and functools.partial(objects.hides_lips, number=number),
         )
-        for number, (speaker, face) in enumerate(
-          zip(plan.speakers, meshes, strict=True)
+        for number, (speaker, reader) in enumerate(
+          zip(plan.speakers, readers, strict=True)
         )
       )
     return mesh_renderer.MeshRenderer(
@@ -322,6 +336,7 @@ class SyncJob:
     self,
     plan: renderer.RenderPlan,
     mouths: renderer.MouthRenderer,
+    objects: object_finder.ObjectFinder | None,
     end: Fraction,
     writer: FrameWriter | None,
     sound,
@@ -331,6 +346,7 @@ class SyncJob:
     """Render into the writer, or into segments without one.
 
     Args:
+      objects: before the mouths; their coverage is filled.
       end: seconds at which the sound ends.
       sound: the output's sound and its origin.
       extras: of `carryover.probe_extras`.
@@ -352,47 +368,14 @@ class SyncJob:
         renderer.render_frames(plan, mouths, writer.write, self.timer, tick)
         return left
       parts = segments.render_segments(
-        options, plan, mouths, self.weights.sha256, self.timer, tick
+        options,
+        plan,
+        mouths,
+        self.weights.sha256,
+        self.timer,
+        tick,
+        objects.coverage_arrays() if objects else (),
       )
     return segments.concatenate(
       options, video, parts, *sound, end, extras, record
     )
-
-
-def load_weights(
-  options: SyncOptions, networks: NetworkCache
-) -> convert.Weights | articulation.Articulation:
-  """The weights of the renderer that the options choose."""
-  if options.uses_mesh:
-    return networks.articulation(options.profile)
-  return load_generator(options, networks)
-
-
-def load_generator(
-  options: SyncOptions, networks: NetworkCache
-) -> convert.Weights:
-  """The weights of the options; the bundled ones, with a note, by default."""
-  if options.checkpoint_path is not None:
-    return networks.weights(options.checkpoint_path)
-  if not convert.DEFAULT_GENERATOR.is_file():
-    raise convert.WeightsError(
-      '--checkpoint_path is needed: no weights come with this copy; give '
-      'wav2lip.pth, wav2lip_hq.pdparams or a .safetensors file of your own'
-    )
-  weights = networks.weights(convert.DEFAULT_GENERATOR)
-  if not options.quiet:
-    print(
-      f'note: no --checkpoint_path, using {weights.source}', file=sys.stderr
-    )
-  return weights
-
-
-def open_video(options: SyncOptions) -> Video:
-  """The face's video; a photo, or `static`, is one frame at `fps`."""
-  view = View(options.resize_factor, options.rotate, options.crop)
-  video = decoder.probe_video(options.face, view)
-  video = carryover.lay_over_color(options, video)
-  if video.still:
-    rate = Fraction(options.fps).limit_denominator(1001)
-    return dataclasses.replace(video, rate=rate)
-  return dataclasses.replace(video, still=options.static)

@@ -121,6 +121,8 @@ class SpeakerReport:
     skipped: ranges with the source's lips.
     turns: first and last second of each turn of a dialogue.
     voiced: share of the sound with a voice; None without the noise gate.
+    frames_covered: output frames with an object before the lips; None where
+      none are searched.
   """
 
   person: int
@@ -130,6 +132,7 @@ class SpeakerReport:
   skipped: tuple[SkippedRange, ...]
   turns: tuple[tuple[float | None, float | None], ...] = ()
   voiced: float | None = None
+  frames_covered: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,6 +190,11 @@ class SyncReport:
           f'{name}: no voice was found in the sound, so its level moves the '
           'lips.'
         )
+      if speaker.frames_covered:
+        lines.append(
+          f'{name}: an object covers the lips in {speaker.frames_covered} of '
+          f'{self.frames} frames and stays as it is.'
+        )
       if not speaker.frames_spoken:
         lines.append(f'{name} has the lips of the source in every frame.')
         continue
@@ -214,6 +222,7 @@ class SyncReport:
         else tuple(one['audio']),
         turns=tuple(tuple(turn) for turn in one.get('turns', ())),
         voiced=one.get('voiced'),
+        frames_covered=one.get('frames_covered'),
         frames_spoken=one['frames_spoken'],
         tracks=tuple(tuple(times) for times in one.get('tracks', ())),
         skipped=tuple(
@@ -236,7 +245,8 @@ class SyncReport:
       {
         name: x
         for name, x in vars(speaker).items()
-        if name != 'turns' and (name, x) != ('voiced', None)
+        if name != 'turns'
+        and (name not in ('voiced', 'frames_covered') or x is not None)
       }
       | ({'turns': [list(t) for t in speaker.turns]} if speaker.turns else {})
       | {

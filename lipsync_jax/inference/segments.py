@@ -15,6 +15,10 @@ import shutil
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 
+import numpy as np
+from jaxtyping import Float32
+
+from lipsync_jax.common import atomic_file
 from lipsync_jax.common.threads import StageTimer
 from lipsync_jax.inference import carryover, turns
 from lipsync_jax.inference.options import SyncOptions, input_files
@@ -23,7 +27,7 @@ from lipsync_jax.media.container import as_media_error
 from lipsync_jax.media.types import Video
 from lipsync_jax.rendering import renderer
 
-VERSION = 5  # to be raised when the same options give other frames
+VERSION = 6  # to be raised when the same options give other frames
 SEGMENT_FRAMES = 500  # frames of a segment
 # Options that do not change any frame.
 IGNORED_OPTIONS = (
@@ -84,11 +88,14 @@ def render_segments(
   weights: str,
   timer: StageTimer,
   tick: Callable[[int], object],
+  notes: Sequence[Float32[np.ndarray, 'p']] = (),
 ) -> list[tuple[pathlib.Path, Fraction]]:
   """Render the segments that do not exist yet.
 
   Args:
     weights: SHA-256 of the network's tensors.
+    notes: values of each output frame that rendering fills. Those of a
+      segment are beside its file, for a later run.
 
   Returns:
     Every segment's file, and the time of its first frame.
@@ -103,7 +110,12 @@ def render_segments(
     path = folder / f'{mark[:16]}-{first:08d}{suffix}'
     start = plan.frames[first].time
     files.append((path, start))
-    if path.exists():
+    beside = path.with_suffix('.json')
+    if path.exists() and (not notes or beside.exists()):
+      if notes:
+        values = json.loads(beside.read_text())
+        for note, part in zip(notes, values, strict=True):
+          note[first:end] = part
       tick(end - first)
       continue
     with video_writer.VideoWriter(path, plan.video, crf=options.crf) as out:
@@ -111,6 +123,9 @@ def render_segments(
       renderer.render_frames(
         part, mouths.part(first), out.write, timer, lambda: tick(1)
       )
+      if notes:
+        with atomic_file.atomic_write(beside) as file:
+          file.write_text(json.dumps([n[first:end].tolist() for n in notes]))
       out.duration = end_time(plan, end) - start
   return files
 

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from lipsync_jax.common import cancellation, threads
-from lipsync_jax.inference import live, people, pipeline, speech
+from lipsync_jax.inference import live, network_cache, people, pipeline, speech
 from lipsync_jax.inference.options import SyncError, SyncOptions, make_options
 from lipsync_jax.inference.report import ProgressCallback, SyncReport
 from lipsync_jax.media import memory
@@ -148,7 +148,7 @@ class Session:
     networks = self._networks
     with cancellation.cancel_scope(cancelled):
       cancellation.check()
-      weights = pipeline.load_weights(job_options, networks)
+      weights = network_cache.load_weights(job_options, networks)
       track = speech.SpeechTrack(job_options.person, sound, None)
       job = pipeline.SyncJob(
         options=job_options,

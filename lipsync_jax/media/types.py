@@ -98,6 +98,7 @@ class Video:
     stream: index of the stream in the file.
     by_pillow: whether Pillow reads the file, not PyAV.
     alpha: whether frames have an alpha plane.
+    unread_alpha: whether the file has alpha in a stream that is not read.
     mastering: display of HDR mastering, as x264's option; '' if unknown.
     light: content light level in cd/m², 'maximum,average'; '' if unknown.
   """
@@ -119,6 +120,7 @@ class Video:
   stream: int = 0
   by_pillow: bool = False
   alpha: bool = False
+  unread_alpha: bool = False
   mastering: str = ''
   light: str = ''
 

@@ -133,7 +133,21 @@ def _stream_facts(container, stream, pictures, stamps) -> dict:
     'tick': stream.time_base or Fraction(1, 90000),
     'stream': stream.index,
     'alpha': _is_transparent(pictures, not still and not animated),
+    'unread_alpha': _has_alpha_stream(container, stream),
   }
+
+
+def _has_alpha_stream(container, stream) -> bool:
+  """Whether an animated AVIF has its alpha in a second, gray sequence."""
+  if container.metadata.get('major_brand') != 'avis':
+    return False
+  others = [s for s in container.streams.video if s.index != stream.index]
+  return any(
+    s.duration
+    and s.codec_context
+    and (s.codec_context.pix_fmt or '')[:4] == 'gray'
+    for s in others
+  )
 
 
 def _pillow_video(path: str, view: View) -> Video:

@@ -111,6 +111,11 @@ class VideoWriter:
       self._discard()
       raise
 
+  @property
+  def keeps_hdr(self) -> bool:
+    """Whether the encoder writes HDR mastering metadata."""
+    return self.codec == 'libx264' and self.video.color.depth > 8
+
   def carry(
     self, source: extras.Extras, video: Video, end: Fraction
   ) -> list[str]:

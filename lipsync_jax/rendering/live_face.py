@@ -18,7 +18,11 @@ from lipsync_jax.faces import mesh
 from lipsync_jax.faces.mesh_trajectory import MeshTrajectory
 from lipsync_jax.media import memory, yuv
 from lipsync_jax.media.types import Frame, Video
-from lipsync_jax.rendering import mesh_renderer, mouth_interior
+from lipsync_jax.rendering import (
+  mesh_renderer,
+  mouth_interior,
+  mouth_reader,
+)
 from lipsync_jax.rendering.renderer import FrameJob, RenderPlan
 from lipsync_jax.rendering.timeline import OutputFrame
 
@@ -81,7 +85,7 @@ def build_live_face(
     basis: of the articulator.
   """
   held = hold_mesh(face.with_closed_lips(basis))
-  numbers = mesh_renderer.reference_frames(held)
+  numbers = mouth_reader.reference_frames(held)
   numbers = numbers[numbers < len(frames)]
   references = tuple(
     mouth_interior.read_reference(

@@ -25,11 +25,8 @@ from lipsync_jax.rendering import (
   mouth_light,
 )
 from lipsync_jax.rendering.mouth_interior import Reference
-from lipsync_jax.rendering.renderer import (
-  FrameJob,
-  RenderPlan,
-  read_chosen_frames,
-)
+from lipsync_jax.rendering.mouth_reader import MouthReader
+from lipsync_jax.rendering.renderer import FrameJob, RenderPlan
 
 CHUNK = 1024  # mel columns at once
 BATCH = 4  # mouths a batch: frames are rendered one by one
@@ -273,34 +270,31 @@ def predict_coefficients(
 
 
 def build_speaker(
-  video: Video,
-  face: MeshTrajectory,
+  reader: MouthReader,
+  rate: float,
   coefficients: Float32[np.ndarray, 'o n'],
   basis: Float[np.ndarray, 'n p 3'],
-  hidden: Callable[[Frame], bool] | None = None,
+  hidden: Callable[[int], bool] | None = None,
 ) -> MeshSpeaker:
   """A speaker with the interior references of the video.
 
   Args:
-    video: opened.
-    face: the speaker's mesh.
+    reader: has visited its frames.
+    rate: frames a second.
     coefficients: for each output frame.
     basis: of the articulator.
-    hidden: whether an object covers the lips; such frames are no references.
+    hidden: whether an object covers the lips of a source frame; such frames
+      are no references.
   """
-  face = face.with_closed_lips(basis)
+  face = reader.face
   coefficients = coefficients * motion_scale(face, coefficients, basis)
   none = np.zeros(len(coefficients), np.int64)
-  empty = MeshSpeaker(
-    face, coefficients, (), none, none, none.astype(np.float32)
-  )
-  frames = reference_frames(face)
-  if not len(frames):
-    return empty
-  frames, references = read_references(video, face, frames, hidden)
-  if not len(frames):
-    return empty
-  shapes = np.stack([face.shape(int(k)) for k in frames])
+  mouths = reader.references(hidden)
+  if not mouths:
+    return MeshSpeaker(
+      face, coefficients, (), none, none, none.astype(np.float32)
+    )
+  shapes = np.stack([face.shape(k) for k in mouths])
   lips, openings = mouth_interior.lip_shapes(shapes), mesh.lip_opening(shapes)
   targets, wanted = [], []
   for first in range(0, len(coefficients), SCHEDULE_BLOCK):
@@ -312,7 +306,8 @@ def build_speaker(
   schedule = mouth_interior.schedule_references(
     np.concatenate(targets), np.concatenate(wanted), lips, openings
   )
-  fades = mouth_interior.fade_schedule(schedule, float(video.rate))
+  fades = mouth_interior.fade_schedule(schedule, rate)
+  references = tuple(mouths.values())
   return MeshSpeaker(face, coefficients, references, schedule, *fades)
 
 
@@ -339,40 +334,3 @@ def motion_goal(face: MeshTrajectory) -> float:
 def scale_to(goal: float, predicted: float) -> np.float32:
   """Factor within SCALE_LIMITS from one deviation to another."""
   return np.float32(np.clip(goal / max(predicted, 1e-4), *SCALE_LIMITS))
-
-
-def reference_frames(face: MeshTrajectory) -> Int[np.ndarray, 'k']:
-  """Frames of the interior references (`mouth_interior.choose_references`)."""
-  known = np.flatnonzero(face.present)
-  if not known.size:
-    return known
-  # A long video is sampled: a thousand mouths show all openings.
-  chosen = known[:: max(1, len(known) // 1000)]
-  shapes = np.stack([face.shape(int(k)) for k in chosen])
-  picked = mouth_interior.choose_references(shapes, np.ones(len(chosen), bool))
-  return chosen[picked]
-
-
-def read_references(
-  video: Video,
-  face: MeshTrajectory,
-  frames: Int[np.ndarray, 'k'],
-  hidden: Callable[[Frame], bool] | None,
-) -> tuple[Int[np.ndarray, 'j'], tuple[Reference, ...]]:
-  """Decode the reference frames, in order, and cut out their mouths.
-
-  Returns:
-    The frames whose mouth is not hidden, and their mouths. Nothing if the file
-    has become shorter; the second pass reports it.
-  """
-  kept, out, read = [], [], 0
-  for frame in read_chosen_frames(video, frames):
-    read += 1
-    if hidden and hidden(frame):
-      continue
-    points = face.source_points(frame.index, face.shape(frame.index))
-    out.append(mouth_interior.read_reference(frame, points))
-    kept.append(frame.index)
-  if read < len(frames):
-    return frames[:0], ()
-  return np.array(kept, np.int64), tuple(out)

@@ -4,7 +4,7 @@ Three stages run in parallel, decode | render | composite and encode, joined
 by short queues, so that memory does not grow with the video's length. A
 `MouthRenderer` does the work that is particular to one method.
 
-Shapes: f source frames, p output frames.
+Shapes: f source frames, p output frames, s spans of source frames.
 """
 
 import contextlib
@@ -25,7 +25,6 @@ from lipsync_jax.media.container import MediaError
 from lipsync_jax.media.types import Frame, Video
 from lipsync_jax.rendering import timeline
 
-MAX_SKIP = 64  # frames that are decoded, not sought, between two chosen ones
 IN_FLIGHT_BYTES = 384 * 2**20  # of frames that wait between the stages
 
 
@@ -38,6 +37,7 @@ class SpeakerTrack:
   mel: disk_array.RowFile  # log-mel columns, [t 80]
   starts: Int[np.ndarray, 'p']  # first mel column of each output frame
   opacity: Float[np.ndarray, 'p']  # of the new mouth, 0 to 1
+  spans: Int[np.ndarray, 's 2']  # source frames of unbroken motion
 
 
 def make_speaker(
@@ -48,7 +48,9 @@ def make_speaker(
 ) -> SpeakerTrack:
   """A speaker whose landmarks are moved to disk."""
   points = disk_array.to_disk(trajectory.points)
-  return SpeakerTrack(trajectory.crops, points, mel, starts, opacity)
+  return SpeakerTrack(
+    trajectory.crops, points, mel, starts, opacity, trajectory.spans
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,12 +72,14 @@ class FrameJob:
     frame: the source frame.
     inputs, outputs: of the renderer, by the number of the speaker. A frame
       without inputs is written as it is.
+    covers: cells of `object_finder` that stay as they are, by the speaker.
   """
 
   position: int
   frame: Frame
   inputs: dict[int, Any] = dataclasses.field(default_factory=dict)
   outputs: dict[int, Any] = dataclasses.field(default_factory=dict)
+  covers: dict[int, Any] = dataclasses.field(default_factory=dict)
 
 
 @runtime_checkable
@@ -127,6 +131,10 @@ class RendererWrapper:
     """The renderer of the output from frame `first` on."""
     return dataclasses.replace(self, inner=self.inner.part(first))
 
+  def follow(self, jobs: Iterator[FrameJob]) -> Iterator[FrameJob]:
+    """The jobs of the decoder; a subclass may look at several at a time."""
+    return jobs
+
   def extract(self, plan: RenderPlan, job: FrameJob, number: int) -> Any:
     """What the inner renderer needs."""
     return self.inner.extract(plan, job, number)
@@ -153,7 +161,10 @@ def render_frames(
 ) -> None:
   """Run all stages; `tick` is called for every frame written."""
   depth = queue_depth(plan, renderer)
-  extracted = prefetch(extract_jobs(plan, renderer, timer), depth)
+  jobs = extract_jobs(plan, renderer, timer)
+  if isinstance(renderer, RendererWrapper):
+    jobs = renderer.follow(jobs)
+  extracted = prefetch(jobs, depth)
   rendered = prefetch(render_jobs(plan, renderer, extracted, timer), depth)
   with contextlib.closing(extracted), contextlib.closing(rendered):
     for job in rendered:
@@ -197,23 +208,6 @@ def read_scheduled_frames(plan: RenderPlan) -> Iterator[Frame]:
             'first pass, found fewer; do not change the file during a run'
           )
         yield frame
-
-
-def read_chosen_frames(
-  video: Video, indices: Int[np.ndarray, 'k']
-) -> Iterator[Frame]:
-  """Source frames of ascending numbers; fewer if the file is shorter."""
-  if not len(indices):
-    return
-  breaks = np.flatnonzero(np.diff(indices) > MAX_SKIP) + 1
-  for run in np.split(indices, breaks):
-    wanted = set(run.tolist())
-    with contextlib.closing(decoder.read_frames(video, int(run[0]))) as source:
-      for index, frame in enumerate(source, int(run[0])):
-        if index in wanted:
-          yield frame
-        if index >= run[-1]:
-          break
 
 
 def extract_jobs(

@@ -36,6 +36,7 @@ class SkipReason(enum.IntEnum):
   HEAD_TURNED = 4
   MOUTH_HIDDEN = 5
   ANOTHER_PERSON = 6
+  MOUTH_COVERED = 7
 
 
 REPORT_TEXT = {  # in the report
@@ -45,6 +46,7 @@ REPORT_TEXT = {  # in the report
   SkipReason.HEAD_TURNED: 'head turned away',
   SkipReason.MOUTH_HIDDEN: 'mouth not seen',
   SkipReason.ANOTHER_PERSON: 'another person',
+  SkipReason.MOUTH_COVERED: 'object before the mouth',
 }
 
 

@@ -42,10 +42,6 @@ class Articulation:
 
 def save_articulation(path: str | os.PathLike, value: Articulation) -> None:
   """Write an articulator atomically, as float16."""
-  from safetensors.numpy import save
-
-  from lipsync_jax.common import atomic_file
-
   flat = traverse_util.flatten_dict(value.variables, sep='/')
   tensors = {name: np.asarray(x, np.float16) for name, x in flat.items()}
   tensors['basis'] = np.asarray(value.basis, np.float16)
@@ -55,11 +51,8 @@ def save_articulation(path: str | os.PathLike, value: Articulation) -> None:
     'source': value.source,
     'meta': json.dumps(value.meta, sort_keys=True),
     'mel': safetensors_file.MEL_TEXT,
-    'sha256': safetensors_file.tensor_digest(tensors),
   }
-  metadata['seal'] = safetensors_file.metadata_digest(metadata)
-  with atomic_file.atomic_write(path) as part:
-    part.write_bytes(save(tensors, metadata))
+  safetensors_file.write_sealed(path, tensors, metadata)
 
 
 def load_articulation(
@@ -70,21 +63,9 @@ def load_articulation(
   Raises:
     WeightsError: another file, other mel constants, or damaged tensors.
   """
-  tensors, metadata = safetensors_file.open_safetensors(path)
-  if metadata.get('format') != FORMAT:
-    raise safetensors_file.weights_error(
-      path,
-      f'expected an articulator ({FORMAT}), found '
-      f'{metadata.get("format", "none of ours")!r}',
-    )
-  digests = (
-    safetensors_file.tensor_digest(tensors),
-    safetensors_file.metadata_digest(metadata),
+  tensors, metadata = safetensors_file.read_sealed(
+    path, FORMAT, f'an articulator ({FORMAT})'
   )
-  if digests != (metadata.get('sha256'), metadata.get('seal')):
-    raise safetensors_file.weights_error(
-      path, 'damaged (its SHA-256 differs); copy it again'
-    )
   if metadata['mel'] != safetensors_file.MEL_TEXT:
     raise safetensors_file.weights_error(
       path, f'trained on {metadata["mel"]!r}, expected another mel'

@@ -24,20 +24,14 @@ def save_occlusion(
     source: data of the training.
     meta: any JSON value, such as scores.
   """
-  from safetensors.numpy import save
-
-  from lipsync_jax.common import atomic_file
-
   flat = traverse_util.flatten_dict(variables, sep='/')
   tensors = {name: np.asarray(x, np.float16) for name, x in flat.items()}
-  metadata = {
+  facts = {
     'format': FORMAT,
     'source': source,
     'meta': json.dumps(meta, sort_keys=True),
-    'sha256': safetensors_file.tensor_digest(tensors),
   }
-  with atomic_file.atomic_write(path) as part:
-    part.write_bytes(save(tensors, metadata))
+  safetensors_file.write_sealed(path, tensors, facts)
 
 
 def load_occlusion(path: str | os.PathLike = DEFAULT_OCCLUSION) -> dict:
@@ -46,16 +40,8 @@ def load_occlusion(path: str | os.PathLike = DEFAULT_OCCLUSION) -> dict:
   Raises:
     WeightsError: another file, or damaged tensors.
   """
-  tensors, metadata = safetensors_file.open_safetensors(path)
-  if metadata.get('format') != FORMAT:
-    raise safetensors_file.weights_error(
-      path,
-      f'expected an occlusion network ({FORMAT}), found '
-      f'{metadata.get("format", "none of ours")!r}',
-    )
-  if safetensors_file.tensor_digest(tensors) != metadata.get('sha256'):
-    raise safetensors_file.weights_error(
-      path, 'damaged (its SHA-256 differs); copy it again'
-    )
+  tensors, _ = safetensors_file.read_sealed(
+    path, FORMAT, f'an occlusion network ({FORMAT})'
+  )
   flat = {name: x.astype(np.float32) for name, x in tensors.items()}
   return traverse_util.unflatten_dict(flat, sep='/')

@@ -121,8 +121,6 @@ def expected_tensors(network: str, size: int, width: float) -> set[str]:
 
 def save(path: str | os.PathLike, weights: Weights) -> None:
   """Write a safetensors file atomically."""
-  from safetensors import numpy as safetensors
-
   flat = dict(flatten(weights.variables))
   names = expected_tensors(weights.network, weights.size, weights.width)
   assert flat.keys() == names, flat.keys() ^ names
@@ -133,27 +131,16 @@ def save(path: str | os.PathLike, weights: Weights) -> None:
     'width': str(weights.width),
     'mel_lead': str(weights.mel_lead),
     'source': weights.source,
-    'sha256': tensor_digest(flat),
     'meta': json.dumps(weights.meta, sort_keys=True),
   }
-  facts['seal'] = metadata_digest(facts)
-  with atomic_file.atomic_write(path) as part:
-    part.write_bytes(safetensors.save(flat, facts))
+  write_sealed(path, flat, facts)
 
 
 def load(path: str | os.PathLike) -> Weights:
   """Read one of our files as float32, and verify its checksums."""
-  flat, facts = open_safetensors(path)
-  if facts.get('format') != FORMAT:
-    raise weights_error(
-      path,
-      f'expected a file of {FORMAT!r}, found '
-      f'{facts.get("format", "none of ours")!r}; import it first',
-    )
-  if facts.get('seal') != metadata_digest(facts) or facts.get(
-    'sha256'
-  ) != tensor_digest(flat):
-    raise weights_error(path, 'damaged (its SHA-256 differs); copy it again')
+  flat, facts = read_sealed(
+    path, FORMAT, f'a file of {FORMAT!r}', '; import it first'
+  )
   try:
     return weights_from(path, flat, facts)
   except (KeyError, ValueError) as error:
@@ -180,6 +167,48 @@ def weights_from(path, flat: dict, facts: dict[str, str]) -> Weights:
     facts['sha256'],
     json.loads(facts['meta']),
   )
+
+
+def write_sealed(
+  path: str | os.PathLike, flat: dict[str, np.ndarray], facts: dict[str, str]
+) -> None:
+  """Write tensors and metadata atomically, with the checksums of both.
+
+  Args:
+    path: of the file.
+    flat: tensors by name.
+    facts: metadata with a 'format'.
+  """
+  from safetensors import numpy as safetensors
+
+  facts = facts | {'sha256': tensor_digest(flat)}
+  facts['seal'] = metadata_digest(facts)
+  with atomic_file.atomic_write(path) as part:
+    part.write_bytes(safetensors.save(flat, facts))
+
+
+def read_sealed(
+  path: str | os.PathLike, form: str, what: str, remedy: str = ''
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+  """Tensors and metadata of a file of `write_sealed`, verified.
+
+  Args:
+    path: of the file.
+    form: expected 'format'.
+    what: the kind of file, for the error.
+    remedy: of another file, for the error.
+
+  Raises:
+    WeightsError: another file, or damage.
+  """
+  flat, facts = open_safetensors(path)
+  found = facts.get('format', 'none of ours')
+  if found != form:
+    raise weights_error(path, f'expected {what}, found {found!r}{remedy}')
+  digests = tensor_digest(flat), metadata_digest(facts)
+  if digests != (facts.get('sha256'), facts.get('seal')):
+    raise weights_error(path, 'damaged (its SHA-256 differs); copy it again')
+  return flat, facts
 
 
 def read_metadata(path: str | os.PathLike) -> dict[str, str]:

@@ -1,16 +1,18 @@
 """What a source has besides its picture, through the whole command."""
 # ruff: noqa: F811  (a fixture of another module)
 
+import dataclasses
 import json
+from fractions import Fraction
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from lipsync_jax import sync
-from lipsync_jax.inference import pipeline
-from lipsync_jax.inference.options import SyncError
-from lipsync_jax.media import decoder
+from lipsync_jax.inference import carryover, pipeline
+from lipsync_jax.inference.options import SyncError, SyncOptions
+from lipsync_jax.media import decoder, video_writer
 from tests.helpers import rich_files, test_clips
 from tests.inference.sync_test import saw_tooth, stand_in  # noqa: F401
 
@@ -46,6 +48,56 @@ def test_extras_come_through_and_one_note_names_the_rest(
   ]
   assert len(notes) == 1 and 'chapters' in notes[0] and 'cover art' in notes[0]
   assert all(item in notes[0] for item in report['left_behind'])
+
+
+def test_a_note_names_the_alpha_of_an_animated_avif(tmp_path, stand_in, capsys):
+  pictures = []
+  for i in range(4):
+    pixels = np.full((64, 64, 4), 60 + 30 * i, np.uint8)
+    pixels[:20, :, 3] = 0
+    pictures.append(Image.fromarray(pixels))
+  face = tmp_path / 'f.avif'
+  more = {'save_all': True, 'append_images': pictures[1:], 'duration': 80}
+  pictures[0].save(face, **more)
+  report = run(tmp_path, face, 'o.webm', seconds=1)
+  assert report['left_behind'] == ['alpha of an animated AVIF']
+  assert 'alpha of an animated AVIF' in capsys.readouterr().err
+  opaque = [one.convert('RGB') for one in pictures]
+  opaque[0].save(face, **(more | {'append_images': opaque[1:]}))
+  assert run(tmp_path, face, 'o.webm', seconds=1)['left_behind'] == []
+
+
+def test_a_note_names_hdr_that_the_output_lacks(tmp_path):
+  face = test_clips.write_video(
+    tmp_path / 'f.mp4',
+    test_clips.steady(0.2, 25),
+    (64, 64),
+    lambda i: np.full((64, 64, 3), 99, np.uint8),
+  )
+  plain = decoder.probe_video(face)
+  deep = dataclasses.replace(plain.color, depth=10)
+  hdr = dataclasses.replace(
+    plain, color=deep, pix_fmt='yuv420p10le', light='1000,400'
+  )
+  options = SyncOptions(face=str(face), outfile='', quiet=True)
+  left = {}
+  for suffix in ('.webm', '.mp4', '.mkv', '.avi'):
+    video = dataclasses.replace(plain, light=hdr.light)
+    if suffix in ('.mp4', '.mkv'):
+      video = hdr
+    if suffix == '.avi':
+      video = plain
+    with video_writer.VideoWriter(tmp_path / f'o{suffix}', video) as writer:
+      left[suffix] = carryover.carry(
+        options, video, None, writer, Fraction(1), {}
+      )
+      for frame in decoder.read_frames(plain):
+        if video is hdr:
+          planes = tuple(x.astype(np.uint16) * 4 for x in frame.planes)
+          frame = dataclasses.replace(frame, planes=planes)
+        writer.write(frame)
+  assert 'HDR' in left['.webm'][0]
+  assert left['.mp4'] == left['.mkv'] == left['.avi'] == []
 
 
 def test_strip_leaves_all_of_it_out(tmp_path, stand_in, capsys):

@@ -90,3 +90,40 @@ def test_object_before_the_mouth_stays_whole(kind, renderer, tmp_path):
   inside, beside = changes(source, out, masks)
   assert max(inside[i] for i in COVERED) < 3, inside
   assert max(beside) > 2, beside  # lips move in other frames
+
+
+def test_a_hand_in_a_photo_stays_whole(tmp_path):
+  photo = cv2.imread(str(EXAMPLES / 'mona.jpg'))
+  photo = cv2.resize(photo, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+  draw, color = OBJECTS['hand']
+  x, y = MOUTH
+  mask = draw(photo, x, y + 6)
+  photo = photo + mask[..., None] * (color[::-1] - photo)
+  source, out = tmp_path / 'face.png', tmp_path / 'out.mp4'
+  cv2.imwrite(str(source), photo.astype(np.uint8))
+  report = sync.sync(
+    source, EXAMPLES / 'jfk.flac', out, preview=1.0, strength=2.0, crf=0,
+    quiet=True,
+  )  # fmt: skip
+  _, frames = test_clips.read_video(out)
+  core = cv2.erode(mask, np.ones((3, 3))) > 0.9
+  first = frames[0].astype(float)
+  change = [np.abs(frame - first)[core].mean() for frame in frames]
+  assert max(change) < 1, change
+  assert report['speakers'][0]['frames_covered'] == len(frames)
+
+
+def test_segments_and_strength_zero(tmp_path):
+  """The count is that of one run; at strength 0 nothing is searched."""
+  source, reports = tmp_path / 'face.mp4', {}
+  build('hand', source)
+  voice = EXAMPLES / 'jfk.flac'
+  given = {'quiet': True, 'when_audio_longer': 'cut'}
+  for name, more in (
+    ('whole', {}), ('parts', {'resume': True}), ('none', {'strength': 0.0})
+  ):  # fmt: skip
+    report = sync.sync(source, voice, tmp_path / f'{name}.mp4', **given, **more)
+    reports[name] = report['speakers'][0]
+  assert reports['whole']['frames_covered'] >= 6
+  assert reports['whole'] == reports['parts']
+  assert 'frames_covered' not in reports['none']

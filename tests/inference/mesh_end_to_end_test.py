@@ -35,7 +35,7 @@ def test_photo_speaks_and_only_its_lower_face_changes(tmp_path):
 
 def test_photo_with_an_open_mouth_lends_its_own(monkeypatch):
   from lipsync_jax.faces import mesh
-  from lipsync_jax.rendering import mesh_renderer, renderer
+  from lipsync_jax.rendering import chosen_frames, mesh_renderer, mouth_reader
   from tests.faces import mesh_test
   from tests.rendering import mesh_warp_test
 
@@ -46,15 +46,15 @@ def test_photo_with_an_open_mouth_lends_its_own(monkeypatch):
     face = mesh_test.trajectory_of(analysis)
     video = dataclasses.replace(mesh_warp_test.video_of(), still=True)
     monkeypatch.setattr(
-      renderer.decoder,
+      chosen_frames.decoder,
       'read_frames',
       lambda *_: (mesh_warp_test.picture() for _ in range(1)),
     )
+    basis = (mesh_test.opened(0.1) - mesh_test.opened(0.0))[None]
+    reader = mouth_reader.make_reader(face, basis)
+    chosen_frames.visit_frames(video, [(reader.frames, reader.visit)])
     found[gap] = mesh_renderer.build_speaker(
-      video,
-      face,
-      np.zeros((30, 1), np.float32),
-      (mesh_test.opened(0.1) - mesh_test.opened(0.0))[None],
+      reader, float(video.rate), np.zeros((30, 1), np.float32), basis
     )
   assert not found[0.0].references and len(found[0.15].references) == 1
   assert not found[0.15].schedule.any() and not found[0.15].share.any()

@@ -390,3 +390,23 @@ def test_reports_keep_what_only_some_jobs_say(tmp_path):
   del facts['note'], facts['speakers'][0]['turns']
   again = lipsync_jax.SyncReport.from_dict(facts).to_dict()
   assert json.loads(json.dumps(again)) == facts
+
+
+def test_a_covered_mouth_is_in_the_report_and_in_a_warning():
+  facts = {'person': 0, 'audio': '', 'frames_spoken': 20, 'skipped': []}
+  job = {
+    'outfile': '', 'face': '', 'width': 8, 'height': 6, 'rate': '25',
+    'seconds_of_sound': 1.0, 'frames': 25, 'engine': 'mesh warp', 'batch': 4,
+    'weights': {}, 'seconds': {}, 'peak_memory_mb': 1, 'decoder_memory_mb': 1,
+  }  # fmt: skip
+  for covered, told in ((7, 1), (0, 0), (None, 0)):
+    speaker = facts | ({} if covered is None else {'frames_covered': covered})
+    report = lipsync_jax.SyncReport.from_dict(job | {'speakers': [speaker]})
+    assert len(report.warnings) == told
+    again = report.to_dict()['speakers'][0]
+    assert again.get('frames_covered') == covered
+    assert ('frames_covered' in again) == (covered is not None)
+  report = lipsync_jax.SyncReport.from_dict(
+    job | {'speakers': [facts | {'frames_covered': 7}]}
+  )
+  assert '7 of 25 frames' in report.warnings[0]

@@ -138,6 +138,7 @@ def network_output(rgb):
     disk_array.to_disk(np.zeros((20, 80), np.float32)),
     np.zeros(1, np.int64),
     np.ones(1),
+    np.array([[0, 1]]),
   )
   shown = timeline.OutputFrame(Fraction(0), Fraction(1, 25), 0)
   plan = renderer.RenderPlan(video, [Fraction(0)], [shown], (track,))

@@ -4,7 +4,7 @@ import numpy as np
 
 from lipsync_jax.faces import crop as crops
 from lipsync_jax.models import occlusion
-from lipsync_jax.rendering import covered_mouth
+from lipsync_jax.rendering import object_mask
 from tests.helpers import synthetic_face
 
 GRID = occlusion.GRID
@@ -31,18 +31,17 @@ TEETH = slice(34, 40), slice(18, 30), (200, 210, 255)
 
 
 def test_what_comes_and_goes_is_an_object():
-  usual = covered_mouth.UsualFace.of([face()] * 5, blue)
+  usual = object_mask.UsualFace.of([face()] * 5, blue)
   picture = face(HAND)
   mask = usual.object_mask(picture, blue(picture))
   assert mask[30:44, 12:18].min() > 0.95
   assert (
-    mask[:, 24:].max() < 0.05
-    and mask[: covered_mouth.LOWER_FACE - 3].max() == 0
+    mask[:, 24:].max() < 0.05 and mask[: object_mask.LOWER_FACE - 3].max() == 0
   )
 
 
 def test_what_always_stays_is_none():
-  usual = covered_mouth.UsualFace.of([face(BEARD)] * 5, blue)
+  usual = object_mask.UsualFace.of([face(BEARD)] * 5, blue)
   assert usual.object_mask(face(BEARD), blue(face(BEARD))) is None
   both = face(BEARD, HAND)
   mask = usual.object_mask(both, blue(both))
@@ -50,14 +49,14 @@ def test_what_always_stays_is_none():
 
 
 def test_teeth_are_no_object():
-  usual = covered_mouth.UsualFace.of([face()] * 5, blue)
-  assert blue(face(TEETH)).sum() > covered_mouth.MIN_CELLS
+  usual = object_mask.UsualFace.of([face()] * 5, blue)
+  assert blue(face(TEETH)).sum() > object_mask.MIN_CELLS
   assert usual.object_mask(face(TEETH), blue(face(TEETH))) is None
 
 
 def test_a_new_light_is_none():
   """The network errs everywhere, but the face looks as ever."""
-  usual = covered_mouth.UsualFace.of([face()] * 5, blue)
+  usual = object_mask.UsualFace.of([face()] * 5, blue)
   dim = (face() * 0.5).astype('u1')
   assert usual.object_mask(dim, np.ones((GRID, GRID), np.float32)) is None
 
@@ -66,8 +65,8 @@ def test_share_of_the_lips():
   points = synthetic_face.face(cx=48, cy=48, width=60)
   crop = crops.crop_from_box((0, 0, 96, 96))
   none, full = np.zeros((GRID, GRID), 'f4'), np.ones((GRID, GRID), 'f4')
-  assert covered_mouth.covered_lips(none, points, crop) == 0
-  assert covered_mouth.covered_lips(full, points, crop) == 1
+  assert object_mask.covered_lips(none, points, crop) == 0
+  assert object_mask.covered_lips(full, points, crop) == 1
   half = full.copy()
   half[:, GRID // 2 :] = 0
-  assert 0.3 < covered_mouth.covered_lips(half, points, crop) < 0.7
+  assert 0.3 < object_mask.covered_lips(half, points, crop) < 0.7
