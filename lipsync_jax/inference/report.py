@@ -184,8 +184,8 @@ class SyncReport:
       name = f'Person {speaker.person}'
       if speaker.voiced == 0:
         lines.append(
-          f'{name}: no voice was found in the sound, so its level moves the '
-          'lips.'
+          f'{name}: no voice was found in the sound, so the lips rest; '
+          '--no-noise-gate lets any sound move them.'
         )
       if not speaker.frames_spoken:
         lines.append(f'{name} has the lips of the source in every frame.')

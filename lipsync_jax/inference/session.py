@@ -30,7 +30,7 @@ RENDER_OPTIONS = frozenset(
   (
     *('renderer', 'strength', 'person', 'since', 'until', 'checkpoint_path'),
     *('pads', 'box', 'nosmooth', 'no_noise_gate', 'no_detail_transfer'),
-    *('dtype', 'batch'),
+    *('dtype', 'batch', 'voice_only'),
   )
 )
 
