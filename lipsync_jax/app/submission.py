@@ -27,7 +27,7 @@ OPTIONS = frozenset(
     *('renderer', 'strength', 'person', 'since', 'until', 'preview', 'crf'),
     *('fps', 'pads', 'box', 'crop', 'rotate', 'resize_factor', 'nosmooth'),
     *('static', 'no_noise_gate', 'no_detail_transfer', 'when_audio_longer'),
-    *('when_video_longer', 'dtype', 'keep_background'),
+    *('when_video_longer', 'dtype', 'keep_background', 'voice_only'),
   )
 )
 SEGMENT_KEYS = frozenset(('start', 'end', 'audio', 'person'))

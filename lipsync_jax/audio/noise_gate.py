@@ -110,6 +110,18 @@ def extend_mask(
   return np.lib.stride_tricks.sliding_window_view(wide, reach).any(-1)
 
 
+def voiced_speech_mask(
+  mel: Float[np.ndarray, '80 t'], voice: Bool[np.ndarray, 't']
+) -> Bool[np.ndarray, 't']:
+  """Columns that are loud enough for speech, and near a voice.
+
+  Args:
+    mel: log-mel.
+    voice: columns with a voice.
+  """
+  return speech_mask(mel) & extend_mask(voice, VOICE_LEAD, VOICE_TAIL)
+
+
 def open_share(on: Bool[np.ndarray, 't'], tail: int) -> Float[np.ndarray, 't']:
   """Share of each column that the gate passes, with a soft ramp.
 
@@ -143,9 +155,7 @@ def apply_noise_gate(
   out = mel.copy() if out is None else out
   if not mel.shape[1]:
     return out
-  on = speech_mask(mel)
-  if voice is not None:
-    on &= extend_mask(voice, VOICE_LEAD, VOICE_TAIL)
+  on = speech_mask(mel) if voice is None else voiced_speech_mask(mel, voice)
   share = open_share(on, TAIL_COLUMNS).astype(mel.dtype)
   for at in np.flatnonzero(share < 1):
     out[:, at] = SILENCE + share[at] * (mel[:, at] - SILENCE)

@@ -1,4 +1,4 @@
-"""Mono sound at 16 kHz from blocks of any sample rate and channel count.
+"""Mono sound at one rate from blocks of any sample rate and channel count.
 
 Shapes: c channels, n samples.
 """
@@ -27,20 +27,22 @@ def to_mono(block: Float[np.ndarray, 'c n']) -> Float[np.ndarray, 'n']:
 
 
 def resample_blocks(
-  rate: int, blocks: Iterable[Float[np.ndarray, '_ _']]
+  rate: int,
+  blocks: Iterable[Float[np.ndarray, '_ _']],
+  target: int = mel.SAMPLE_RATE,
 ) -> Iterator[Float[np.ndarray, '_']]:
-  """Stream mono sound at 16 kHz from blocks of channels at `rate` Hz.
+  """Stream mono sound at `target` Hz from blocks of channels at `rate` Hz.
 
-  soxr resamples at its high quality, as librosa >= 0.10 does. Sound at
-  16 kHz is only mixed to mono.
+  soxr resamples at its high quality, as librosa >= 0.10 does. Sound at the
+  target's rate is only mixed to mono.
   """
-  if rate == mel.SAMPLE_RATE:
+  if rate == target:
     for block in blocks:
       yield to_mono(block)
     return
   import soxr
 
-  stream = soxr.ResampleStream(rate, mel.SAMPLE_RATE, 1, dtype='float32')
+  stream = soxr.ResampleStream(rate, target, 1, dtype='float32')
   for block in blocks:
     samples = stream.resample_chunk(to_mono(block))
     if samples.size:

@@ -88,7 +88,7 @@ def predicted_openings(
   sound = decoder.probe_audio(video.path)
   track = speech.SpeechTrack('', sound, speech.clock_origin(sound, video))
   until = min(float(times[-1]) + 1, MAX_SECONDS)
-  mel, _ = speech.speech_mel(track, until)
+  mel = speech.voiced_mel(track, until)[0]
   known = times < until
   coefficients = mesh_renderer.predict_coefficients(
     disk_array.to_disk(mel.T), times[known], networks.articulator()

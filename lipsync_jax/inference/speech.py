@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Bool, Float, Float32
 
 from lipsync_jax import audio
 from lipsync_jax.audio import SAMPLE_RATE, noise_gate, stream_log_mel
@@ -25,7 +25,7 @@ from lipsync_jax.inference.options import SyncError, SyncOptions
 from lipsync_jax.inference.turns import Turn, read_turns, turns_of
 from lipsync_jax.media import audio_reader, decoder
 from lipsync_jax.media.types import Video
-from lipsync_jax.models import voice_detector
+from lipsync_jax.models import voice_detector, voice_separator
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +56,8 @@ def open_speech(
   options: SyncOptions, video: Video
 ) -> Iterator[list[SpeechTrack]]:
   """The speech tracks of a job; temporary files are deleted after the block."""
+  if options.voice_only:  # an absent separator is found before the work
+    voice_separator.load_library()
   if options.subtitles is None:
     yield probe_speech(options, video)
     return
@@ -80,7 +82,9 @@ def dialogue_tracks(
   tracks = []
   for who, own in turns_of(found).items():
     path = stack.enter_context(dialogue.temporary_flac())
-    dialogue.write_flac(path, rechunk(dialogue.turn_blocks(own, shared)))
+    dialogue.write_flac(
+      path, dialogue.rechunk(dialogue.turn_blocks(own, shared))
+    )
     track = decoder.probe_audio(path)
     tracks.append(SpeechTrack(who, track, None, tuple(own)))
   return tracks
@@ -109,7 +113,10 @@ def clock_origin(
 
 
 def speech_mel(
-  track: SpeechTrack, preview: float | None, gated: bool = True
+  track: SpeechTrack,
+  preview: float | None,
+  gated: bool = True,
+  alone: bool = False,
 ) -> tuple[Float[np.ndarray, '80 t'], Fraction]:
   """The log-mel of a track and its length in seconds.
 
@@ -117,34 +124,53 @@ def speech_mel(
     track: opened speech.
     preview: seconds after which to stop; None reads everything.
     gated: replace pauses by silence (`noise_gate.apply_noise_gate`).
+    alone: separate the voice first (`voice_separator`).
   """
-  mel, seconds = _read_mel(track, preview, lambda blocks: blocks)
+  mel, seconds = _read_mel(track, preview, alone)
   if gated:
     noise_gate.apply_noise_gate(mel, out=mel)
   return mel, seconds
 
 
 def voiced_mel(
-  track: SpeechTrack, preview: float | None
+  track: SpeechTrack, preview: float | None, alone: bool = False
 ) -> tuple[Float[np.ndarray, '80 t'], Fraction, float]:
   """`speech_mel` that is silent also where music or noise is without a voice.
-
-  Sound without any voice is gated by its level alone: it may be a voice that
-  the detector does not know.
 
   Returns:
     The log-mel, its length in seconds, and the share of time with a voice.
   """
+  mel, seconds, voice = _find_voice(track, preview, alone)
+  noise_gate.apply_noise_gate(mel, mel, voice)
+  return mel, seconds, float(voice.mean())
+
+
+def voice_columns(
+  track: SpeechTrack, options: SyncOptions
+) -> Bool[np.ndarray, 't']:
+  """Mel columns in which a track speaks; by its level without the gate."""
+  if options.no_noise_gate:
+    mel, _ = speech_mel(track, options.preview, False, options.voice_only)
+    return noise_gate.speech_mask(mel)
+  mel, _, voice = _find_voice(track, options.preview, options.voice_only)
+  return noise_gate.voiced_speech_mask(mel, voice)
+
+
+def _find_voice(
+  track: SpeechTrack, preview: float | None, alone: bool
+) -> tuple[Float[np.ndarray, '80 t'], Fraction, Bool[np.ndarray, 't']]:
+  """The log-mel of a track, its seconds, and the columns with a voice."""
   found: list[np.ndarray] = []
   mel, seconds = _read_mel(
-    track, preview, lambda blocks: voice_detector.watch_voice(blocks, found)
+    track,
+    preview,
+    alone,
+    lambda blocks: voice_detector.watch_voice(blocks, found),
   )
   voice = noise_gate.voice_mask(
     np.concatenate(found), mel.shape[1], voice_detector.WINDOW
   )
-  share = float(voice.mean())
-  noise_gate.apply_noise_gate(mel, mel, voice if share else None)
-  return mel, seconds, share
+  return mel, seconds, voice
 
 
 def track_mels(
@@ -159,15 +185,16 @@ def track_mels(
   mels, lengths, shares = [], [], []
   for track in tracks:
     share = None
+    given = track, options.preview
     if gated:
-      mel, length, share = voiced_mel(track, options.preview)
+      mel, length, share = voiced_mel(*given, options.voice_only)
     else:
-      mel, length = speech_mel(track, options.preview, False)
+      mel, length = speech_mel(*given, False, options.voice_only)
     if share == 0 and not options.quiet:
       name = printable(track.sound.path)
       print(
-        f'note: {name}: no voice was found, so the level of the sound moves '
-        'the lips',
+        f'note: {name}: no voice was found, so the lips rest; --no-noise-gate '
+        'lets any sound move them',
         file=sys.stderr,
       )
     mels.append(disk_array.to_disk(mel.T))
@@ -179,7 +206,8 @@ def track_mels(
 def _read_mel(
   track: SpeechTrack,
   preview: float | None,
-  watch: Callable[[Iterator[np.ndarray]], Iterator[np.ndarray]],
+  alone: bool,
+  watch: Callable[[Iterator[np.ndarray]], Iterator[np.ndarray]] = iter,
 ) -> tuple[Float[np.ndarray, '80 t'], Fraction]:
   """The log-mel and length of a track, whose blocks pass through `watch`."""
   limit = None if preview is None else round(preview * SAMPLE_RATE)
@@ -188,7 +216,7 @@ def _read_mel(
   def wave():
     nonlocal count
     blocks = decoder.read_audio(track.sound, track.origin)
-    for block in audio.resample_blocks(track.sound.rate, blocks):
+    for block in _mono_blocks(track.sound.rate, blocks, alone):
       block = block if limit is None else block[: limit - count]
       count += block.size
       yield block
@@ -197,6 +225,18 @@ def _read_mel(
 
   mel = stream_log_mel(watch(wave()))
   return mel, Fraction(count, SAMPLE_RATE)
+
+
+def _mono_blocks(
+  rate: int, blocks: Iterator[np.ndarray], alone: bool
+) -> Iterator[np.ndarray]:
+  """Mono blocks at SAMPLE_RATE, of the voice alone if `alone`."""
+  if not alone:
+    return audio.resample_blocks(rate, blocks)
+  middle = voice_separator.RATE
+  mono = audio.resample_blocks(rate, blocks, middle)
+  voice = (x[None] for x in voice_separator.separate_voice(mono))
+  return audio.resample_blocks(middle, voice)
 
 
 @contextlib.contextmanager
@@ -219,7 +259,7 @@ def output_audio(
   if options.keep_background is not None:
     sources.append(background(options, video, tracks))
   with dialogue.temporary_flac() as path:
-    dialogue.write_flac(path, mix_sources(sources))
+    dialogue.write_flac(path, dialogue.mix_sources(sources))
     yield decoder.probe_audio(path), None
 
 
@@ -228,42 +268,8 @@ def background(
 ) -> Iterator[Float32[np.ndarray, '2 n']]:
   """The video's own sound, where no new voice speaks."""
   sound = decoder.probe_audio(video.path)
-  mels = (speech_mel(track, options.preview, False)[0] for track in tracks)
-  share = dialogue.background_share([noise_gate.speech_mask(m) for m in mels])
+  masks = [voice_columns(track, options) for track in tracks]
+  share = dialogue.background_share(masks)
   return dialogue.background_blocks(
     sound, video.start, share, options.keep_background
   )
-
-
-def mix_sources(
-  sources: list[Iterator[Float32[np.ndarray, '2 n']]],
-) -> Iterator[Float32[np.ndarray, '2 n']]:
-  """Blocks of the sum of all sources, as long as the longest."""
-  sources = [rechunk(source) for source in sources]
-  while sources:
-    blocks, unfinished = [], []
-    for source in sources:
-      block = next(source, None)
-      if block is not None:
-        blocks.append(block)
-        unfinished.append(source)
-    if blocks:
-      total = np.zeros((2, max(b.shape[1] for b in blocks)), np.float32)
-      for block in blocks:
-        total[:, : block.shape[1]] += block
-      yield total
-    sources = unfinished
-
-
-def rechunk(
-  source: Iterator[Float32[np.ndarray, '2 n']],
-) -> Iterator[Float32[np.ndarray, '2 n']]:
-  """The same samples in blocks of `dialogue.BLOCK`; the last may be shorter."""
-  held = np.zeros((2, 0), np.float32)
-  for block in source:
-    held = np.concatenate([held, block], 1)
-    while held.shape[1] >= dialogue.BLOCK:
-      yield held[:, : dialogue.BLOCK]
-      held = held[:, dialogue.BLOCK :]
-  if held.shape[1]:
-    yield held

@@ -1,19 +1,56 @@
-"""Sounds that are no voice, and clips in which they lie under one.
+"""Voices, and sounds that are no voice.
 
 All sounds are mono at 16 kHz with a root mean square of 0.1.
 
 Shapes: n samples.
 """
 
+import functools
+import pathlib
+
 import numpy as np
 from jaxtyping import Float32
 
+from lipsync_jax import audio
 from lipsync_jax.audio import SAMPLE_RATE as RATE
+from lipsync_jax.media import audio_reader
+
+EXAMPLE = pathlib.Path(__file__).resolve().parents[2] / 'examples/jfk.flac'
 
 LEVEL = 0.1  # root mean square
 CHORDS = ((220, 262, 330), (175, 220, 262), (196, 247, 294), (165, 196, 247))
 
 Wave = Float32[np.ndarray, 'n']
+
+
+@functools.cache
+def spoken(path: pathlib.Path = EXAMPLE) -> Wave:
+  """The sound of a file, by default words of one speaker."""
+  found = audio_reader.probe_audio(path)
+  blocks = audio.resample_blocks(found.rate, audio_reader.read_audio(found))
+  return scaled(np.concatenate(list(blocks)))
+
+
+def whispered(wave: Wave, seed: int = 0) -> Wave:
+  """A voice without its pitch: noise with the smoothed spectrum of the voice.
+
+  The transform has windows of 32 ms; the spectrum is smoothed over 400 Hz.
+  """
+  size, hop = 512, 128
+  rng = np.random.default_rng(seed)
+  padded = np.pad(wave, (size, size))
+  starts = np.arange(0, padded.size - size + 1, hop)
+  window = np.hanning(size + 1)[:-1]
+  frames = padded[starts[:, None] + np.arange(size)] * window
+  power = np.abs(np.fft.rfft(frames)) ** 2
+  smooth = np.ones(13) / 13
+  power = np.stack([np.convolve(row, smooth, 'same') for row in power])
+  noise = np.fft.rfft(rng.standard_normal(frames.shape) * window)
+  found = np.fft.irfft(noise * np.sqrt(power)) * window
+  out = np.zeros(padded.size)
+  for start, frame in zip(starts, found, strict=True):
+    out[start : start + size] += frame
+  return scaled(out[size : size + wave.size])
 
 
 def scaled(wave: np.ndarray) -> Wave:

@@ -73,7 +73,7 @@ class Job:
     command = [sys.executable, '-m', 'lipsync_jax.sync', '--quiet']
     command += ['--face', self.face, '--audio', self.voice, '--outfile', out]
     command += ['--checkpoint-path', self.folder / 'tiny.safetensors']
-    command += ['--box', '20', '100', '40', '120', *words]
+    command += ['--no-noise-gate', '--box', '20', '100', '40', '120', *words]
 
     process = subprocess.Popen(
       [str(word) for word in command],

@@ -33,7 +33,7 @@ def spectrum(samples, rate, pitch, start, end) -> float:
 
 def write_mix(path, cast):
   sources = [dialogue.stereo_blocks(t.sound, t.origin) for t in cast]
-  dialogue.write_flac(path, speech.mix_sources(sources))
+  dialogue.write_flac(path, dialogue.mix_sources(sources))
 
 
 def test_a_mix_holds_every_voice_to_its_end(tmp_path):

@@ -1,31 +1,38 @@
 """Lips move where a voice is, and rest under music, applause and breath."""
 
+import dataclasses
 import pathlib
 from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
+from PIL import Image
 
-from lipsync_jax import audio
+from lipsync_jax import sync
 from lipsync_jax.audio import SAMPLE_RATE, SILENCE
 from lipsync_jax.common import disk_array
 from lipsync_jax.inference import options as options_lib
 from lipsync_jax.inference import report, speech
 from lipsync_jax.inference.network_cache import NetworkCache
-from lipsync_jax.media import audio_reader, memory
+from lipsync_jax.media import memory
 from lipsync_jax.rendering import mesh_renderer
-from tests.helpers import sounds
+from tests.helpers import gate_table, sounds, test_clips
 
-SPEECH = pathlib.Path(__file__).resolve().parents[2] / 'examples/jfk.flac'
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+PHOTO = ROOT / 'examples/mona.jpg'
 REST = 5.0  # seconds of the other sound
 FADE = 1.0  # seconds at its edge in which lips come to rest
 
 
 @pytest.fixture(scope='module')
 def words() -> np.ndarray:
-  found = audio_reader.probe_audio(SPEECH)
-  blocks = audio.resample_blocks(found.rate, audio_reader.read_audio(found))
-  return sounds.scaled(np.concatenate(list(blocks)))
+  return sounds.spoken()
+
+
+def first_frame(path) -> np.ndarray:
+  with av.open(str(path)) as file:
+    return next(file.decode(video=0)).to_ndarray(format='rgb24')
 
 
 @pytest.fixture(scope='module')
@@ -85,14 +92,83 @@ def test_equal_sounds_give_equal_bits(words):
   assert first[1:] == again[1:]
 
 
-def test_sound_without_any_voice_is_gated_by_its_level(capsys):
-  one = track(sounds.music(REST))
+@pytest.mark.parametrize('name', ['music', 'organ', 'applause', 'breath'])
+def test_lips_rest_without_any_voice(name, capsys):
+  one = track(getattr(sounds, name)(REST))
   mel, _, share = speech.voiced_mel(one, None)
-  assert share == 0
-  np.testing.assert_array_equal(mel, speech.speech_mel(one, None)[0])
+  assert share == 0 and (mel == SILENCE).all()
   job = options_lib.SyncOptions('face.mp4')
   assert speech.track_mels(job, [one])[2] == [0]
-  assert capsys.readouterr().err.count('no voice was found') == 1
+  told = capsys.readouterr().err
+  assert told.count('\n') == 1 and '--no-noise-gate' in told
+  speech.track_mels(dataclasses.replace(job, quiet=True), [one])
+  assert not capsys.readouterr().err
+
+
+def test_a_photo_under_music_keeps_still(tmp_path):
+  """The frames move with --no-noise-gate, so that the rest is no accident."""
+  path = test_clips.write_wav(tmp_path / 'music.wav', sounds.music(1.0))
+  spread, found = {}, {}
+  for free in (False, True):
+    out = tmp_path / f'{free}.mp4'
+    found[free] = sync.sync(
+      PHOTO, path, out, crf=0, quiet=True, no_noise_gate=free
+    )
+    with av.open(str(out)) as file:
+      frames = [f.to_ndarray(format='gray') for f in file.decode(video=0)]
+    spread[free] = np.ptp(np.array(frames).astype(int), axis=0).max()
+  assert spread[False] == 0 < spread[True]
+  source = np.asarray(Image.open(PHOTO).convert('RGB')).astype(int)
+  rested = first_frame(tmp_path / 'False.mp4').astype(int)
+  height, width = (
+    min(a, b) for a, b in zip(source.shape[:2], rested.shape[:2], strict=True)
+  )
+  off = np.abs(source[:height, :width] - rested[:height, :width])
+  assert off.mean() < 2
+  told = report.SyncReport.from_dict(found[False]).warnings
+  assert found[False]['speakers'][0]['voiced'] == 0
+  assert sum('no voice was found' in line for line in told) == 1
+  assert 'voiced' not in found[True]['speakers'][0]
+
+
+def recall(voice, sound) -> float:
+  """Share of the columns of a voice that the gate keeps."""
+  on, _ = gate_table.labels(voice)
+  mel = speech.voiced_mel(track(sound), None)[0]
+  return float((mel > SILENCE).any(0)[on].mean())
+
+
+@pytest.mark.parametrize('decibel', [0, -30, -40])
+def test_soft_voices_are_kept(words, decibel):
+  assert recall(words, 10 ** (decibel / 20) * words) > 0.97
+
+
+def test_whispers_are_kept(words):
+  whisper = sounds.whispered(words)
+  assert recall(words, whisper) > 0.9
+
+
+@pytest.mark.parametrize('decibel', [0, -30])
+def test_every_speech_file_is_kept(decibel, shared):
+  """Six languages and a song."""
+  folder = shared / 'media/speech'
+  files = sorted(folder.iterdir())
+  assert files
+  for path in files:
+    wave = sounds.spoken(path)
+    assert recall(wave, 10 ** (decibel / 20) * wave) > 0.95, path.name
+
+
+def test_the_background_plays_under_music_without_a_voice(words):
+  size = round(REST * SAMPLE_RATE)
+  one = track(np.concatenate([words, sounds.music(REST)]))
+  job = options_lib.SyncOptions('face.mp4')
+  speaks = speech.voice_columns(one, job)
+  ends = round(80 * words.size / SAMPLE_RATE)
+  assert speaks[:ends].mean() > 0.7
+  assert not speaks[ends + 80 :].any() and speaks.size > ends + size // 400
+  free = dataclasses.replace(job, no_noise_gate=True)
+  assert speech.voice_columns(one, free)[ends + 80 :].all()
 
 
 def test_without_the_gate_nothing_is_measured(words):

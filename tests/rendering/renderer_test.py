@@ -71,7 +71,7 @@ def kept(monkeypatch):
   def measure(seconds: int) -> int:
     count = RATE * seconds
 
-    def voiced_mel(track, preview):
+    def voiced_mel(track, preview, alone):
       return np.zeros((80, 80 * seconds), np.float32), Fraction(seconds), 1.0
 
     def find(*_):
