@@ -84,7 +84,10 @@ def carry(
   if (video.mastering or video.light) and not writer.keeps_hdr:
     left.append('HDR metadata (10-bit .mp4, .mov and .mkv keep it)')
   if source is not None:
-    left += writer.carry(source, video, end)
+    lost = writer.carry(source, video, end)
+    if video.unread_alpha:  # that is the only other picture of an AVIF
+      lost = [item for item in lost if not item.startswith('video stream')]
+    left += lost
     timed = [s for s in source.streams if s.kind in ('audio', 'subtitle')]
     if timed[1:] and not video.still and 0 < video.duration < end - 1:
       left.append(

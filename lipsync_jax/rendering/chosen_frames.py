@@ -34,7 +34,7 @@ def read_chosen_frames(
 
 def visit_frames(
   video: Video,
-  visits: Sequence[tuple[Int[np.ndarray, 'k'], Callable[[Frame], object]]],
+  visits: Sequence[tuple[Int[np.ndarray, '_'], Callable[[Frame], object]]],
 ) -> None:
   """Decode once for several readers.
 

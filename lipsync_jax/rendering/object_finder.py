@@ -119,8 +119,8 @@ class ObjectFinder:
     return np.unique(shown[chosen]) if len(shown) else shown
 
   def visits(
-    self, others: Sequence[Int[np.ndarray, 'k']]
-  ) -> list[tuple[Int[np.ndarray, 'k'], Callable[[Frame], None]]]:
+    self, others: Sequence[Int[np.ndarray, '_']]
+  ) -> list[tuple[Int[np.ndarray, '_'], Callable[[Frame], None]]]:
     """Frames to read before `learn`, for `chosen_frames.visit_frames`.
 
     Args:
