@@ -29,7 +29,7 @@ from lipsync_jax.rendering.visibility import smooth_step
 SAMPLES = 16  # frames that show a speaker's usual face
 CERTAIN = (0.3, 0.7)  # probability at which source pixels begin, are all
 FOUND = 0.4  # probability of a cell of an object
-HIDDEN_LIPS = (0.35, 0.65)  # covered share of the lips: the mouth fades, is off
+HIDDEN_LIPS = (0.35, 0.65)  # covered share of the lips: the mouth goes, is off
 SEEN_LIPS = 0.05  # covered share of the lips of a reference, at most
 MIN_CELLS = 10  # of an object
 MIN_OUTSIDE = 4  # cells of an object beside the lips: teeth have none
@@ -178,7 +178,13 @@ class CoveredMouthRenderer(RendererWrapper):
     found = self.objects.find(job.frame, number)
     if found is None:
       return out
-    mask = np.maximum(found[0], np.float32(smooth_step(found[1], HIDDEN_LIPS)))
+    mask, covered = found
+    uncovered = 1 - float(smooth_step(covered, HIDDEN_LIPS))
+    if uncovered == 0:
+      return frame
+    if uncovered < 1:
+      again = dataclasses.replace(job, uncovered={number: uncovered})
+      out = self.inner.composite(plan, again, number, frame)
     row = plan.speakers[number].crops[job.frame.index]
     return restore_pixels(
       out, frame, mask, crops.crop_from_row(row), plan.video

@@ -70,12 +70,15 @@ class FrameJob:
     frame: the source frame.
     inputs, outputs: of the renderer, by the number of the speaker. A frame
       without inputs is written as it is.
+    uncovered: share of the new mouth before which no object lies, by the number
+      of the speaker; 1 where it is missing.
   """
 
   position: int
   frame: Frame
   inputs: dict[int, Any] = dataclasses.field(default_factory=dict)
   outputs: dict[int, Any] = dataclasses.field(default_factory=dict)
+  uncovered: dict[int, float] = dataclasses.field(default_factory=dict)
 
 
 @runtime_checkable
