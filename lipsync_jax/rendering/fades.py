@@ -12,7 +12,7 @@ import itertools
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
 FADE_FRAMES = 3  # between the source's mouth and the new one
 EARLY_FRAMES = 6  # by which a painted mouth may go earlier, or come later
@@ -37,8 +37,7 @@ def shown_frames(
       the frame where it is least. None leaves the changes.
   """
   shown = np.zeros(len(certainty), bool)
-  starts = np.flatnonzero(~joined[1:]) + 1
-  for first, end in _spans(starts, len(certainty)):
+  for first, end in spans_of(np.cumsum(~joined)):
     shown[first:end] = _without_glimpses(certainty[first:end])
     if difference is not None:
       changes = np.flatnonzero(np.diff(shown[first:end])) + first + 1
@@ -48,10 +47,10 @@ def shown_frames(
   return shown
 
 
-def _spans(starts, count: int) -> list[tuple[int, int]]:
-  """First and end of the runs that begin at 0 and at `starts`."""
-  edges = [0, *np.asarray(starts).tolist(), count]
-  return list(itertools.pairwise(edges))
+def spans_of(values: Shaped[np.ndarray, 'k']) -> list[tuple[int, int]]:
+  """First and end of each run of equal values."""
+  breaks = np.flatnonzero(values[1:] != values[:-1]) + 1
+  return list(itertools.pairwise([0, *breaks.tolist(), len(values)]))
 
 
 def _without_glimpses(
@@ -60,7 +59,7 @@ def _without_glimpses(
   """Frames of a shot that may show the new mouth."""
   kinds = np.sign(certainty) + (certainty >= 1)  # 0 hidden, 1 uncertain, 2 seen
   shown = kinds > 0
-  for first, end in _spans(np.flatnonzero(np.diff(kinds)) + 1, len(kinds)):
+  for first, end in spans_of(kinds):
     alone = first > 0 and end < len(kinds)
     if alone and kinds[first] == 1:
       shown[first:end] = kinds[first - 1] > 0 or kinds[end] > 0

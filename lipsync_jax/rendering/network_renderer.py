@@ -15,7 +15,7 @@ from lipsync_jax.faces import light
 from lipsync_jax.faces.crop import crop_bounds, crop_from_row, extract_crop
 from lipsync_jax.media import yuv
 from lipsync_jax.media.types import Frame
-from lipsync_jax.rendering import compositing, pitch
+from lipsync_jax.rendering import compositing, frontal
 from lipsync_jax.rendering.renderer import FrameJob, RenderPlan, SpeakerTrack
 
 FRAME_COLUMNS = slice(6, 10)  # of a mel window, around the middle of the frame
@@ -64,7 +64,7 @@ class NetworkRenderer:
     windows = [
       mel_window(plan.speakers[number], job.position) for job, number in mouths
     ]
-    shifts = [self._row_shift(plan, job, number) for job, number in mouths]
+    shifts = [self._crop_shift(plan, job, number) for job, number in mouths]
     faces = np.stack(
       [
         self._usual(job.inputs[number], shift)
@@ -73,33 +73,33 @@ class NetworkRenderer:
     )
     generated = self.predict(np.concatenate(windows)[rows], faces[rows])
     return [
-      shift.from_level(face) if shift else face
+      shift.from_front(face) if shift else face
       for face, shift in zip(
         np.asarray(generated)[: len(mouths)], shifts, strict=True
       )
     ]
 
-  def _row_shift(
+  def _crop_shift(
     self, plan: RenderPlan, job: FrameJob, number: int
-  ) -> pitch.RowShift | None:
-    """How the rows of a lifted head move, see `pitch`."""
+  ) -> frontal.CropShift | None:
+    """How the crop of a lifted or turned head is moved, see `frontal`."""
     if self.whole_box:
       return None
     speaker, index = plan.speakers[number], plan.frames[job.position].index
     (points,) = speaker.points.read(index, index + 1)
-    return pitch.row_shift(points, crop_from_row(speaker.crops[index]))
+    return frontal.crop_shift(points, crop_from_row(speaker.crops[index]))
 
   def _usual(
-    self, face: UInt8[np.ndarray, 's s 3'], shift: pitch.RowShift | None
+    self, face: UInt8[np.ndarray, 's s 3'], shift: frontal.CropShift | None
   ) -> UInt8[np.ndarray, 's s 3']:
     """The face in the usual light and pose of the training data.
 
-    Differs from Wav2Lip, which paints mouths of daylight on dim faces, and a
-    second nose on lifted heads.
+    Differs from Wav2Lip, which paints mouths of daylight on dim faces, a
+    second nose on lifted heads, and frontal mouths on turned ones.
     """
     if self.whole_box:
       return face
-    return light.even_light(shift.to_level(face) if shift else face)
+    return light.even_light(shift.to_front(face) if shift else face)
 
   def composite(
     self, plan: RenderPlan, job: FrameJob, number: int, frame: Frame

@@ -129,10 +129,16 @@ def mouth_opacity(
   joined = continues(trajectory, source)
   difference = loudness and lip_difference(trajectory, source, loudness)
   shown = fades.shown_frames((turned * seen)[source], joined, difference)
-  reasons = np.where(
-    turned < seen, SkipReason.HEAD_TURNED, SkipReason.MOUTH_HIDDEN
-  )[source]
-  reasons[shown] = SkipReason.NONE
+  reasons = np.zeros(len(source), np.int64)
+  for first, end in fades.spans_of(shown):
+    if not shown[first]:
+      # The clearest frame tells the reason: a change may lie beside it.
+      worst = first + int((turned * seen)[source[first:end]].argmin())
+      worst = source[worst]
+      left = turned[worst] <= seen[worst]
+      reasons[first:end] = (
+        SkipReason.HEAD_TURNED if left else SkipReason.MOUTH_HIDDEN
+      )
   for reason, skipped in _skipped(trajectory, source, frames, since, until):
     shown[skipped], reasons[skipped] = False, reason
   if loudness:
