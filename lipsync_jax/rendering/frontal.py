@@ -27,7 +27,7 @@ MIN_SHIFT = 0.002  # of the side; smaller shifts leave the crop as it is
 MIN_ROOM = 0.05  # of the side, between points that keep their order
 LIPS = [landmarks.UPPER_LIP, landmarks.LOWER_LIP]  # their middle
 
-Knots = tuple[Float[np.ndarray, 'k'], Float[np.ndarray, 'k']]
+Knots = tuple[Float[np.ndarray, '_'], Float[np.ndarray, '_']]
 
 
 @dataclasses.dataclass(frozen=True)
