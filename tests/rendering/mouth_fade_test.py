@@ -13,14 +13,15 @@ from lipsync_jax.rendering.timeline import OutputFrame
 from tests.faces import mesh_test
 from tests.rendering import mesh_warp_test
 
-OPENING = 0.25
+OPENING = 0.15
+CHIN = 200  # a point of the mesh below the lips
 
 
 def lined_picture():
-  """A gray frame with a dark line below the closed lower lip."""
+  """A gray frame with a dark line on the chin."""
   rows, columns = mesh_warp_test.SIZE
   luma = np.full((rows, columns), 150, np.uint8)
-  y = round(float(mesh_warp_test.points_of(mesh_warp_test.jaw(0.0))[17, 1]))
+  y = round(float(mesh_warp_test.points_of(mesh_warp_test.jaw(0.0))[CHIN, 1]))
   luma[y : y + 3] = 40
   gray = np.full((rows // 2, columns // 2), 128, np.uint8)
   return Frame(0, Fraction(0), (luma, gray, gray.copy())), y + 1
@@ -56,7 +57,7 @@ def rendered(share, uncovered=None):
 def dark_rows(frame, below):
   """Rows of the dark line in the column of the lips' middle."""
   shape = mesh_warp_test.points_of(mesh_warp_test.jaw(0.0))
-  column = frame.planes[0][below:, round(float(shape[17, 0]))].astype(int)
+  column = frame.planes[0][below:, round(float(shape[CHIN, 0]))].astype(int)
   return below + np.flatnonzero(column < 95), column
 
 
@@ -69,13 +70,13 @@ def test_the_lips_are_on_the_way_and_no_second_edge_is_seen(share):
   assert travel > 8
   assert abs(half.mean() - line - share * travel) < 1.5
   assert np.ptp(half) < 7 and column.min() < 60  # one line at full contrast
-  # A dissolve of the two pictures has both lines, or neither.
+  # A dissolve of the two pictures has both lines, at part of the contrast.
   old, new = frame.planes[0], rendered(1.0).planes[0]
   mixed = np.rint(old + share * (new.astype(float) - old)).astype(np.uint8)
   ghost = dataclasses.replace(frame, planes=(mixed, *frame.planes[1:]))
-  there, faint = dark_rows(ghost, line - 4)
+  _, faint = dark_rows(ghost, line - 4)
   at = [line - (line - 4), round(whole.mean()) - (line - 4)]
-  assert (faint[at] < 135).all() and (not len(there) or share != 0.5)
+  assert (faint[at] < 135).all() and (share != 0.5 or faint.min() > 80)
 
 
 def test_a_mouth_that_is_half_covered_is_on_the_way_too():
