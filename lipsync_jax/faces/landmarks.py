@@ -49,6 +49,7 @@ WINGS, CHEEKS = slice(82, 84), slice(84, 86)
 NOSE, SUBNASALE, BRIDGE = 86, 87, 88
 CHIN = 18
 UPPER_LIP, LOWER_LIP = 56 + 5, 56 + 15  # of the inner lips, at the middle
+MOUTH_CORNERS = (36, 46)  # of the outer lips, left and right
 # The oval without the jaw: fixed when the mouth opens.
 UPPER_OVAL = (*range(10), *range(27, 36))
 RIGID_POINTS = (*UPPER_OVAL, 76, 77, 78, 79, BRIDGE)

@@ -36,6 +36,7 @@ class FaceTrajectory:
   mesh: Any = None  # `mesh_trajectory.MeshTrajectory`, for the mesh renderer
   # Frames that show another person's face, and not this one's.
   others: Bool[np.ndarray, 'f'] | None = None
+  shots: Int[np.ndarray, 'f'] | None = None  # number of each frame's shot
 
 
 def build_trajectory(
@@ -83,6 +84,7 @@ def build_trajectory(
     points,
     found,
     others=frames_of_others(analysis, present),
+    shots=shots,
   )
 
 

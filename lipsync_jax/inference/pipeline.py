@@ -201,12 +201,14 @@ class SyncJob:
         print(f'note: {facts["note"]}', file=sys.stderr)
       times = timeline.pack_times(times)
     frames, starts = self.schedule(times, mels, duration)
-    opacities = [
-      visibility.mouth_opacity(
-        trajectory, times, frames, options.since, options.until
-      )
-      for trajectory in trajectories
-    ]
+    opacities = []
+    for path, mel, start in zip(trajectories, mels, starts, strict=True):
+      loud = None
+      if not options.uses_mesh:  # it cannot draw what lies between two mouths
+        loud = functools.partial(network_renderer.loudness, mel, start)
+      span = options.since, options.until
+      found = visibility.mouth_opacity(path, times, frames, *span, loud)
+      opacities.append(found)
     speakers = tuple(
       renderer.make_speaker(trajectory, mel, start, opacity)
       for trajectory, mel, start, (opacity, _) in zip(

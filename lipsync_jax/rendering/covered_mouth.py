@@ -51,6 +51,8 @@ class CoveredMouthRenderer(RendererWrapper):
     self, plan: RenderPlan, job: FrameJob, number: int, frame: Frame
   ) -> Frame:
     """The frame with the new mouth behind what covers it."""
+    if job.uncovered.get(number) == 0:
+      return frame
     out = self.inner.composite(plan, job, number, frame)
     mask = job.covers.get(number)
     if out is frame or mask is None:

@@ -143,8 +143,7 @@ class LiveFace:
       strength: 0 leaves the source's lips, 1 is natural.
     """
     picture, frame = self.picture(index), self.frames[index]
-    opacity = np.float32(self.opacity[index])
-    if not strength or not opacity:
+    if not strength or not self.opacity[index]:
       return picture
     patches = self._patches(index, mouth, strength)
     if not patches:
@@ -163,7 +162,7 @@ class LiveFace:
     for patch in patches:
       a, b, c, d = patch.box
       moved = dataclasses.replace(patch, box=(a - x0, b - y0, c - x0, d - y0))
-      mesh_renderer.blend(planes, moved, opacity, limit)
+      mesh_renderer.blend(planes, moved, limit)
     new = yuv.to_rgb(self.video, Frame(0, frame.time, tuple(planes)))
     region = picture[y0:y1, x0:x1]
     if isinstance(self.video, memory.MemoryVideo):
@@ -189,7 +188,8 @@ class LiveFace:
     drawing = mesh_renderer.MeshRenderer((speaker,), self.basis, strength)
     shown = OutputFrame(Fraction(0), 1 / self.video.rate, index)
     plan = RenderPlan(self.video, (), (shown,), ())
-    return drawing.render_mouth(plan, FrameJob(0, self.frames[index]), 0)
+    job, share = FrameJob(0, self.frames[index]), float(self.opacity[index])
+    return drawing.render_mouth(plan, job, 0, share)
 
 
 class MouthMotion:

@@ -23,6 +23,7 @@ from lipsync_jax.rendering import (
   mesh_warp,
   mouth_interior,
   mouth_light,
+  own_interior,
 )
 from lipsync_jax.rendering.mouth_interior import Reference
 from lipsync_jax.rendering.mouth_reader import MouthReader
@@ -31,7 +32,6 @@ from lipsync_jax.rendering.renderer import FrameJob, RenderPlan
 CHUNK = 1024  # mel columns at once
 BATCH = 4  # mouths a batch: frames are rendered one by one
 SCHEDULE_BLOCK = 256  # frames
-FADE_GAP = 0.03  # canonical units; the interior of narrower lips fades
 LEAD_SECONDS = 0.02  # by which lips precede the sound, as in real speech
 USUAL_MOTION = 0.026  # canonical units, deviation of a speaker's lip opening
 MIN_MOTION = 0.012  # below: the source does not speak
@@ -133,12 +133,22 @@ class MeshRenderer:
     self, plan: RenderPlan, mouths: Sequence[tuple[FrameJob, int]]
   ) -> list[tuple[Patch, ...]]:
     """The changed regions of each frame, in the order of compositing."""
-    return [self.render_mouth(plan, job, number) for job, number in mouths]
+    return [
+      self.render_mouth(plan, job, number, _share(plan, job, number))
+      for job, number in mouths
+    ]
 
   def render_mouth(
-    self, plan: RenderPlan, job: FrameJob, number: int
+    self, plan: RenderPlan, job: FrameJob, number: int, share: float
   ) -> tuple[Patch, ...]:
-    """The warped region and the interior of one mouth."""
+    """The warped region and the interior of one mouth.
+
+    Args:
+      plan: of the output.
+      job: with the source frame.
+      number: of the speaker.
+      share: of the way from the source's mouth, 0, to the new one, 1.
+    """
     speaker = self.speakers[number]
     position = self.first + job.position
     index = plan.frames[job.position].index
@@ -146,7 +156,7 @@ class MeshRenderer:
     source = speaker.face.source_points(index, shape)
     displacement = np.tensordot(speaker.coefficients[position], self.basis, 1)
     target = speaker.face.target_points(
-      index, shape, displacement, self.strength
+      index, shape, displacement, share * self.strength
     )
     if not speaker.references:
       target = drawn_mouth.taper_corners(target, source)
@@ -162,6 +172,11 @@ class MeshRenderer:
     inside = self.interior(
       plan.video, job.frame, speaker, position, index, target
     )
+    if share < 1:
+      mix = own_interior.OwnInterior(job.frame, source, target, unit, share)
+      inside = tuple(
+        Patch(part.box, mix.planes(part.planes, part.box)) for part in inside
+      )
     return (warped, *inside)
 
   def interior(
@@ -179,8 +194,8 @@ class MeshRenderer:
     opacity = mouth_interior.hole_mask(target, box)
     if not opacity.any():
       return ()
-    unit = 1 / max(_pixels_per_unit(speaker.face, index), 1e-6)
-    gap = float(np.hypot(*(target[14] - target[13]))) * unit
+    unit = max(_pixels_per_unit(speaker.face, index), 1e-6)
+    gap = float(np.hypot(*(target[14] - target[13]))) / unit
     if speaker.references:
       skin = mouth_interior.surrounding_skin(frame, target)
       planes = speaker.reference_planes(
@@ -188,9 +203,9 @@ class MeshRenderer:
       )
     else:
       skin = _skin_color(video, frame, target)
-      planes = drawn_mouth.draw_mouth(video, target, box, 1 / unit, skin)
+      planes = drawn_mouth.draw_mouth(video, target, box, unit, skin)
     # Closed lips touch: the interior fades with the gap.
-    opacity = opacity * np.float32(np.clip(gap / FADE_GAP, 0, 1))
+    opacity = opacity * own_interior.opening_share(target, unit)
     return (Patch(box, (*planes, opacity)),)
 
   def composite(
@@ -198,31 +213,36 @@ class MeshRenderer:
   ) -> Frame:
     """The frame with the patches of one mouth."""
     patches = job.outputs[number]
+    if number in job.uncovered:
+      share = _share(plan, job, number) * job.uncovered[number]
+      patches = self.render_mouth(plan, job, number, share)
     if not patches:
       return frame
-    opacity = np.float32(plan.speakers[number].opacity[job.position])
     planes = [plane.copy() for plane in frame.planes]
     limit = 2**plan.video.color.depth - 1
     for patch in patches:
-      blend(planes, patch, opacity, limit)
+      blend(planes, patch, limit)
     return dataclasses.replace(frame, planes=tuple(planes))
 
 
-def blend(planes: list, patch: Patch, opacity: np.float32, limit: int) -> None:
+def blend(planes: list, patch: Patch, limit: int) -> None:
   """Blend a patch into planes, in place."""
   x0, y0, x1, y1 = patch.box
   mask = patch.planes[3] if len(patch.planes) > 3 else None
   for plane, new, step in zip(planes, patch.planes, (1, 2, 2), strict=False):
     where = np.s_[y0 // step : y1 // step, x0 // step : x1 // step]
-    if mask is None and opacity == 1:
+    if mask is None:
       plane[where] = new
       continue
-    share = opacity
-    if mask is not None:
-      share = (mask if step == 1 else yuv.halve_plane(mask)) * opacity
+    share = mask if step == 1 else yuv.halve_plane(mask)
     old = plane[where].astype(np.float32)
     mixed = np.rint(old + share * (new.astype(np.float32) - old))
     plane[where] = np.clip(mixed, 0, limit)
+
+
+def _share(plan: RenderPlan, job: FrameJob, number: int) -> float:
+  """How far a mouth is on the way from the source's to the new one."""
+  return float(plan.speakers[number].opacity[job.position])
 
 
 def _pixels_per_unit(face: MeshTrajectory, index: int) -> float:

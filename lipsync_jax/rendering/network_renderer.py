@@ -7,15 +7,19 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from lipsync_jax import audio
+from lipsync_jax.common import disk_array
 from lipsync_jax.faces import light
 from lipsync_jax.faces.crop import crop_bounds, crop_from_row, extract_crop
 from lipsync_jax.media import yuv
 from lipsync_jax.media.types import Frame
-from lipsync_jax.rendering import compositing
+from lipsync_jax.rendering import compositing, frontal
 from lipsync_jax.rendering.renderer import FrameJob, RenderPlan, SpeakerTrack
+
+FRAME_COLUMNS = slice(6, 10)  # of a mel window, around the middle of the frame
+LOUD = 4.0  # units of the log-mel, from silence to a loud vowel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,23 +64,49 @@ class NetworkRenderer:
     windows = [
       mel_window(plan.speakers[number], job.position) for job, number in mouths
     ]
-    faces = np.stack([self._lit(job.inputs[number]) for job, number in mouths])
+    shifts = [self._crop_shift(plan, job, number) for job, number in mouths]
+    faces = np.stack(
+      [
+        self._usual(job.inputs[number], shift)
+        for (job, number), shift in zip(mouths, shifts, strict=True)
+      ]
+    )
     generated = self.predict(np.concatenate(windows)[rows], faces[rows])
-    return list(np.asarray(generated)[: len(mouths)])
+    return [
+      shift.from_front(face) if shift else face
+      for face, shift in zip(
+        np.asarray(generated)[: len(mouths)], shifts, strict=True
+      )
+    ]
 
-  def _lit(
-    self, face: UInt8[np.ndarray, 's s 3']
+  def _crop_shift(
+    self, plan: RenderPlan, job: FrameJob, number: int
+  ) -> frontal.CropShift | None:
+    """How the crop of a lifted or turned head is moved, see `frontal`."""
+    if self.whole_box:
+      return None
+    speaker, index = plan.speakers[number], plan.frames[job.position].index
+    (points,) = speaker.points.read(index, index + 1)
+    return frontal.crop_shift(points, crop_from_row(speaker.crops[index]))
+
+  def _usual(
+    self, face: UInt8[np.ndarray, 's s 3'], shift: frontal.CropShift | None
   ) -> UInt8[np.ndarray, 's s 3']:
-    """The face in the usual light of the training data.
+    """The face in the usual light and pose of the training data.
 
-    Differs from Wav2Lip, which paints mouths of daylight on dim faces.
+    Differs from Wav2Lip, which paints mouths of daylight on dim faces, a
+    second nose on lifted heads, and frontal mouths on turned ones.
     """
-    return face if self.whole_box else light.even_light(face)
+    if self.whole_box:
+      return face
+    return light.even_light(shift.to_front(face) if shift else face)
 
   def composite(
     self, plan: RenderPlan, job: FrameJob, number: int, frame: Frame
   ) -> Frame:
     """The frame with the generated mouth."""
+    if job.uncovered.get(number, 1.0) < 0.5:
+      return frame  # two mouths at half opacity would be seen
     video, speaker = plan.video, plan.speakers[number]
     shape, generated = (video.height, video.width), job.outputs[number]
     index = plan.frames[job.position].index
@@ -105,9 +135,32 @@ def mel_window(
   speaker: SpeakerTrack, position: int
 ) -> Float[np.ndarray, '1 80 16']:
   """The mel window of an output frame; silence outside the sound."""
-  start, count = int(speaker.starts[position]), len(speaker.mel)
+  return _read_window(speaker.mel, int(speaker.starts[position]))
+
+
+def _read_window(
+  mel: disk_array.RowFile, start: int
+) -> Float[np.ndarray, '1 80 16']:
+  count = len(mel)
   # At least one column is read.
   first = min(max(start, 0), count - 1)
   end = min(max(start + audio.WINDOW_COLUMNS, first + 1), count)
-  mel = speaker.mel.read(first, end).T
-  return audio.mel_windows(mel, np.array([start - first]))
+  return audio.mel_windows(mel.read(first, end).T, np.array([start - first]))
+
+
+def loudness(
+  mel: disk_array.RowFile,
+  starts: Int[np.ndarray, 'p'],
+  frames: Int[np.ndarray, 'k'],
+) -> Float[np.ndarray, 'k']:
+  """Loudness of the voice in output frames, 0 in silence to 1.
+
+  Args:
+    mel: log-mel columns, [t 80].
+    starts: first column of each output frame.
+    frames: numbers of output frames.
+  """
+  out = np.zeros(len(frames))
+  for k, start in enumerate(starts[frames].tolist()):
+    out[k] = _read_window(mel, start)[..., FRAME_COLUMNS].mean()
+  return np.clip((out - audio.SILENCE) / LOUD, 0, 1)

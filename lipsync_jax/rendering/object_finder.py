@@ -191,13 +191,15 @@ class ObjectFinder:
       yield self._with_covers(waiting.popleft(), first)
 
   def _with_covers(self, job: FrameJob, first: int) -> FrameJob:
-    """Fill `covers` and the coverage of a frame of the output."""
+    """Fill `covers`, `uncovered` and the coverage of an output frame."""
     for number in job.inputs:
       index, position = job.frame.index, first + job.position
       mask, hidden = self._smooth(index, number)
       if mask is None:
         continue
-      job.covers[number] = np.maximum(mask, np.float32(hidden))
+      job.covers[number] = mask
+      if hidden:
+        job.uncovered[number] = 1 - hidden
       coverage = self.coverage[number]
       coverage.hidden[position] = hidden
       found = self._object(index, number)

@@ -73,6 +73,8 @@ class FrameJob:
     inputs, outputs: of the renderer, by the number of the speaker. A frame
       without inputs is written as it is.
     covers: cells of `object_finder` that stay as they are, by the speaker.
+    uncovered: share of the new mouth before which no object lies, by the number
+      of the speaker; 1 where it is missing.
   """
 
   position: int
@@ -80,6 +82,7 @@ class FrameJob:
   inputs: dict[int, Any] = dataclasses.field(default_factory=dict)
   outputs: dict[int, Any] = dataclasses.field(default_factory=dict)
   covers: dict[int, Any] = dataclasses.field(default_factory=dict)
+  uncovered: dict[int, float] = dataclasses.field(default_factory=dict)
 
 
 @runtime_checkable

@@ -1,33 +1,35 @@
-"""Opacity of the new mouth in each output frame, with the reasons.
+"""Share of the new mouth in each output frame, with the reasons.
 
-Pure. The new mouth fades to that of the source where the head turns further
-than in the training data, and where no landmarks were measured, such as
-behind a hand. Every range below full opacity is reported.
+Pure. The new mouth goes where the head turns so far that one corner of the
+mouth is hidden, and where no landmarks were measured, such as behind a hand.
+How it comes and goes is `fades`' work. Every range that shows the source's
+mouth is reported.
 
 Shapes: f source frames, p output frames (`timeline.OutputFrame`).
 """
 
 import enum
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from lipsync_jax.faces import landmarks
 from lipsync_jax.faces.trajectory import FaceTrajectory
+from lipsync_jax.rendering import fades
 from lipsync_jax.rendering.timeline import OutputFrame
 
-# Offset of the nose tip between the sides of the face, 0 in the middle and 1 at
-# the edge. 30 clips of speakers stay below 0.55. 0.75 is a yaw of some 45
-# degrees; 0.95 is some 60, where half of the mouth is invisible.
-TURN_LIMITS = (0.75, 0.95)
-HIDDEN_SECONDS = (0.06, 0.16)  # without landmarks: the fade begins, ends
+# Of `far_corner_share`. The mean face hides the far corner of the mouth between
+# 0.35 and 0.27, at a yaw of 40 to 45 degrees; a measured face, at about 0.22.
+CORNER_LIMITS = (0.22, 0.32)  # hidden below, seen above
+HIDDEN_SECONDS = (0.06, 0.16)  # without landmarks: seen below, hidden above
+WIDE_OPENING = 0.1  # lip opening by the height of the face, of a wide mouth
 
 
 class SkipReason(enum.IntEnum):
-  """Why a frame does not show the new mouth at full opacity."""
+  """Why a frame shows the source's mouth."""
 
   NONE = 0
   NO_SOUND = 1
@@ -50,18 +52,23 @@ REPORT_TEXT = {  # in the report
 }
 
 
-def nose_offset(points: Float[np.ndarray, 'f n 2']) -> Float[np.ndarray, 'f']:
-  """Offset of the nose tip between the sides of the face.
+def far_corner_share(
+  points: Float[np.ndarray, 'f n 2'],
+) -> Float[np.ndarray, 'f']:
+  """How far the far corner of the mouth is from being hidden.
 
-  -1 and 1 are the sides; a profile may lie beyond them.
+  It is the distance of that corner from the middle of the lips, along the face,
+  by the distance of the near one: 1 from the front, 0 or less in profile.
   """
   left, right = (
     points[:, side].astype(np.float64) for side in landmarks.OVAL_SIDES
   )
-  across = right - left
-  square = np.maximum((across**2).sum(-1), 1e-6)
-  nose = points[:, landmarks.NOSE] - (left + right) / 2
-  return 2 * (nose * across).sum(-1) / square
+  lips = [landmarks.UPPER_LIP, landmarks.LOWER_LIP]
+  middle = points[:, lips].astype(np.float64).mean(1)
+  corners = points[:, landmarks.MOUTH_CORNERS].astype(np.float64)
+  aside = ((corners - middle[:, None]) * (right - left)[:, None]).sum(-1)
+  halves = np.sort(aside * np.array([-1, 1]), axis=-1)
+  return halves[:, 0] / np.maximum(np.abs(halves[:, 1]), 1e-6)
 
 
 def smooth_step(x, span: tuple[float, float]):
@@ -71,11 +78,12 @@ def smooth_step(x, span: tuple[float, float]):
   return x * x * (3 - 2 * x)
 
 
-def smooth_falloff(
+def linear_step(
   x: Float[np.ndarray, 'f'], span: tuple[float, float]
 ) -> Float[np.ndarray, 'f']:
-  """1 below the span, 0 above, smooth between; NaN (unknown) gives 1."""
-  return 1 - smooth_step(np.nan_to_num(x, nan=span[0]), span)
+  """0 below the span, 1 above, linear between; NaN (unknown) gives 1."""
+  low, high = span
+  return np.clip((np.nan_to_num(x, nan=high) - low) / (high - low), 0, 1)
 
 
 def seconds_undetected(
@@ -99,49 +107,105 @@ def mouth_opacity(
   frames: Sequence[OutputFrame],
   since: float = 0.0,
   until: float | None = None,
+  loudness: fades.Difference | None = None,
 ) -> tuple[Float[np.ndarray, 'p'], Int[np.ndarray, 'p']]:
-  """Opacity of the new mouth in every output frame, and the reason.
+  """Share of the new mouth in every output frame, and why it is 0.
 
   Args:
     trajectory: of the speaker.
     times: of the source frames, seconds.
     frames: of the output.
     since, until: output seconds between which lips move.
+    loudness: of the new voice in some output frames, 0 to 1. With it the mouth
+      comes and goes at once, where the voice rests and the source's lips are
+      closed; without it, in `fades.FADE_FRAMES` frames.
 
   Returns:
-    Opacities in [0, 1], and the `SkipReason` that lowers each most.
+    Shares in [0, 1], and the `SkipReason` of each frame without the new mouth.
   """
   seconds = np.fromiter((float(time) for time in times), np.float64)
-  turned = smooth_falloff(np.abs(nose_offset(trajectory.points)), TURN_LIMITS)
-  hidden = smooth_falloff(
-    seconds_undetected(trajectory, seconds), HIDDEN_SECONDS
-  )
   source = np.fromiter((frame.index for frame in frames), np.int64)
+  turned = linear_step(far_corner_share(trajectory.points), CORNER_LIMITS)
+  away = seconds_undetected(trajectory, seconds)
+  seen = 1 - linear_step(away, HIDDEN_SECONDS)
+  joined = continues(trajectory, source)
+  difference = loudness and lip_difference(trajectory, source, loudness)
+  shown = fades.shown_frames((turned * seen)[source], joined, difference)
+  reasons = np.zeros(len(source), np.int64)
+  for first, end in fades.spans_of(shown):
+    if not shown[first]:
+      # The clearest frame tells the reason: a change may lie beside it.
+      worst = first + int((turned * seen)[source[first:end]].argmin())
+      worst = source[worst]
+      left = turned[worst] <= seen[worst]
+      reasons[first:end] = (
+        SkipReason.HEAD_TURNED if left else SkipReason.MOUTH_HIDDEN
+      )
+  for reason, skipped in _skipped(trajectory, source, frames, since, until):
+    shown[skipped], reasons[skipped] = False, reason
+  if loudness:
+    return shown.astype(np.float64), reasons
+  return fades.fade(shown, joined), reasons
+
+
+def _skipped(
+  trajectory: FaceTrajectory,
+  source: Int[np.ndarray, 'p'],
+  frames: Sequence[OutputFrame],
+  since: float,
+  until: float | None,
+) -> Iterator[tuple[SkipReason, Bool[np.ndarray, 'p']]]:
+  """Frames that have no new mouth whatever they show; later reasons win."""
   start = np.fromiter((float(frame.time) for frame in frames), np.float64)
   end = np.inf if until is None else until
-  opacity = (turned * hidden)[source]
-  reasons = np.where(
-    turned < hidden, SkipReason.HEAD_TURNED, SkipReason.MOUTH_HIDDEN
-  )[source]
-  reasons[opacity == 1] = SkipReason.NONE
+  yield SkipReason.NO_FACE, ~trajectory.present[source]
+  if trajectory.others is not None:
+    yield SkipReason.ANOTHER_PERSON, trajectory.others[source]
+  yield SkipReason.OUTSIDE_RANGE, (start < since) | (start >= end)
   silent = np.fromiter((not frame.spoken for frame in frames), bool)
-  others = trajectory.others
-  if others is None:
-    others = np.zeros(len(trajectory.present), bool)
-  for reason, skipped in (
-    (SkipReason.NO_FACE, ~trajectory.present[source]),
-    (SkipReason.ANOTHER_PERSON, others[source]),
-    (SkipReason.OUTSIDE_RANGE, (start < since) | (start >= end)),
-    (SkipReason.NO_SOUND, silent),
-  ):
-    opacity[skipped], reasons[skipped] = 0, reason
-  return opacity, reasons
+  yield SkipReason.NO_SOUND, silent
+
+
+def continues(
+  trajectory: FaceTrajectory, source: Int[np.ndarray, 'p']
+) -> Bool[np.ndarray, 'p']:
+  """Whether each output frame continues the one before, without a cut.
+
+  False in a trajectory without known shots.
+
+  Args:
+    trajectory: of the speaker.
+    source: source frame of each output frame.
+  """
+  joined = np.zeros(len(source), bool)
+  if trajectory.shots is not None:
+    shots = trajectory.shots[source]
+    joined[1:] = (np.abs(np.diff(source)) <= 1) & (np.diff(shots) == 0)
+  return joined
+
+
+def lip_difference(
+  trajectory: FaceTrajectory,
+  source: Int[np.ndarray, 'p'],
+  loudness: fades.Difference,
+) -> fades.Difference:
+  """Difference of the source's mouth and the new one: 0 if both are closed."""
+
+  def difference(frames):
+    here = source[frames]
+    opening = landmarks.lip_openings(
+      trajectory.points[here], trajectory.crops[here]
+    )
+    open_share = np.clip(np.nan_to_num(opening) / WIDE_OPENING, 0, 1)
+    return open_share + loudness(frames)
+
+  return difference
 
 
 def skipped_ranges(
   frames: Sequence[OutputFrame], reasons: Int[np.ndarray, 'p']
 ) -> list[dict[str, float | str]]:
-  """Ranges in seconds of frames below full opacity, for the report."""
+  """Ranges in seconds that show the source's mouth, for the report."""
   ranges, end = [], 0
   for reason, run in itertools.groupby(reasons.tolist()):
     first, end = end, end + len(list(run))
