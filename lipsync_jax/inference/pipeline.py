@@ -160,7 +160,7 @@ class SyncJob:
     extras = carryover.probe_extras(options, video)
     record = {}
     if video.path:
-      record = provenance.build_record(options, weights.sha256)
+      record = provenance.build_record(options, weights.sha256, facts)
     left = self.write(plan, mouths, end, writer, sound, extras, record)
     return {
       'outfile': options.outfile and os.path.abspath(options.outfile),

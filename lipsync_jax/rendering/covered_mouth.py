@@ -223,7 +223,9 @@ def find_objects(
       face_crop(
         plan.video, frame, crops.crop_from_row(speaker.crops[frame.index])
       )
-      for frame in read_chosen_frames(plan.video, np.array(sorted(numbers)))
+      for frame in read_chosen_frames(
+        plan.video, np.array(sorted(numbers), np.int64)
+      )
     ]
     faces = [face for face in faces if face is not None]
     blank = np.zeros((occlusion.SIZE,) * 2 + (3,), np.uint8)
