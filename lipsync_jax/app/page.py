@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterator
 
 from lipsync_jax.app import jobs, mcp_tool
-from lipsync_jax.common.errors import Cancelled, LipSyncError, reason_of
+from lipsync_jax.common.errors import Cancelled, LipSyncError
 from lipsync_jax.inference.report import Progress
 
 EXAMPLES = pathlib.Path(__file__).parent / 'examples'
@@ -295,7 +295,7 @@ def _people_handler(gr, runner: jobs.JobRunner, whole: bool):
     except Cancelled:
       yield *skip, _status('Cancelled. Nothing was kept.')
     except (LipSyncError, OSError) as error:
-      words = _status(reason_of(error), error=True)
+      words = _status(runner.reason_of(error), error=True)
       yield [], [], nobody, nobody, words
 
   return find
@@ -354,7 +354,7 @@ def _sync_handler(gr, runner: jobs.JobRunner, names: list[str], preview: bool):
     except Cancelled:
       yield *skip, _status('Cancelled. Nothing was kept.')
     except (LipSyncError, OSError) as error:
-      yield *skip, _status(reason_of(error), error=True)
+      yield *skip, _status(runner.reason_of(error), error=True)
 
   return sync
 
