@@ -40,7 +40,8 @@ STATUS_COLORS = (
   'const at = (e) => getComputedStyle(e);'
   'const text = document.querySelector(".status");'
   'let behind = text;'
-  'while (/^rgba.*, 0\\)$/.test(at(behind).backgroundColor) && behind.parentElement)'
+  'const clear = (e) => /^rgba.*, 0\\)$/.test(at(e).backgroundColor);'
+  'while (clear(behind) && behind.parentElement)'
   ' behind = behind.parentElement;'
   'return [at(text).color, at(behind).backgroundColor]'
 )
