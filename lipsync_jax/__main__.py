@@ -32,6 +32,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from lipsync_jax.app import verify_cli
 
     return verify_cli.main(words[1:])
+  if command == 'worker':
+    from lipsync_jax.app import worker_cli
+
+    return worker_cli.main(words[1:])
   from lipsync_jax import sync
 
   return sync.main(words)

@@ -15,7 +15,7 @@ from comfy_api.latest import ComfyExtension, InputImpl, io
 
 from . import worker
 
-KEEP_LENGTH = ('--when-audio-longer', 'cut', '--when-video-longer', 'keep')
+KEEP_LENGTH = {'when_audio_longer': 'cut', 'when_video_longer': 'keep'}
 
 
 def _interrupt_check():
@@ -81,10 +81,6 @@ def _options() -> list:
   ]
 
 
-def _flags(person: str, strength: float) -> list[str]:
-  return [f'--person={person}', f'--strength={strength}']
-
-
 class LipSyncVideo(io.ComfyNode):
   """VIDEO and AUDIO -> VIDEO, in a file: memory does not grow with length."""
 
@@ -99,8 +95,10 @@ class LipSyncVideo(io.ComfyNode):
         io.Video.Input('video'),
         io.Audio.Input('audio'),
         *_options(),
-        io.Combo.Input('when_audio_longer', ['bounce', 'loop', 'hold', 'cut']),
-        io.Combo.Input('when_video_longer', ['cut', 'keep']),
+        io.Combo.Input(
+          'when_audio_longer', ['bounce', 'loop', 'hold', 'cut', 'remap']
+        ),
+        io.Combo.Input('when_video_longer', ['cut', 'keep', 'remap']),
       ],
       outputs=[io.Video.Output()],
     )
@@ -112,15 +110,18 @@ class LipSyncVideo(io.ComfyNode):
     """Run the worker; the result lies in ComfyUI's temporary folder."""
     number, result = tempfile.mkstemp('.mp4', 'lipsync-', _temp_folder())
     os.close(number)
-    flags = _flags(person, strength)
-    flags += [f'--when-audio-longer={when_audio_longer}']
-    flags += [f'--when-video-longer={when_video_longer}']
+    options = {
+      'person': person,
+      'strength': strength,
+      'when_audio_longer': when_audio_longer,
+      'when_video_longer': when_video_longer,
+    }
     try:
       with tempfile.TemporaryDirectory(prefix='lipsync-') as folder:
         face, speech = (os.path.join(folder, n) for n in ('v.mp4', 'a.wav'))
         video.save_to(face)
         write_wav(speech, audio)
-        worker.lip_sync(face, speech, result, flags, _interrupt_check())
+        worker.lip_sync(face, speech, result, options, _interrupt_check())
     except BaseException:
       os.remove(result)
       raise
@@ -156,8 +157,9 @@ class LipSyncImages(io.ComfyNode):
       )
       write_frames(face, given, fps)
       write_wav(speech, audio)
-      flags = [*_flags(person, strength), *KEEP_LENGTH, '--crf=0']
-      worker.lip_sync(face, speech, result, flags, _interrupt_check())
+      options = {'person': person, 'strength': strength, 'crf': 0}
+      options |= KEEP_LENGTH
+      worker.lip_sync(face, speech, result, options, _interrupt_check())
       found = read_frames(result, given)
     return io.NodeOutput(_like(images, found))
 

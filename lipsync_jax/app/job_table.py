@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 from lipsync_jax.app import jobs
-from lipsync_jax.common.errors import Cancelled, LipSyncError, reason_of
+from lipsync_jax.common.errors import Cancelled, LipSyncError
 from lipsync_jax.inference.report import Progress, SyncReport
 
 ENDED = ('COMPLETED', 'FAILED', 'CANCELED')
@@ -132,7 +132,8 @@ class JobTable:
     except Exception as error:
       known = isinstance(error, LipSyncError | OSError)
       kind = '' if known else f'{type(error).__name__}: '
-      job.error, job.status = kind + reason_of(error), 'FAILED'
+      job.error = kind + self.runner.reason_of(error)
+      job.status = 'FAILED'
     if self.on_end is not None:
       self.on_end(job)
 

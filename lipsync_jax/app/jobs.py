@@ -8,13 +8,14 @@ import dataclasses
 import os
 import pathlib
 import queue
+import re
 import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
 
 from lipsync_jax.common import cancellation
-from lipsync_jax.common.errors import LipSyncError, printable
+from lipsync_jax.common.errors import LipSyncError, printable, reason_of
 from lipsync_jax.inference import turns
 from lipsync_jax.inference.people import FoundPerson
 from lipsync_jax.inference.report import Progress, SyncReport
@@ -143,6 +144,11 @@ class JobRunner:
       user = self._users.pop(name, None)
     if user is not None:
       user.close()
+
+  def reason_of(self, error: BaseException) -> str:
+    """An error in one line, with names of files instead of their paths."""
+    parent = re.escape(str(self.folder.parent))
+    return re.sub(rf'{parent}/(?:[^/\s]+/)*', '', reason_of(error))
 
   def close(self) -> None:
     """End all sessions and delete the folder."""

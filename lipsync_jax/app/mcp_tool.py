@@ -1,7 +1,7 @@
 """The tool `lip_sync` of `lipsync app --mcp`, for programs that use MCP."""
 
 from lipsync_jax.app import jobs
-from lipsync_jax.common.errors import LipSyncError, reason_of
+from lipsync_jax.common.errors import LipSyncError
 
 # One job at a time, as the page's own events.
 DEVICE = {'concurrency_id': 'device', 'concurrency_limit': 1}
@@ -43,7 +43,8 @@ def add_tool(gr, runner: jobs.JobRunner) -> None:
         if isinstance(news, jobs.Result):
           return news.after
     except (LipSyncError, OSError) as error:
-      raise gr.Error(reason_of(error), print_exception=False) from error
+      reason = runner.reason_of(error)
+      raise gr.Error(reason, print_exception=False) from error
     raise gr.Error('the job ended without a video')
 
   with gr.Row(visible=False):

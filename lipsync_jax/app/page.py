@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterator
 
 from lipsync_jax.app import jobs, mcp_tool
-from lipsync_jax.common.errors import Cancelled, LipSyncError, reason_of
+from lipsync_jax.common.errors import Cancelled, LipSyncError
 from lipsync_jax.inference.report import Progress
 
 EXAMPLES = pathlib.Path(__file__).parent / 'examples'
@@ -86,9 +86,11 @@ def build_page(runner: jobs.JobRunner, mcp: bool = False):
       cancel = gr.Button('Cancel', variant='stop')
     status = gr.HTML(_status('Choose a face and a recording.'))
     outputs = _add_outputs(gr)
+    # An endpoint that is listed would be a tool of MCP.
+    listed = 'undocumented' if mcp else 'public'
     _connect(
       gr, runner, inputs, people, settings, outputs, status,
-      {'preview': preview, 'whole': whole, 'cancel': cancel},
+      {'preview': preview, 'whole': whole, 'cancel': cancel}, listed,
     )  # fmt: skip
 
     def leave(request: gr.Request) -> None:
@@ -214,19 +216,25 @@ def _add_outputs(gr) -> dict:
 
 
 def _connect(
-  gr, runner, inputs, people, settings, outputs, status, buttons
+  gr, runner, inputs, people, settings, outputs, status, buttons, listed: str
 ) -> None:
-  """Connect the events."""
+  """Connect the events.
+
+  Args:
+    listed: gradio's `api_visibility` of the endpoints for programs.
+  """
   found = [people[name] for name in ('gallery', 'known', 'who', 'second')]
   found.append(status)
   searches = [
     inputs['face'].change(
       _people_handler(gr, runner, whole=False), inputs['face'], found,
-      show_progress_on=status, api_name='people', **DEVICE,
+      show_progress_on=status, api_name='people', api_visibility=listed,
+      **DEVICE,
     ),
     people['search'].click(
       _people_handler(gr, runner, whole=True), inputs['face'], found,
-      show_progress_on=status, api_name='all_people', **DEVICE,
+      show_progress_on=status, api_name='all_people', api_visibility=listed,
+      **DEVICE,
     ),
   ]  # fmt: skip
   people['gallery'].select(
@@ -246,7 +254,8 @@ def _connect(
   runs = [
     buttons[name].click(
       _sync_handler(gr, runner, list(settings), preview=name == 'preview'),
-      given, shown, show_progress_on=status, api_name=name, **DEVICE,
+      given, shown, show_progress_on=status, api_name=name,
+      api_visibility=listed, **DEVICE,
     )
     for name in ('preview', 'whole')
   ]  # fmt: skip
@@ -257,7 +266,7 @@ def _connect(
 
   buttons['cancel'].click(
     cancel, None, status, queue=False, cancels=[*searches, *runs],
-    api_name='cancel',
+    api_name='cancel', api_visibility=listed,
   )  # fmt: skip
 
 
@@ -286,7 +295,7 @@ def _people_handler(gr, runner: jobs.JobRunner, whole: bool):
     except Cancelled:
       yield *skip, _status('Cancelled. Nothing was kept.')
     except (LipSyncError, OSError) as error:
-      words = _status(reason_of(error), error=True)
+      words = _status(runner.reason_of(error), error=True)
       yield [], [], nobody, nobody, words
 
   return find
@@ -345,7 +354,7 @@ def _sync_handler(gr, runner: jobs.JobRunner, names: list[str], preview: bool):
     except Cancelled:
       yield *skip, _status('Cancelled. Nothing was kept.')
     except (LipSyncError, OSError) as error:
-      yield *skip, _status(reason_of(error), error=True)
+      yield *skip, _status(runner.reason_of(error), error=True)
 
   return sync
 

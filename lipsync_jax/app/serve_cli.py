@@ -33,10 +33,14 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(argv: Sequence[str]) -> None:
-  """Serve until Ctrl-C or SIGTERM. LIPSYNC_TOKEN is the token of every request.
+  """Serve until Ctrl-C or SIGTERM.
+
+  LIPSYNC_TOKEN is the token of every request, LIPSYNC_WEBHOOK_SECRET the key
+  that signs webhooks. They are no flags, which every user of the computer can
+  read.
 
   Raises:
-    LipSyncError: a library is missing, or a public server has no token.
+    LipSyncError: a library, the token of a public server or the key is missing.
   """
   args = build_parser().parse_args(list(cli.with_hyphens(argv)))
   token = os.environ.get('LIPSYNC_TOKEN', '')
@@ -52,16 +56,19 @@ def run(argv: Sequence[str]) -> None:
       'computers in LIPSYNC_TOKEN, found none'
     )
   hosts = webhooks.parse_hosts(args.allow_webhooks)
-  if hosts and not token:
+  secret = os.environ.get('LIPSYNC_WEBHOOK_SECRET', '')
+  if hosts and secret in ('', token):
+    found = 'that of LIPSYNC_TOKEN' if secret else 'none'
     raise LipSyncError(
-      'lipsync serve --allow-webhooks: expected a token in LIPSYNC_TOKEN, '
-      'which signs the calls, found none'
+      'lipsync serve --allow-webhooks: expected a key of its own in '
+      f'LIPSYNC_WEBHOOK_SECRET, which signs the calls, found {found}'
     )
   with open_runner(args, 'lipsync-serve-') as (runner, terminator):
     from lipsync_jax.app import server
 
     table = server.JobTable(runner, args.max_jobs)
-    app = server.build_app(table, token, webhooks.WebhookSender(hosts, token))
+    sender = webhooks.WebhookSender(hosts, secret)
+    app = server.build_app(table, token, sender)
     _serve(app, args, terminator)
 
 

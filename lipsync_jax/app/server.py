@@ -159,7 +159,7 @@ def build_app(
     await run_in_threadpool(table.close)
     webhooks.close()
 
-  webhooks = webhooks or WebhookSender(frozenset(), token)
+  webhooks = webhooks or WebhookSender(frozenset(), '')
 
   def notify(job: HttpJob) -> None:
     if job.request.webhook:

@@ -20,6 +20,7 @@ SYNC_MODES = {
   'loop': {'when_audio_longer': 'loop', 'when_video_longer': 'cut'},
   'bounce': {'when_audio_longer': 'bounce', 'when_video_longer': 'cut'},
   'silence': {'when_audio_longer': 'hold', 'when_video_longer': 'keep'},
+  'remap': {'when_audio_longer': 'remap', 'when_video_longer': 'remap'},
 }
 # Options that name no file of the server.
 OPTIONS = frozenset(

@@ -48,7 +48,8 @@ def run(argv: Sequence[str]) -> str:
   """Verify a file; returns what it says.
 
   Raises:
-    LipSyncError: no record, another face or audio, or a wrong signature.
+    LipSyncError: no record, no generated lips, another face or audio, or a
+      wrong signature.
   """
   args = build_parser().parse_args(list(cli.with_hyphens(argv)))
   from lipsync_jax.inference import provenance, signing
@@ -58,6 +59,11 @@ def run(argv: Sequence[str]) -> str:
     raise provenance.ProvenanceError(
       f'{printable(args.file)}: expected a record of lipsync_jax in the tags, '
       'found none; the file is not an output, or its tags were removed'
+    )
+  if not provenance.is_generated(record):
+    raise provenance.ProvenanceError(
+      f'{printable(args.file)}: expected generated lips, found a record of '
+      'lipsync_jax that no frame has new lips'
     )
   provenance.check_inputs(args.file, record, args.face, args.audio)
   signature = signing.read_signature(args.file)

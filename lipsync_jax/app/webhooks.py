@@ -85,9 +85,9 @@ def check_url(url: str, allowed: frozenset[Address]) -> None:
     )
 
 
-def sign(token: str, body: bytes) -> str:
+def sign(secret: str, body: bytes) -> str:
   """The signature of a body: 'sha256=' and its HMAC-SHA256 in hexadecimal."""
-  return 'sha256=' + hmac.new(token.encode(), body, hashlib.sha256).hexdigest()
+  return 'sha256=' + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
 
 
 def post(url: str, body: bytes, headers: dict, seconds: float) -> int:
@@ -124,17 +124,17 @@ class WebhookSender:
 
   Attributes:
     allowed: addresses.
-    token: signs every body.
+    secret: signs every body.
   """
 
   def __init__(
     self,
     allowed: frozenset[Address],
-    token: str,
+    secret: str,
     timeout: float = TIMEOUT,
     waits: tuple[float, ...] = WAITS,
   ):
-    self.allowed, self.token = allowed, token
+    self.allowed, self.secret = allowed, secret
     self._timeout, self._waits = timeout, waits
     self._queue: queue.Queue = queue.Queue(MAX_WAITING)
     self._closing = threading.Event()
@@ -173,7 +173,7 @@ class WebhookSender:
       'Content-Type': 'application/json',
       'User-Agent': 'lipsync-jax',
       'Connection': 'close',
-      SIGNATURE: sign(self.token, body),
+      SIGNATURE: sign(self.secret, body),
     }
     for wait in (0.0, *self._waits):
       if self._closing.wait(wait):

@@ -47,7 +47,7 @@ def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
   """Words for lipsync, with hyphens in names of flags; words for Beam."""
   actions = cli.build_parser()._actions
   known = {flag for action in actions for flag in action.option_strings}
-  known |= cli._RENAMED_FLAGS.keys()
+  known |= cli.RENAMED_FLAGS.keys()
   ours, beams = [], []
   for word, hyphened in zip(words, cli.with_hyphens(words), strict=True):
     if word.startswith('--') and hyphened.partition('=')[0] not in known:

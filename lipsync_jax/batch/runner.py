@@ -244,7 +244,7 @@ def _search_seconds(options: SyncOptions) -> float:
   """Seconds in which faces are searched; 0 for a row that will fail."""
   if options.preview is not None:
     return options.preview
-  if options.when_video_longer == 'keep':
+  if options.when_video_longer != 'cut':
     return float('inf')
   sounds = [options.audio, *(file for _, file in options.audio_for)]
   with contextlib.suppress(LipSyncError, OSError):

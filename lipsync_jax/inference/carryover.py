@@ -55,6 +55,16 @@ def probe_extras(options: SyncOptions, video: Video) -> extras.Extras | None:
     return None
 
 
+def _without_times(source: extras.Extras) -> tuple[extras.Extras, list[str]]:
+  """The extras that fit a video of another speed, and what is left out."""
+  timed = ('audio', 'subtitle', 'data')
+  lost = [s.name for s in source.streams if s.kind in timed]
+  lost += ['chapters'] if source.chapters else []
+  streams = tuple(s for s in source.streams if s.kind not in timed)
+  kept = dataclasses.replace(source, chapters=(), streams=streams)
+  return kept, [f'{name}, because the speed changes' for name in lost]
+
+
 def carry(
   options: SyncOptions,
   video: Video,
@@ -75,8 +85,13 @@ def carry(
 
   Returns:
     What is left behind, each in a few words.
+
+  Raises:
+    SigningError: the output cannot be signed, or is not generated.
   """
   left = []
+  if source is not None and options.remaps and video.duration != end:
+    source, left = _without_times(source)
   if video.view.background is not None and options.background is None:
     left.append(f'alpha (laid over {BACKGROUND}; .webm and .mov keep it)')
   elif video.unread_alpha:
@@ -97,6 +112,11 @@ def carry(
   held = extras_muxer.ROOMS[writer.kind.muxer].tags
   provenance.add_record(writer.file.metadata, record, held)
   if options.sign:
+    if not provenance.is_generated(record):
+      raise signing.SigningError(
+        '--sign: expected a frame with new lips, found none; the signed '
+        'statement would be that the file is generated'
+      )
     writer.seal = signing.Signer(*options.sign, options.outfile)
   if left and not options.quiet:
     shown = [*left[:MOST], *(['…'] if len(left) > MOST else [])]

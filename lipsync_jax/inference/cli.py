@@ -92,7 +92,7 @@ def build_parser(
 
 
 _HIDDEN = argparse.SUPPRESS
-_RENAMED_FLAGS = {
+RENAMED_FLAGS = {
   f'--{old.replace("_", "-")}': f'--{new.replace("_", "-")}'
   for old, new in RENAMED.items()
 }
@@ -140,14 +140,15 @@ def _add_time(add) -> None:
   add('--fps', type=float, help='frame rate of a photo (default 25)')
   add(
     '--when-audio-longer',
-    choices=('bounce', 'loop', 'hold', 'cut'),
+    choices=('bounce', 'loop', 'hold', 'cut', 'remap'),
     help='play the video to and fro (default), loop it, hold its last frame, '
-    'or cut the sound',
+    'cut the sound, or play the video slower',
   )
   add(
     '--when-video-longer',
-    choices=('cut', 'keep'),
-    help='end with the sound (default), or keep the remaining frames',
+    choices=('cut', 'keep', 'remap'),
+    help='end with the sound (default), keep the remaining frames, or play '
+    'the video faster',
   )
   seconds = {'type': float, 'metavar': 'SECONDS'}
   add('--from', dest='since', help='first second with new lips', **seconds)
@@ -261,7 +262,7 @@ def parse_options(
   """
   parser = build_parser(kind)
   defaults = vars(parser.parse_args(['--face=']))
-  words = with_new_names(list(with_hyphens(argv)), _RENAMED_FLAGS)
+  words = with_new_names(list(with_hyphens(argv)), RENAMED_FLAGS)
   args = vars(parser.parse_args(words))
   args = {k: v for k, v in args.items() if k == 'face' or v != defaults[k]}
   if args.get('face_enhancement') == '':

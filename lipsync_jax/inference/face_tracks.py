@@ -59,7 +59,7 @@ def locate_speakers(
   Raises:
     FaceError: no face, or one person is named twice.
   """
-  keep = options.when_video_longer == 'keep' and options.preview is None
+  keep = options.when_video_longer != 'cut' and options.preview is None
   until = None if keep else duration
   if options.box:
     return box_trajectory(options, video, until, progress)

@@ -126,6 +126,11 @@ class SyncOptions:
     return not (self.checkpoint_path or self.compat or self.box)
 
   @property
+  def remaps(self) -> bool:
+    """Whether the video may play slower or faster."""
+    return 'remap' in (self.when_audio_longer, self.when_video_longer)
+
+  @property
   def audio_is_dialogue(self) -> bool:
     """Whether `audio` holds the voices of all turns."""
     return bool(self.audio and self.subtitles)
@@ -147,6 +152,7 @@ class SyncOptions:
       SyncError: a number is out of range, or two options contradict.
     """
     _check_renderer(self)
+    _check_lengths(self)
     _check_background(self.background)
     for name, valid, expected in _ranges(self):
       if not valid:
@@ -255,6 +261,20 @@ def _check_renderer(options: SyncOptions) -> None:
     raise SyncError(
       f'--renderer mesh: expected no {given[0]}, which needs the network '
       'renderer; leave one of the two out'
+    )
+
+
+def _check_lengths(options: SyncOptions) -> None:
+  given = {
+    '--preview': options.preview is not None,
+    '--keep-background': options.keep_background is not None,
+    '--compat': options.compat,
+  }
+  wrong = next((flag for flag, value in given.items() if value), None)
+  if options.remaps and wrong:
+    raise SyncError(
+      f'{wrong}: expected no remap of the length, which changes the speed of '
+      'the whole video; leave one of the two out'
     )
 
 

@@ -157,7 +157,7 @@ class SyncJob:
     extras = carryover.probe_extras(options, video)
     record = {}
     if video.path:
-      record = provenance.build_record(options, weights.sha256)
+      record = provenance.build_record(options, weights.sha256, facts)
     left = self.write(plan, mouths, objects, end, writer, sound, extras, record)
     if objects:
       objects.report(facts['speakers'])

@@ -1,10 +1,11 @@
-"""The record in every output: that it is generated, how, and from what.
+"""The record in every output: whether it is generated, how, and from what.
 
 The record is one line of JSON in a tag of the container, without a time, so
 that equal jobs give equal files. It is a statement, not a proof: anybody can
 remove or write a tag. `signing` adds a signature.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -16,6 +17,7 @@ from lipsync_jax.common.errors import LipSyncError
 from lipsync_jax.inference import turns
 from lipsync_jax.inference.options import SyncOptions
 from lipsync_jax.media import decoder
+from lipsync_jax.media.container import MediaError
 
 # In order of preference. MP4, MOV, Matroska, WebM and AVI keep `comment`; all
 # but MOV and AVI keep `description`.
@@ -39,22 +41,25 @@ def hash_file(path: str | os.PathLike) -> str:
   return digest.hexdigest()
 
 
-def build_record(options: SyncOptions, weights: str) -> dict:
+def build_record(options: SyncOptions, weights: str, facts: dict) -> dict:
   """The facts of a job, for its output.
 
   Args:
     options: of the job, with files.
     weights: SHA-256 of the tensors, as in the report.
+    facts: of the report, with its speakers.
 
   Returns:
-    lipsync_jax (version), generated (true), renderer, strength of the mesh
-    renderer, weights (first digits), face and audio (SHA-256 of the files).
+    lipsync_jax (version), generated (whether a frame has new lips, or the
+    source was generated), renderer, strength of the mesh renderer, weights
+    (first digits), face and audio (SHA-256 of the files).
   """
+  spoken = any(speaker['frames_spoken'] for speaker in facts['speakers'])
   sounds = [options.audio, *(path for _, path in options.audio_for)]
   sounds += turns.audio_files(options.subtitles)
   record = {
     'lipsync_jax': __version__,
-    'generated': True,
+    'generated': spoken or _was_generated(options.face),
     'renderer': 'mesh' if options.uses_mesh else 'network',
   }
   if options.uses_mesh:
@@ -64,6 +69,19 @@ def build_record(options: SyncOptions, weights: str) -> dict:
     'face': hash_file(options.face),
     'audio': [hash_file(path) for path in dict.fromkeys(filter(None, sounds))],
   }
+
+
+def _was_generated(path: str) -> bool:
+  """Whether the record of a source says so; its own record is replaced."""
+  with contextlib.suppress(MediaError, OSError):
+    record = read_record(path)
+    return record is not None and is_generated(record)
+  return False
+
+
+def is_generated(record: dict) -> bool:
+  """Whether a record says that its file is generated."""
+  return record.get('generated') is not False
 
 
 def add_record(

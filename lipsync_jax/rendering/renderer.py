@@ -9,6 +9,7 @@ Shapes: f source frames, p output frames, s spans of source frames.
 
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from typing import Any, Protocol, runtime_checkable
@@ -24,6 +25,7 @@ from lipsync_jax.media import decoder
 from lipsync_jax.media.container import MediaError
 from lipsync_jax.media.types import Frame, Video
 from lipsync_jax.rendering import timeline
+from lipsync_jax.rendering.chosen_frames import read_chosen_frames
 
 IN_FLIGHT_BYTES = 384 * 2**20  # of frames that wait between the stages
 
@@ -194,6 +196,10 @@ def fitting_batch(video: Video, batch: int) -> int:
 def read_scheduled_frames(plan: RenderPlan) -> Iterator[Frame]:
   """Source frames in the order of the output."""
   indices = np.fromiter((frame.index for frame in plan.frames), np.int64)
+  moves = np.diff(indices)
+  if (moves >= 0).all() and np.count_nonzero(np.diff(moves)) > 1:
+    yield from read_remapped_frames(plan.video, indices)
+    return
   for start, count, step in timeline.playback_runs(indices):
     first = int(indices[start])
     if step == -1:
@@ -206,11 +212,28 @@ def read_scheduled_frames(plan: RenderPlan) -> Iterator[Frame]:
         if frame is None or step:
           frame = next(source, None)
         if frame is None:
-          raise MediaError(
-            f'{printable(plan.video.path)}: expected as many frames as in the '
-            'first pass, found fewer; do not change the file during a run'
-          )
+          raise _fewer_frames(plan.video)
         yield frame
+
+
+def read_remapped_frames(
+  video: Video, indices: Int[np.ndarray, 'f']
+) -> Iterator[Frame]:
+  """Source frames of numbers that never fall, in one pass."""
+  chosen, counts = np.unique(indices, return_counts=True)
+  with contextlib.closing(read_chosen_frames(video, chosen)) as source:
+    for count in counts.tolist():
+      frame = next(source, None)
+      if frame is None:
+        raise _fewer_frames(video)
+      yield from itertools.repeat(frame, count)
+
+
+def _fewer_frames(video: Video) -> MediaError:
+  return MediaError(
+    f'{printable(video.path)}: expected as many frames as in the first pass, '
+    'found fewer; do not change the file during a run'
+  )
 
 
 def extract_jobs(

@@ -19,8 +19,8 @@ from lipsync_jax.common.errors import LipSyncError
 from lipsync_jax.media.types import Video
 
 # Modes for a sound longer than the video, and for a longer video.
-AUDIO_LONGER = ('bounce', 'loop', 'hold', 'cut')
-VIDEO_LONGER = ('cut', 'keep')
+AUDIO_LONGER = ('bounce', 'loop', 'hold', 'cut', 'remap')
+VIDEO_LONGER = ('cut', 'keep', 'remap')
 MAX_TIME_BASE = 2**40  # units a second; 64 bits then count for three months
 
 
@@ -136,10 +136,10 @@ def play_order(count: int, mode: str) -> Iterator[int]:
     count: of source frames.
     mode: of AUDIO_LONGER. `bounce` plays backwards and forwards without
       doubling the end frames, so that the picture never jumps. `loop` jumps
-      to the start, as Wav2Lip does.
+      to the start, as Wav2Lip does. `cut` and `remap` add no frame.
   """
   yield from range(count)
-  if mode == 'cut':
+  if mode in ('cut', 'remap'):
     return
   if mode == 'hold' or count == 1:
     yield from itertools.repeat(count - 1)
@@ -164,6 +164,11 @@ def schedule_frames(
   if not times:
     raise TimelineError('expected video frames, found none: check the file')
   lengths, time = frame_durations(times, rate), Fraction(0)
+  total = times[-1] + lengths[-1]
+  mode = audio_longer if duration > total else video_longer
+  if mode == 'remap' and abs(duration - total) * rate > Fraction(1, 2):
+    yield from remapped_frames(times, rate, total, duration)
+    return
   for position, index in enumerate(play_order(len(times), audio_longer)):
     length = lengths[index]
     spoken = time + length / 2 <= duration
@@ -173,6 +178,28 @@ def schedule_frames(
       return
     yield OutputFrame(time, length, index, spoken or not position)
     time += length
+
+
+def remapped_frames(
+  times: Sequence[Fraction], rate: Fraction, total: Fraction, duration: Fraction
+) -> Iterator[OutputFrame]:
+  """All source frames, slower or faster, in `duration` seconds.
+
+  The output has the constant `rate`, so that lips of a slow video still move
+  at it: source frames are repeated or left out.
+
+  Args:
+    times: of the source frames.
+    rate: frames/s of the output.
+    total: seconds of the source.
+    duration: seconds of the output, to the nearest frame.
+  """
+  count, index = max(round(duration * rate), 1), 0
+  for position in range(count):
+    middle = total * (2 * position + 1) / (2 * count)  # in the source
+    while index + 1 < len(times) and times[index + 1] <= middle:
+      index += 1
+    yield OutputFrame(position / rate, 1 / rate, index)
 
 
 def playback_runs(

@@ -180,3 +180,12 @@ def test_progress_in_words():
   assert words(Progress('rendering', 50, 2000, 10)).endswith(
     'about 6 min left in this step'
   )
+
+
+def test_an_error_names_files_without_their_folders(tmp_path):
+  runner = jobs.JobRunner(folder=str(tmp_path / 'jobs'))
+  for path in (tmp_path / 'a1/my face.mp4', tmp_path / 'jobs/job-1/x/b.wav'):
+    said = runner.reason_of(OSError(f'{path}: reading stopped'))
+    assert said == f'{path.name}: reading stopped'
+  assert runner.reason_of(ValueError('/etc/x: no')) == '/etc/x: no'
+  runner.close()

@@ -1,14 +1,21 @@
 """The MCP tool, through the endpoint that `lipsync app --mcp` opens."""
 
-import json
+import asyncio
+import base64
+import contextlib
+import pathlib
 import sys
 import urllib.request
 
+import numpy as np
 import pytest
 
 from lipsync_jax import __main__ as command
 from lipsync_jax.app import jobs
-from tests.helpers import browser
+from tests.helpers import browser, test_clips
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+PHOTO = ROOT / 'examples/mona.jpg'
 
 
 def test_without_mcp_the_remedy_is_one_line(monkeypatch, capsys):
@@ -19,7 +26,9 @@ def test_without_mcp_the_remedy_is_one_line(monkeypatch, capsys):
   assert line.count('\n') == 1 and 'lipsync-jax[mcp]' in line
 
 
-def test_the_tool_is_listed(tmp_path, monkeypatch):
+@pytest.fixture
+def served(tmp_path, monkeypatch):
+  """The address of the tool."""
   pytest.importorskip('gradio', reason='needs the extra [app]')
   pytest.importorskip('mcp', reason='needs the extra [mcp]')
   from lipsync_jax.app import cli, page
@@ -37,14 +46,33 @@ def test_the_tool_is_listed(tmp_path, monkeypatch):
     quiet=True,
     **page.launch_options(),
   )
-  try:
-    tools = {tool['name']: tool for tool in list_tools(address)}
-  finally:
-    blocks.close()
-    runner.close()
-  tool = tools['lip_sync']
-  assert 'lips of a person' in tool['description']
-  found = tool['inputSchema']['properties']
+  yield f'{address}gradio_api/mcp/'
+  blocks.close()
+  runner.close()
+
+
+@contextlib.asynccontextmanager
+async def open_client(address: str):
+  """A session of the library `mcp`."""
+  from mcp import ClientSession
+  from mcp.client.streamable_http import streamablehttp_client
+
+  async with (
+    streamablehttp_client(address) as (source, sink, _),
+    ClientSession(source, sink) as client,
+  ):
+    await client.initialize()
+    yield client
+
+
+def test_the_tool_alone_is_listed(served):
+  async def list_tools():
+    async with open_client(served) as client:
+      return (await client.list_tools()).tools
+
+  (tool,) = asyncio.run(list_tools())  # no endpoint of the page
+  assert tool.name == 'lip_sync' and 'lips of a person' in tool.description
+  found = tool.inputSchema['properties']
   assert found['person'] | {'description': ''} == {
     'type': 'string',
     'default': 'auto',
@@ -52,21 +80,47 @@ def test_the_tool_is_listed(tmp_path, monkeypatch):
   }
   assert found['strength']['type'] == 'number'
   assert set(found) == {'face', 'audio', 'person', 'strength'}
-  assert set(tool['inputSchema']['required']) == {'face', 'audio'}
+  assert set(tool.inputSchema['required']) == {'face', 'audio'}
 
 
-def list_tools(address: str) -> list[dict]:
-  """The answer to MCP's `tools/list`."""
-  message = {'jsonrpc': '2.0', 'id': 1, 'method': 'tools/list'}
-  request = urllib.request.Request(
-    f'{address}gradio_api/mcp/',
-    json.dumps(message).encode(),
-    {
-      'Content-Type': 'application/json',
-      'Accept': 'application/json, text/event-stream',
-    },
-  )
-  with urllib.request.urlopen(request, timeout=60) as answer:
-    text = answer.read().decode()
-  lines = [line[5:] for line in text.splitlines() if line.startswith('data:')]
-  return json.loads(lines[0] if lines else text)['result']['tools']
+def call(address: str, **arguments):
+  """The result of a call of the tool."""
+
+  async def work():
+    async with open_client(address) as client:
+      return await client.call_tool('lip_sync', arguments)
+
+  return asyncio.run(work())
+
+
+def as_data(path: pathlib.Path, kind: str) -> str:
+  """A file as an address that holds it."""
+  text = base64.b64encode(path.read_bytes()).decode()
+  return f'data:{kind};base64,{text}'
+
+
+def test_a_job(served, tmp_path):
+  """A photo and a sound as `data:` addresses, and the video that comes back."""
+  times = np.arange(round(16_000 * 0.6)) / 16_000
+  buzz = sum(np.sin(2 * np.pi * 120 * k * times) / k for k in range(1, 20))
+  voice = test_clips.write_wav(tmp_path / 'voice.wav', 0.2 * buzz)
+  photo, sound = as_data(PHOTO, 'image/jpeg'), as_data(voice, 'audio/wav')
+  result = call(served, face=photo, audio=sound, person='largest')
+  assert not result.isError, result
+  text = ' '.join(getattr(part, 'text', '') for part in result.content)
+  address = next(word for word in text.split() if word.startswith('http'))
+  out = tmp_path / 'out.mp4'
+  with urllib.request.urlopen(address, timeout=60) as answer:
+    out.write_bytes(answer.read())
+  lumas = np.stack(test_clips.read_video(out)[1]).astype(int)
+  assert len(lumas) == 15
+  assert np.abs(lumas - lumas[0]).max() > 20  # the lips move
+
+
+def test_a_refused_job_is_one_line(served, tmp_path):
+  (tmp_path / 'text.mp4').write_text('no media')
+  text = as_data(tmp_path / 'text.mp4', 'video/mp4')
+  result = call(served, face=text, audio=text)
+  assert result.isError
+  line = result.content[0].text
+  assert '\n' not in line and line.startswith('file.mp4: ')

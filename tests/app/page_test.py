@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -27,12 +28,22 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / 'lipsync_jax/app/examples'
 pytestmark = pytest.mark.slow
 CHROMIUM = pytest.mark.skipif(
-  browser.find_programs() is None,
-  reason='needs the programs chromium and chromedriver',
+  browser.find_program() is None,
+  reason='needs the program chromium',
 )
 PICTURES = os.environ.get('LIPSYNC_JAX_SCREENSHOTS')
 OPEN_ALL = (
   'document.querySelectorAll("button.label-wrap").forEach(b => b.click())'
+)
+# Of its text, and of the first element behind it that is not transparent.
+STATUS_COLORS = (
+  'const at = (e) => getComputedStyle(e);'
+  'const text = document.querySelector(".status");'
+  'let behind = text;'
+  'const clear = (e) => /^rgba.*, 0\\)$/.test(at(e).backgroundColor);'
+  'while (clear(behind) && behind.parentElement)'
+  ' behind = behind.parentElement;'
+  'return [at(text).color, at(behind).backgroundColor]'
 )
 STATUS = 'return document.querySelector(".status").innerText'
 
@@ -215,19 +226,42 @@ def test_two_users_at_once(window, served, tmp_path):
 
 
 @CHROMIUM
-def test_narrow_and_dark(served, tmp_path):
-  with browser.Browser(tmp_path, 390, 844) as window:
-    window.open(served[0] + '/?__theme=dark')
-    window.wait_for('Use the example face')
+@pytest.mark.parametrize('width', [1280, 390])
+@pytest.mark.parametrize('theme', ['light', 'dark'])
+def test_every_width_and_theme(served, tmp_path, width, theme):
+  """A preview; nothing to scroll sideways, and text that can be read."""
+  with browser.Browser(tmp_path, width, 844) as window:
+    window.open(f'{served[0]}/?__theme={theme}')
     window.press('Use the example face')
     window.wait_for('1 person found.')
+    window.press('Use the example speech')
+    window.wait('return !!document.querySelector("#audio #waveform")')
+    window.press('Preview of 5 seconds')
+    window.wait_for('Done.')
+    window.wait('return document.querySelectorAll("video").length == 2')
+    time.sleep(1)
+    take(window, f'{width}_{theme}')
     window.run(OPEN_ALL)
     window.wait_for('Of the lip motion')
     wide, shown = window.run(
       'return [document.documentElement.scrollWidth, innerWidth]'
     )
-    assert wide <= shown == 390  # nothing to scroll sideways
-    take(window, 'narrow')
+    assert wide <= shown == width
+    take(window, f'{width}_{theme}_open')
+    colors = [luminance(color) for color in window.run(STATUS_COLORS)]
+    assert (colors[1] < 0.2) == (theme == 'dark')
+    brighter, darker = max(colors), min(colors)
+    assert (brighter + 0.05) / (darker + 0.05) > 4.5  # WCAG 2, level AA
+
+
+def luminance(color: str) -> float:
+  """The relative luminance of CSS's `rgb(r, g, b)`."""
+  values = re.findall(r'[\d.]+', color)[:3]
+  linear = [
+    v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4
+    for v in (float(value) / 255 for value in values)
+  ]
+  return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
 
 
 @CHROMIUM

@@ -91,7 +91,7 @@ def test_a_job_without_a_face_fails_with_the_reason(client, tmp_path):
 @pytest.mark.parametrize(
   'options, said',
   [
-    ({'sync_mode': 'remap'}, 'sync_mode: expected'),
+    ({'sync_mode': 'stretch'}, 'sync_mode: expected'),
     ({'outfile': '/etc/passwd'}, "found 'outfile'"),
     ({'final_audio': '/etc/passwd'}, "found 'final_audio'"),
     ([1], 'expected an object'),

@@ -152,9 +152,12 @@ def test_bad_hosts_are_one_line(text):
     webhooks.parse_hosts(text)
 
 
-def test_webhooks_need_a_token(monkeypatch, capsys):
+@pytest.mark.parametrize('secret, found', [('', 'none'), ('same', 'TOKEN')])
+def test_webhooks_need_a_key_of_their_own(monkeypatch, capsys, secret, found):
   pytest.importorskip('starlette', reason='needs the extra [app]')
-  monkeypatch.delenv('LIPSYNC_TOKEN', raising=False)
+  monkeypatch.setenv('LIPSYNC_TOKEN', 'same')
+  monkeypatch.setenv('LIPSYNC_WEBHOOK_SECRET', secret)
   assert serve_cli.main(['--allow-webhooks', 'good.example']) == 1
   line = capsys.readouterr().err
-  assert line.count('\n') == 1 and 'LIPSYNC_TOKEN' in line
+  assert line.count('\n') == 1 and 'LIPSYNC_WEBHOOK_SECRET' in line
+  assert line.rstrip().endswith(found)

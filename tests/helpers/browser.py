@@ -1,26 +1,37 @@
-"""A headless Chromium, driven by the WebDriver protocol of chromedriver."""
+"""A headless Chromium, driven by the DevTools protocol over two pipes.
+
+The protocol needs no further program and no port: each message is JSON that
+ends with a zero byte.
+"""
 
 import base64
+import itertools
 import json
 import os
 import pathlib
+import select
 import shutil
 import socket
 import subprocess
+import sys
 import time
-import urllib.error
-import urllib.request
 
-ELEMENT = 'element-6066-11e4-a52e-4f735466cecf'  # key of WebDriver's answers
+# Chromium reads commands from file 3 and writes answers to file 4.
+LAUNCH = """
+import fcntl, os, sys
+commands, answers = (
+  fcntl.fcntl(int(word), fcntl.F_DUPFD, 10) for word in sys.argv[1:3]
+)
+os.dup2(commands, 3)
+os.dup2(answers, 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 
-def find_programs() -> tuple[str, str] | None:
-  """Chromium and chromedriver, or None."""
-  browser = next(
-    filter(None, map(shutil.which, ('chromium', 'chromium-browser'))), None
-  )
-  driver = shutil.which('chromedriver')
-  return (browser, driver) if browser and driver else None
+def find_program() -> str | None:
+  """Chromium, or None."""
+  names = ('chromium', 'chromium-browser', 'google-chrome')
+  return next(filter(None, map(shutil.which, names)), None)
 
 
 def free_port() -> int:
@@ -33,96 +44,135 @@ class Browser:
   """One window with a profile of its own; use it in a `with` statement."""
 
   def __init__(self, folder, width: int = 1280, height: int = 1400):
-    program, driver = find_programs()
-    port = free_port()
-    pathlib.Path(folder).mkdir(exist_ok=True)
-    self.process = subprocess.Popen(
-      [driver, f'--port={port}'],
-      stdout=subprocess.DEVNULL,
-      stderr=subprocess.DEVNULL,
-      env={**os.environ, 'TMPDIR': str(folder), 'HOME': str(folder)},
-    )
-    self.address = f'http://127.0.0.1:{port}/session'
+    folder = pathlib.Path(folder).resolve()
+    folder.mkdir(exist_ok=True)
+    self._start(folder, width, height)
+    self._ids, self._buffer = itertools.count(1), b''
+    self._session: str | None = None
+    self._requested: set[str] = set()
+    try:
+      window = self.command('Target.createTarget', url='about:blank')
+      attached = self.command(
+        'Target.attachToTarget', targetId=window['targetId'], flatten=True
+      )
+      self._session = attached['sessionId']
+      for domain in ('Page', 'Network', 'DOM'):
+        self.command(f'{domain}.enable')
+      # A window is at least 500 pixels wide, a telephone is not.
+      size = {'width': width, 'height': height}
+      self.command(
+        'Emulation.setDeviceMetricsOverride',
+        **size, deviceScaleFactor=1, mobile=width < 500,
+      )  # fmt: skip
+    except BaseException:
+      self._end()
+      raise
+
+  def _start(self, folder: pathlib.Path, width: int, height: int) -> None:
+    """Start Chromium with a pipe in each direction."""
     arguments = [
-      '--headless=new', '--no-sandbox', '--disable-gpu',
+      find_program(), '--remote-debugging-pipe', f'--user-data-dir={folder}',
+      '--headless=new', '--no-sandbox', '--disable-gpu', '--no-first-run',
       '--disable-dev-shm-usage', f'--window-size={width},{height}',
       '--use-fake-device-for-media-stream', '--use-fake-ui-for-media-stream',
       # Nothing but this computer can be reached.
       '--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1',
     ]  # fmt: skip
-    options = {'binary': program, 'args': arguments}
-    wanted = {'goog:chromeOptions': options}
-    wanted['goog:loggingPrefs'] = {'browser': 'ALL', 'performance': 'ALL'}
-    try:
-      found = self._first_answer({'capabilities': {'alwaysMatch': wanted}})
-    except BaseException:
-      self.process.kill()
-      raise
-    self.address += '/' + found['sessionId']
-    # A window is at least 500 pixels wide, a telephone is not.
-    size = {'width': width, 'height': height}
-    self.command(
-      'Emulation.setDeviceMetricsOverride',
-      **size, deviceScaleFactor=1, mobile=width < 500,
-    )  # fmt: skip
+    theirs_in, self._out = os.pipe()
+    self._in, theirs_out = os.pipe()
+    self.process = subprocess.Popen(
+      [
+        sys.executable,
+        '-c',
+        LAUNCH,
+        f'{theirs_in}',
+        f'{theirs_out}',
+        *arguments,
+      ],
+      pass_fds=(theirs_in, theirs_out),
+      stdout=subprocess.DEVNULL,
+      stderr=subprocess.DEVNULL,
+      env={**os.environ, 'TMPDIR': str(folder), 'HOME': str(folder)},
+    )
+    os.close(theirs_in)
+    os.close(theirs_out)
 
   def __enter__(self) -> 'Browser':
     return self
 
   def __exit__(self, *_) -> None:
+    self._end()
+
+  def _end(self) -> None:
+    """Close the pipes, which ends Chromium and all its processes."""
+    os.close(self._out)
     try:
-      self.call('DELETE', '')
-    finally:
+      self.process.wait(20)
+    except subprocess.TimeoutExpired:
       self.process.kill()
       self.process.wait()
+    os.close(self._in)
 
-  def call(self, method: str, path: str, body: dict | None = None):
-    """Send a command; returns the value of its answer."""
-    data = json.dumps(body).encode() if body is not None else None
-    request = urllib.request.Request(
-      self.address + path,
-      data,
-      {'Content-Type': 'application/json'},
-      method=method,
-    )
-    try:
-      with urllib.request.urlopen(request, timeout=300) as answer:
-        return json.load(answer)['value']
-    except urllib.error.HTTPError as error:
-      raise RuntimeError(json.load(error)['value']['message']) from None
-
-  def command(self, name: str, **parameters):
-    """A command of the DevTools protocol."""
-    body = {'cmd': name, 'params': parameters}
-    return self.call('POST', '/goog/cdp/execute', body)
-
-  def _first_answer(self, body: dict) -> dict:
-    end = time.monotonic() + 120
+  def command(self, name: str, **parameters) -> dict:
+    """The result of a command of the DevTools protocol."""
+    number = next(self._ids)
+    message = {'id': number, 'method': name, 'params': parameters}
+    if self._session is not None:
+      message['sessionId'] = self._session
+    data = json.dumps(message).encode() + b'\0'
+    while data:
+      data = data[os.write(self._out, data) :]
+    end = time.monotonic() + 300
     while True:
-      try:
-        return self.call('POST', '', body)
-      except urllib.error.URLError:
-        assert time.monotonic() < end, 'chromedriver does not answer'
-        time.sleep(0.2)
+      answer = self._read(end)
+      if answer.get('method') == 'Network.requestWillBeSent':
+        self._requested.add(answer['params']['request']['url'])
+      if answer.get('id') == number:
+        if 'error' in answer:
+          raise RuntimeError(f'{name}: {answer["error"]["message"]}')
+        return answer['result']
+
+  def _read(self, end: float) -> dict:
+    """The next message of Chromium, before the time `end`."""
+    while b'\0' not in self._buffer:
+      ready, *_ = select.select([self._in], [], [], end - time.monotonic())
+      assert ready, 'chromium does not answer'
+      block = os.read(self._in, 2**16)
+      assert block, 'chromium ended'
+      self._buffer += block
+    message, _, self._buffer = self._buffer.partition(b'\0')
+    return json.loads(message)
 
   def open(self, url: str) -> None:
-    self.call('POST', '/url', {'url': url})
+    """Go to a page and wait until its documents are loaded."""
+    found = self.command('Page.navigate', url=url)
+    assert 'errorText' not in found, found
+    self.wait('return document.readyState === "complete"')
 
-  def run(self, script: str, *arguments):
+  def run(self, script: str):
     """The result of JavaScript: `return ...`."""
-    body = {'script': script, 'args': list(arguments)}
-    return self.call('POST', '/execute/sync', body)
+    found = self.command(
+      'Runtime.evaluate',
+      expression=f'(() => {{ {script} }})()',
+      returnByValue=True,
+      awaitPromise=True,
+    )
+    if 'exceptionDetails' in found:
+      raise RuntimeError(f'{script!r}: {found["exceptionDetails"]}')
+    return found['result'].get('value')
 
-  def find(self, css: str) -> str:
-    """The first element of a selector, when it exists."""
+  def find(self, css: str) -> int:
+    """The number of the first element of a selector, when it exists."""
     self.wait(f'return !!document.querySelector({json.dumps(css)})')
-    body = {'using': 'css selector', 'value': css}
-    return self.call('POST', '/element', body)[ELEMENT]
+    root = self.command('DOM.getDocument')['root']['nodeId']
+    found = self.command('DOM.querySelector', nodeId=root, selector=css)
+    return found['nodeId']
 
   def upload(self, css: str, path) -> None:
     """Choose a file in an <input type=file>."""
-    body = {'text': str(path)}
-    self.call('POST', f'/element/{self.find(css)}/value', body)
+    self.command(
+      'DOM.setFileInputFiles', nodeId=self.find(css), files=[str(path)]
+    )
 
   def click(self, css: str) -> None:
     """Click an element through its script, wherever it is scrolled to."""
@@ -170,11 +220,5 @@ class Browser:
       file.write(base64.b64decode(found['data']))
 
   def requested(self) -> set[str]:
-    """Addresses that the page has asked for since the last call."""
-    entries = self.call('POST', '/se/log', {'type': 'performance'})
-    found = set()
-    for entry in entries:
-      event = json.loads(entry['message'])['message']
-      if event['method'] == 'Network.requestWillBeSent':
-        found.add(event['params']['request']['url'])
-    return found
+    """Addresses that the page has asked for since it was opened."""
+    return self._requested

@@ -1,4 +1,4 @@
-"""Every output says that it is generated, and `lipsync verify` reads it."""
+"""Every output says if it is generated, and `lipsync verify` reads it."""
 # ruff: noqa: F811  (a fixture of another module)
 
 import hashlib
@@ -21,6 +21,7 @@ GIVEN = {
   'checkpoint_path': 'stand-in',
   'quiet': True,
 }
+SPOKEN = {'speakers': [{'frames_spoken': 0}, {'frames_spoken': 1}]}
 SUFFIXES = ('.mp4', '.m4v', '.mov', '.mkv', '.webm', '.avi')
 
 
@@ -123,6 +124,32 @@ def test_segments_give_the_same_record(tmp_path, stand_in, monkeypatch):
   assert tags_of(tmp_path / 'a.mp4') == tags_of(tmp_path / 'b.mp4')
 
 
+@pytest.mark.parametrize('resume', [False, True])
+def test_an_output_without_new_lips_does_not_say_generated(
+  tmp_path, stand_in, capsys, resume
+):
+  face = gray(tmp_path / 'f.mp4')
+  report = run(tmp_path, face, 'o.mp4', since=100, resume=resume)
+  assert report['speakers'][0]['frames_spoken'] == 0
+  record = provenance.read_record(tmp_path / 'o.mp4')
+  assert record['generated'] is False and record['face'] == sha256(face)
+  code, said = verify(capsys, tmp_path / 'o.mp4')
+  assert code == 1 and said.count('\n') == 1 and 'no frame has new' in said
+  # A generated source stays generated, also without its own tags.
+  run(tmp_path, face, 'lips.mp4')
+  for strip in (False, True):
+    run(tmp_path, tmp_path / 'lips.mp4', 'o.mp4', since=100, strip=strip)
+    record = provenance.read_record(tmp_path / 'o.mp4')
+    assert record['generated'] is True
+
+
+def test_an_output_without_new_lips_is_not_signed(tmp_path, stand_in, pems):
+  face = gray(tmp_path / 'f.mp4')
+  with pytest.raises(signing.SigningError, match='--sign: expected a frame'):
+    run(tmp_path, face, 'o.mp4', since=100, sign=pems)
+  assert not (tmp_path / 'o.mp4').exists()
+
+
 def test_verify_compares_the_inputs(tmp_path, stand_in, capsys):
   face, voice = gray(tmp_path / 'f.mp4'), tmp_path / 'voice.wav'
   out = tmp_path / 'o.mp4'
@@ -149,13 +176,13 @@ def test_all_speech_files_are_in_the_record(tmp_path):
   face, first, second, words = map(str, files)
   speakers = (('left', first), ('1', second), ('2', first))
   record = provenance.build_record(
-    SyncOptions(face, audio_for=speakers, strength=1.5), 'ab' * 32
+    SyncOptions(face, audio_for=speakers, strength=1.5), 'ab' * 32, SPOKEN
   )
   assert record['audio'] == [sha256(files[1]), sha256(files[2])]
   assert (record['renderer'], record['strength']) == ('mesh', 1.5)
   assert record['weights'] == 'ab' * 8
   record = provenance.build_record(
-    SyncOptions(face, audio=first, subtitles=words), 'ab'
+    SyncOptions(face, audio=first, subtitles=words), 'ab', SPOKEN
   )
   assert record['audio'] == [sha256(files[1]), sha256(files[2])]
 

@@ -1,13 +1,16 @@
 """The nodes for ComfyUI, against a stand-in of its interface."""
 
 import asyncio
+import contextlib
 import importlib.util
 import json
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import types
 
 import numpy as np
@@ -86,31 +89,66 @@ def nodes(monkeypatch, tmp_path):
   monkeypatch.setattr('tempfile.tempdir', str(tmp_path))
   found = load_nodes()
   yield found
+  sys.modules['lipsync_jax_nodes.worker'].WORKER.close()
   for name in [n for n in sys.modules if n.startswith('lipsync_jax_nodes')]:
     del sys.modules[name]
 
 
+PROGRAM = """
+import json, os, pathlib, shutil, sys, time
+here = pathlib.Path(__file__).parent
+with open(here / 'pids', 'a') as file:
+  print(os.getpid(), file=file)
+assert sys.argv[1] == 'worker', sys.argv
+if (here / 'BROKEN').exists():
+  sys.exit('error: expected a library, found none')
+for line in sys.stdin:
+  job = json.loads(line)
+  if 'cancel' in job:
+    print(json.dumps({'id': job['cancel'], 'state': 'canceled'}), flush=True)
+    continue
+  (here / 'job.json').write_text(line)
+  if (here / 'IDLE').exists():  # the job comes when it was about to end
+    (here / 'IDLE').unlink()
+    sys.exit()
+  print('no JSON', flush=True)
+  answer = {'id': job['id'], 'state': 'started'}
+  print(json.dumps(answer), flush=True)
+  if (here / 'DIE').exists():
+    os._exit(3)
+  if (here / 'STUCK').exists():
+    time.sleep(600)
+  if (here / 'WAIT').exists():
+    continue
+  if (here / 'FAIL').exists():
+    answer |= {'state': 'failed', 'reason': 'expected a face, found none'}
+  else:
+    shutil.copy(job['face'], job['outfile'])
+    answer['state'] = 'done'
+  print(json.dumps(answer), flush=True)
+"""
+
+
 @pytest.fixture
 def program(monkeypatch, tmp_path):
-  """A `lipsync` that copies --face, or fails with `FAIL` in its folder."""
+  """A `lipsync worker` that copies the face; files in its folder change it."""
   path = tmp_path / 'bin' / 'lipsync'
   path.parent.mkdir()
-  path.write_text(
-    f'#!{sys.executable}\n'
-    'import json, os, pathlib, shutil, sys, time\n'
-    'here = pathlib.Path(__file__).parent\n'
-    'words = sys.argv[1:]\n'
-    '(here / "words.json").write_text(json.dumps(words))\n'
-    'if (here / "FAIL").exists():\n'
-    '  sys.exit("error: expected a face, found none")\n'
-    'if (here / "WAIT").exists():\n'
-    '  time.sleep(600)\n'
-    'shutil.copy(words[1], words[5])\n'
-  )
+  path.write_text(f'#!{sys.executable}\n{PROGRAM}')
   path.chmod(0o755)
   monkeypatch.delenv('LIPSYNC_JAX_PYTHON', raising=False)
   monkeypatch.setenv('PATH', str(path.parent))
   return path.parent
+
+
+def pids(program) -> list[int]:
+  """Of all workers that were started."""
+  return [int(line) for line in (program / 'pids').read_text().split()]
+
+
+def do_job(nodes) -> None:
+  images = np.zeros((2, 32, 32, 3), np.float32)
+  nodes[1].execute(images, sound(0.1), 25.0, 'auto', 1.0)
 
 
 def sound(seconds: float) -> dict:
@@ -137,8 +175,9 @@ def test_frames_pass_without_a_change(nodes, program, tmp_path):
   images = (shades / 255).astype(np.float32)
   (found,) = nodes[1].execute(images, sound(1), 25.0, 'left', 1.5)
   np.testing.assert_array_equal(np.round(found * 255), shades)
-  words = json.loads((program / 'words.json').read_text())
-  assert {'--person=left', '--strength=1.5', 'keep'} <= set(words)
+  options = json.loads((program / 'job.json').read_text())['options']
+  assert (options['person'], options['strength']) == ('left', 1.5)
+  assert options['when_video_longer'] == 'keep' and options['crf'] == 0
   assert not list(tmp_path.glob('lipsync-*'))
 
 
@@ -154,20 +193,55 @@ def test_video(nodes, program, tmp_path):
 
 def test_errors_are_the_workers_line(nodes, program, tmp_path):
   (program / 'FAIL').touch()
-  images = np.zeros((2, 32, 32, 3), np.float32)
   with pytest.raises(RuntimeError, match=r'^lipsync: expected a face'):
-    nodes[1].execute(images, sound(0.1), 25.0, 'auto', 1.0)
+    do_job(nodes)
   assert not list(tmp_path.glob('lipsync-*'))
+  (program / 'FAIL').unlink()
+  do_job(nodes)
+  assert len(pids(program)) == 1
 
 
-def test_cancel_ends_the_worker(nodes, program, tmp_path, monkeypatch):
-  (program / 'WAIT').touch()
+def test_one_process_does_all_jobs(nodes, program):
+  for _ in range(3):
+    do_job(nodes)
+  (worker,) = pids(program)
+  os.kill(worker, 0)  # it lives
+  sys.modules['lipsync_jax_nodes.worker'].WORKER.close()
+  with pytest.raises(ProcessLookupError):
+    os.kill(worker, 0)
+
+
+def test_a_worker_that_died_is_started_again(nodes, program):
+  do_job(nodes)
+  os.kill(pids(program)[0], signal.SIGKILL)
+  do_job(nodes)
+  (program / 'IDLE').touch()
+  do_job(nodes)
+  (program / 'DIE').touch()
+  with pytest.raises(RuntimeError, match=r'^lipsync: the worker .* code 3$'):
+    do_job(nodes)
+  (program / 'DIE').unlink()
+  do_job(nodes)
+  assert len(set(pids(program))) == len(pids(program)) == 4
+
+
+def test_a_worker_that_cannot_start_is_one_line(nodes, program):
+  (program / 'BROKEN').touch()
+  with pytest.raises(RuntimeError, match=r'^lipsync: expected a library'):
+    do_job(nodes)
+  assert len(pids(program)) == 1  # not tried again
+
+
+@pytest.mark.parametrize('how, workers', [('WAIT', 1), ('STUCK', 2)])
+def test_cancel(nodes, program, tmp_path, monkeypatch, how, workers):
+  """A worker that cancels stays; one that does not answer is killed."""
+  (program / how).touch()
 
   class Interrupted(Exception):
     pass
 
   def check():
-    if (program / 'words.json').exists():
+    if (program / 'job.json').exists():
       raise Interrupted
 
   comfy = types.ModuleType('comfy')
@@ -177,23 +251,70 @@ def test_cancel_ends_the_worker(nodes, program, tmp_path, monkeypatch):
   monkeypatch.setitem(
     sys.modules, 'comfy.model_management', comfy.model_management
   )
-  images = np.zeros((2, 32, 32, 3), np.float32)
+  monkeypatch.setattr(
+    sys.modules['lipsync_jax_nodes.worker'], 'CANCEL_SECONDS', 1.0
+  )
   with pytest.raises(Interrupted):
-    nodes[1].execute(images, sound(0.1), 25.0, 'auto', 1.0)
+    do_job(nodes)
   assert not list(tmp_path.glob('lipsync-*'))
+  (program / how).unlink()
+  (program / 'job.json').unlink()
+  monkeypatch.delitem(sys.modules, 'comfy.model_management')
+  monkeypatch.delitem(sys.modules, 'comfy')
+  do_job(nodes)
+  assert len(pids(program)) == workers
 
 
 def test_a_missing_program_is_one_line(nodes, program, monkeypatch):
   monkeypatch.setenv('PATH', '')
-  images = np.zeros((2, 32, 32, 3), np.float32)
   with pytest.raises(RuntimeError, match='LIPSYNC_JAX_PYTHON'):
-    nodes[1].execute(images, sound(0.1), 25.0, 'auto', 1.0)
+    do_job(nodes)
+
+
+def real_python(folder: pathlib.Path) -> str:
+  """A program that starts Python where it finds the repository."""
+  python = folder / 'python'
+  # The worker drops PYTHONPATH, so the program itself names the repository.
+  python.write_text(
+    f'#!/bin/sh\ncd {ROOT}\nexec {sys.executable} "$@"\n', encoding='utf-8'
+  )
+  python.chmod(0o755)
+  return str(python)
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='needs kill -9')
+def test_the_real_worker_ends_with_its_killed_host(tmp_path):
+  code = (
+    'import worker\n'
+    'process = worker.WORKER._running()\n'
+    'print(process.popen.pid, flush=True)\n'
+    'input()\n'
+  )
+  given = {**os.environ, 'LIPSYNC_JAX_PYTHON': real_python(tmp_path)}
+  given['PYTHONPATH'] = str(FOLDER)
+  host = subprocess.Popen(
+    [sys.executable, '-c', code],
+    env=given,
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    text=True,
+  )
+  worker = int(host.stdout.readline())
+  os.kill(worker, 0)
+  host.kill()
+  host.communicate()
+  end = time.monotonic() + 60
+  with contextlib.suppress(ProcessLookupError):
+    while time.monotonic() < end:
+      os.kill(worker, 0)
+      time.sleep(0.05)
+    pytest.fail('the worker lives on')
 
 
 def test_a_real_job_without_jax_in_the_host(tmp_path):
   """In a process of its own, which then tells its modules."""
   code = (
-    'import os, sys\n'
+    'import os, sys, time\n'
     'import av, numpy as np\n'
     'from tests.integrations import comfyui_test as here\n'
     'sys.modules.update(here.stand_in())\n'
@@ -208,20 +329,28 @@ def test_a_real_job_without_jax_in_the_host(tmp_path):
     'wave = np.concatenate(blocks) / 32768\n'
     'wave = wave[rate // 2:][None, None]\n'
     'audio = {"waveform": wave, "sample_rate": rate}\n'
-    'found, = node.execute(images, audio, 25.0, "auto", 1.0)\n'
+    'from lipsync_jax_nodes import worker\n'
+    'begun, processes = [], set()\n'
+    'for _ in range(2):\n'
+    '  begun.append(time.monotonic())\n'
+    '  found, = node.execute(images, audio, 25.0, "auto", 1.0)\n'
+    '  processes.add(worker.WORKER._process.popen.pid)\n'
+    'begun.append(time.monotonic())\n'
+    'print("seconds of two jobs:", np.diff(begun).round(1))\n'
+    'assert len(processes) == 1\n'
+    'try:\n'
+    '  node.execute(images, audio, 25.0, "nobody", 1.0)\n'
+    'except RuntimeError as error:\n'
+    '  assert "nobody" in str(error) and str(error).count(chr(10)) == 0\n'
+    'else:\n'
+    '  raise AssertionError("a wrong person is refused")\n'
     'assert found.shape == images.shape and found.dtype == np.float32\n'
     'moved = np.abs(found - images).mean(-1) > 0.1\n'
     'assert moved.any() and moved.mean() < 0.1, moved.mean()\n'
     'assert not {"jax", "jaxlib", "flax"} & set(sys.modules)\n'
   )
-  python = tmp_path / 'python'
-  # The worker drops PYTHONPATH, so the program itself names the repository.
-  python.write_text(
-    f'#!/bin/sh\ncd {ROOT}\nexec {sys.executable} "$@"\n', encoding='utf-8'
-  )
-  python.chmod(0o755)
   given = {**os.environ, 'PYTHONPATH': str(ROOT)}
-  given['LIPSYNC_JAX_PYTHON'] = str(python)
+  given['LIPSYNC_JAX_PYTHON'] = real_python(tmp_path)
   result = subprocess.run(
     [sys.executable, '-c', code],
     cwd=ROOT,
@@ -230,3 +359,4 @@ def test_a_real_job_without_jax_in_the_host(tmp_path):
     text=True,
   )
   assert result.returncode == 0, result.stderr
+  print(result.stdout)

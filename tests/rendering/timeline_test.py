@@ -165,3 +165,54 @@ def test_ten_minutes_do_not_drift(rate):
   assert abs(end - seconds) <= 2 / Fraction(rate)
   for before, after in itertools.pairwise(frames):
     assert before.time + before.length == after.time
+
+
+@pytest.mark.parametrize('rate', RATES[:-1])  # the last is variable
+@pytest.mark.parametrize('ratio', [0.1, 0.37, 0.98, 1.02, 2, 7.3])
+def test_remap_shows_the_whole_video_at_an_even_speed(rate, ratio):
+  rate, count = Fraction(rate), 60
+  times = steady(count, rate)
+  duration = Fraction(ratio).limit_denominator(100) * count / rate
+  frames = list(
+    timeline.schedule_frames(times, rate, duration, 'remap', 'remap')
+  )
+  assert len(frames) == round(duration * rate)
+  assert [f.time for f in frames] == [k / rate for k in range(len(frames))]
+  assert {f.length for f in frames} == {1 / rate}
+  assert all(f.spoken for f in frames)
+  # Where an even speed would be, to one source frame.
+  for number, frame in enumerate(frames):
+    assert abs(frame.index - (number + 0.5) * count / len(frames)) <= 1
+  step = count / len(frames)
+  assert frames[0].index <= step and frames[-1].index >= count - 1 - step
+
+
+def test_remap_in_one_direction_only():
+  times = steady(50, 25)
+  short, long = Fraction(1), Fraction(4)
+
+  def indices(duration, *modes):
+    frames = timeline.schedule_frames(times, Fraction(25), duration, *modes)
+    return [frame.index for frame in frames]
+
+  assert indices(short, 'remap', 'cut') == [*range(25)]
+  assert indices(short, 'loop', 'remap') == [*range(1, 50, 2)]
+  assert indices(long, 'loop', 'remap') == [*range(50)] * 2
+  assert indices(long, 'remap', 'cut') == [i // 2 for i in range(100)]
+  # The same length to half a frame: nothing is changed.
+  near = Fraction(2) + Fraction(1, 60)
+  assert indices(near, 'remap', 'remap') == [*range(50)]
+
+
+def test_remap_of_a_variable_rate_follows_the_time():
+  gaps = [Fraction(1, 50)] * 50 + [Fraction(1, 10)] * 10
+  times = list(itertools.accumulate(gaps, initial=Fraction(0)))[:-1]
+  frames = list(
+    timeline.schedule_frames(times, Fraction(50), Fraction(4), 'remap', 'remap')
+  )
+  assert len(frames) == 200
+  total = times[-1] + Fraction(1, 50)
+  for frame in frames:
+    middle = (frame.time + frame.length / 2) * total / 4
+    assert times[frame.index] <= middle
+    assert frame.index == 59 or middle < times[frame.index + 1]
