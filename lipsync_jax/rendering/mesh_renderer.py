@@ -23,6 +23,7 @@ from lipsync_jax.rendering import (
   mesh_warp,
   mouth_interior,
   mouth_light,
+  thin_lips,
 )
 from lipsync_jax.rendering.mouth_interior import Reference
 from lipsync_jax.rendering.renderer import (
@@ -153,6 +154,8 @@ class MeshRenderer:
     )
     if not speaker.references:
       target = drawn_mouth.taper_corners(target, source)
+    if self.strength:
+      target = thin_lips.limit_stretch(source, target)
     size = job.frame.planes[0].shape
     field = mesh_warp.warp_field(source, target, size)
     if field is None:
