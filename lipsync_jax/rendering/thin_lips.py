@@ -45,9 +45,11 @@ def limit_stretch(source: Points, target: Points) -> Points:
     inner, outer = list(inner), list(rows[0])
     thick = np.hypot(*(target[outer] - target[inner]).T)
     limit = MAX_STRETCH * np.hypot(*(source[outer] - source[inner]).T)
+    if (thick <= limit).all():
+      continue
     # One factor for neighbors, so that the outline stays smooth.
     share = np.minimum(limit / np.maximum(thick, 1e-6), 1)
-    padded = np.pad(share, 1, mode='edge')
+    padded = np.concatenate([share[:1], share, share[-1:]])
     share = (padded[:-2] + padded[1:-1] + padded[2:]) / 3
     moved = np.flatnonzero(share < 1)
     for row in rows:
