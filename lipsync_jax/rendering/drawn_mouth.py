@@ -28,8 +28,7 @@ TONGUE_OPENING = (0.08, 0.16)  # the same for the tongue
 TOOTH_EDGES = (0.0, 0.088, 0.155, 0.215, 0.27)
 GAP_WIDTH = 0.006  # canonical units, deviation of the shade between teeth
 SCALLOP = 0.16  # of the teeth's height, by which their corners are shorter
-# Share of the gap that the inner lip pairs keep, from corner to corner.
-CORNER_GAPS = (1, 0.6, 0.85, 0.96, 1, 1, 1, 0.96, 0.85, 0.6, 1)
+CORNER_POWER = 1.8  # of a parabola; above 1 lips part gradually at the corners
 
 
 def taper_corners(
@@ -46,7 +45,15 @@ def taper_corners(
   upper, lower = list(mesh.UPPER_LIP_IDS), list(mesh.LOWER_LIP_IDS)
   gap = target[lower] - target[upper]
   opened = gap - (source[lower] - source[upper])
-  excess = (1 - np.array(CORNER_GAPS))[:, None] * opened / 2
+  size = np.hypot(*opened.T)
+  # The profile of an open mouth from corner to corner.
+  middle = (target[lower] + target[upper]) / 2
+  apart = np.hypot(*(middle - middle[5]).T)
+  ends = np.where(np.arange(11) < 5, apart[0], apart[-1])
+  lens = np.clip(1 - (apart / np.maximum(ends, 1e-6)) ** 2, 0, 1)
+  lens = lens**CORNER_POWER
+  share = np.minimum(lens * size[5] / np.maximum(size, 1e-9), 1)
+  excess = (1 - share)[:, None] * opened / 2
   excess[np.hypot(*gap.T) < np.hypot(*(source[lower] - source[upper]).T)] = 0
   out = target.copy()
   out[upper] += excess

@@ -24,6 +24,7 @@ from lipsync_jax.rendering import (
   mouth_interior,
   mouth_light,
   own_interior,
+  thin_lips,
 )
 from lipsync_jax.rendering.mouth_interior import Reference
 from lipsync_jax.rendering.mouth_reader import MouthReader
@@ -160,6 +161,8 @@ class MeshRenderer:
     )
     if not speaker.references:
       target = drawn_mouth.taper_corners(target, source)
+    if self.strength:
+      target = thin_lips.limit_stretch(source, target)
     size = job.frame.planes[0].shape
     field = mesh_warp.warp_field(source, target, size)
     if field is None:

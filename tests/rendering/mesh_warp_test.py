@@ -312,3 +312,20 @@ def test_fades_last_as_long_at_every_rate():
     for rate in (10, 25, 60)
   ]
   assert counts[0] >= 2 and counts[1] in (2, 3, 4) and counts[2] in (6, 7, 8)
+
+
+def test_drawn_mouths_have_the_profile_of_a_lens():
+  """Gaps that are as wide beside the corners as in the middle are narrowed."""
+  source, target = points_of(opened(0.0)), points_of(opened(0.2))
+  upper, lower = list(mesh.UPPER_LIP_IDS), list(mesh.LOWER_LIP_IDS)
+  middle = (target[upper] + target[lower]) / 2
+  target[upper[1:-1]] = middle[1:-1] - np.array([0, 11.0])
+  target[lower[1:-1]] = middle[1:-1] + np.array([0, 11.0])
+  found = drawn_mouth.taper_corners(target, source)
+  gap = (found[lower] - found[upper])[:, 1] / 22
+  half = np.ptp(middle[:, 0]) / 2
+  place = np.abs(middle[:, 0] - middle[5, 0]) / half
+  assert gap[5] == pytest.approx(1)
+  beside = (place > 0.6) & (place < 0.95)
+  assert beside.any() and (gap[beside] < 0.7).all()
+  assert (gap[[1, -2]] < 0.45).all()
