@@ -19,7 +19,8 @@ PACKAGES = {
   'weights': 'common models',
   'data': 'audio common faces',
   'rendering': 'audio common faces media models',
-  'inference': 'audio common faces media models rendering weights',
+  'objects': 'faces media models rendering',
+  'inference': 'audio common faces media models objects rendering weights',
   'batch': 'common inference media',
   'app': 'common inference media',
   'occlusion': 'common data faces models weights',
@@ -28,7 +29,7 @@ PACKAGES = {
     'audio common data faces inference media models rendering training weights'
   ),
   'evaluation': (
-    'audio common data faces inference media models rendering weights'
+    'audio common data faces inference media models objects rendering weights'
   ),
   'benchmark': 'audio common data inference models training weights sync',
 }

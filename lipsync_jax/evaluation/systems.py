@@ -43,7 +43,10 @@ SHIFTS = (5, 15)  # frames by which control rows have their sound late
 TRUTH, FOREIGN = 'ground truth', 'unmodified, foreign sound'
 MAX_NAME = 32  # characters of a case in a file's name
 # Packages whose code determines the pictures of our renderers.
-RENDERING = ('audio', 'faces', 'inference', 'media', 'models', 'rendering')
+RENDERING = (
+  *('audio', 'faces', 'inference', 'media', 'models', 'objects'),
+  'rendering',
+)
 
 
 class RenderError(LipSyncError):

@@ -35,14 +35,12 @@ from lipsync_jax.inference.report import ProgressCallback, show_progress
 from lipsync_jax.media import decoder, video_writer
 from lipsync_jax.media.container import MediaError
 from lipsync_jax.media.types import Frame, Video
+from lipsync_jax.objects import covered_mouth, object_finder, samples
 from lipsync_jax.rendering import (
-  covered_mouth,
   mesh_renderer,
   mouth_reader,
   network_renderer,
-  object_finder,
   renderer,
-  samples,
   timeline,
   visibility,
 )

@@ -10,7 +10,8 @@ from lipsync_jax.common import disk_array
 from lipsync_jax.faces import crop as crops
 from lipsync_jax.media.types import Color, Frame, Video
 from lipsync_jax.models import occlusion
-from lipsync_jax.rendering import object_finder, renderer, timeline
+from lipsync_jax.objects import object_finder
+from lipsync_jax.rendering import renderer, timeline
 from lipsync_jax.rendering.visibility import REPORT_TEXT, SkipReason
 from tests.helpers import synthetic_face
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from lipsync_jax.faces import crop as crops
 from lipsync_jax.models import occlusion
-from lipsync_jax.rendering import object_mask
+from lipsync_jax.objects import object_mask
 from tests.helpers import synthetic_face
 
 GRID = occlusion.GRID

@@ -21,8 +21,7 @@ from jaxtyping import Bool, Float32, Int
 from lipsync_jax.faces import crop as crops
 from lipsync_jax.media.types import Frame
 from lipsync_jax.models import occlusion
-from lipsync_jax.rendering.chosen_frames import read_chosen_frames
-from lipsync_jax.rendering.object_mask import (
+from lipsync_jax.objects.object_mask import (
   Face,
   Grid,
   UsualFace,
@@ -30,6 +29,7 @@ from lipsync_jax.rendering.object_mask import (
   face_crop,
   photo_mask,
 )
+from lipsync_jax.rendering.chosen_frames import read_chosen_frames
 from lipsync_jax.rendering.renderer import (
   FrameJob,
   RenderPlan,

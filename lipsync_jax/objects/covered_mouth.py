@@ -16,7 +16,7 @@ from jaxtyping import Float32
 from lipsync_jax.faces import crop as crops
 from lipsync_jax.media import yuv
 from lipsync_jax.media.types import Frame, Video
-from lipsync_jax.rendering.object_finder import ObjectFinder
+from lipsync_jax.objects.object_finder import ObjectFinder
 from lipsync_jax.rendering.renderer import (
   FrameJob,
   RendererWrapper,

@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Float
 
 from lipsync_jax.faces.mesh_trajectory import MeshTrajectory
+from lipsync_jax.objects.object_finder import ObjectFinder
 from lipsync_jax.rendering import chosen_frames
 from lipsync_jax.rendering.mouth_reader import MouthReader, make_reader
-from lipsync_jax.rendering.object_finder import ObjectFinder
 from lipsync_jax.rendering.renderer import RenderPlan
 
 
