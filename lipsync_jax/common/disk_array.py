@@ -8,6 +8,7 @@ import contextlib
 import itertools
 import math
 import tempfile
+import threading
 import weakref
 
 import numpy as np
@@ -20,7 +21,7 @@ class RowFile:
   """Rows of one shape in a temporary file, appended and read in blocks.
 
   The file has no name and is deleted with this object or the process. The rows
-  stay in memory if the disk is full. Only one thread may use it at a time.
+  stay in memory if the disk is full. Safe for threads.
   """
 
   def __init__(self, shape: tuple[int, ...], dtype):
@@ -28,7 +29,7 @@ class RowFile:
     self._size = math.prod(shape) * self.dtype.itemsize
     self._count = 0
     self._memory: bytearray | None = None  # all rows, after a full disk
-    self._file = None
+    self._file, self._lock = None, threading.Lock()  # of the position
     with contextlib.suppress(OSError):
       self._file = tempfile.TemporaryFile()  # noqa: SIM115
       weakref.finalize(self, self._file.close)
@@ -49,9 +50,10 @@ class RowFile:
     data = np.ascontiguousarray(rows, self.dtype)
     if self._memory is None:
       try:
-        self._file.seek(self._count * self._size)
-        self._file.write(data)
-        self._file.flush()
+        with self._lock:
+          self._file.seek(self._count * self._size)
+          self._file.write(data)
+          self._file.flush()
       except OSError:
         self._memory = bytearray(self._read_file(0, self._count))
     if self._memory is not None:
@@ -80,8 +82,9 @@ class RowFile:
     return out
 
   def _read_file(self, first: int, end: int) -> bytes:
-    self._file.seek(first * self._size)
-    return self._file.read((end - first) * self._size)
+    with self._lock:
+      self._file.seek(first * self._size)
+      return self._file.read((end - first) * self._size)
 
 
 def to_disk(rows: Shaped[np.ndarray, 'n ...']) -> RowFile:

@@ -12,10 +12,11 @@ import pytest
 
 from lipsync_jax import __main__ as command
 from lipsync_jax.app import jobs
+from lipsync_jax.media import decoder
 from tests.helpers import browser, test_clips
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-PHOTO = ROOT / 'examples/mona.jpg'
+PHOTO, SPEECH = ROOT / 'examples/mona.jpg', ROOT / 'examples/jfk.flac'
 
 
 def test_without_mcp_the_remedy_is_one_line(monkeypatch, capsys):
@@ -101,9 +102,10 @@ def as_data(path: pathlib.Path, kind: str) -> str:
 
 def test_a_job(served, tmp_path):
   """A photo and a sound as `data:` addresses, and the video that comes back."""
-  times = np.arange(round(16_000 * 0.6)) / 16_000
-  buzz = sum(np.sin(2 * np.pi * 120 * k * times) / k for k in range(1, 20))
-  voice = test_clips.write_wav(tmp_path / 'voice.wav', 0.2 * buzz)
+  spoken = decoder.probe_audio(str(SPEECH))
+  wave = np.concatenate(list(decoder.read_audio(spoken)), axis=1).mean(0)
+  words = wave[spoken.rate : spoken.rate * 8 // 5]
+  voice = test_clips.write_wav(tmp_path / 'voice.wav', words, spoken.rate)
   photo, sound = as_data(PHOTO, 'image/jpeg'), as_data(voice, 'audio/wav')
   result = call(served, face=photo, audio=sound, person='largest')
   assert not result.isError, result

@@ -1,5 +1,6 @@
 """Growing arrays on disk, and in memory if the disk is full."""
 
+import concurrent.futures
 import errno
 import tempfile
 
@@ -81,3 +82,19 @@ def test_array_on_disk_returns_its_rows(disk, monkeypatch):
   np.testing.assert_array_equal(disk_array.to_disk(deep).read(1, 2), deep[1:])
   with pytest.raises(AssertionError):
     shelf.read(90, 101)
+
+
+def test_threads_read_their_own_rows():
+  rows = np.arange(4000)[:, None] * np.ones((1, 50), int)
+  file = disk_array.to_disk(rows)
+
+  def read(seed):
+    rng = np.random.default_rng(seed)
+    for first in rng.integers(0, 3990, 2000).tolist():
+      np.testing.assert_array_equal(
+        file.read(first, first + 3), rows[first : first + 3]
+      )
+    return True
+
+  with concurrent.futures.ThreadPoolExecutor(4) as threads:
+    assert all(threads.map(read, range(4)))

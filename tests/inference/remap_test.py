@@ -6,7 +6,7 @@ import pytest
 
 from lipsync_jax import sync
 from lipsync_jax.inference.options import SyncError, make_options
-from lipsync_jax.rendering import renderer
+from lipsync_jax.rendering import chosen_frames
 from tests.helpers import rich_files, test_clips
 from tests.inference.sync_test import saw_tooth, stand_in  # noqa: F401
 
@@ -42,7 +42,7 @@ def shown(tmp_path, face, seconds, **options) -> tuple[list, list[int]]:
 @pytest.mark.parametrize('seconds', [0.2, 0.48, 1.6, 3.0])
 @pytest.mark.parametrize('resume', [False, True])
 def test_speed(tmp_path, stand_in, monkeypatch, seconds, resume):
-  monkeypatch.setattr(renderer, 'MAX_SKIP', 3)  # some frames are sought
+  monkeypatch.setattr(chosen_frames, 'MAX_SKIP', 3)  # some frames are sought
   face = film(tmp_path / 'f.mp4')
   times, found = shown(tmp_path, face, seconds, resume=resume)
   count = round(seconds * COUNT)

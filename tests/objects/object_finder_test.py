@@ -70,13 +70,15 @@ def search(monkeypatch):
     plan = plan_of(list(order))
     finder = object_finder.ObjectFinder(plan, lambda face: None)
     finder.objects = objects
-    masks = []
+    masks, finder.uncovered = [], []
     for first, end in zip(parts, (*parts[1:], len(plan.frames)), strict=True):
       jobs = (
         renderer.FrameJob(k - first, picture(plan.frames[k].index), {0: True})
         for k in range(first, end)
       )
-      masks += [job.covers.get(0) for job in finder.follow(jobs, first)]
+      for job in finder.follow(jobs, first):
+        masks.append(job.covers.get(0))
+        finder.uncovered.append(job.uncovered.get(0, 1.0))
     blank = np.zeros((GRID, GRID), np.float32)
     return np.stack([blank if m is None else m for m in masks]), finder
 
@@ -102,8 +104,9 @@ def test_an_object_of_one_frame_is_none(search):
 
 
 def test_a_hidden_mouth_fades(search):
-  masks, _ = search({k: 1.0 for k in range(10, 20)})
-  mouth = masks[:, 40, 30]
+  _, finder = search({k: 1.0 for k in range(10, 20)})
+  mouth = 1 - np.array(finder.uncovered)
+  np.testing.assert_allclose(mouth, finder.coverage[0].hidden, atol=1e-6)
   assert mouth[10:20].min() == 1 and 0 < mouth[7] < mouth[8] < mouth[9] < 1
   assert np.abs(np.diff(mouth)).max() < 1.001 / (RATE * 0.2)
 

@@ -41,7 +41,7 @@ def rendered(share, uncovered=None):
   drawing = mesh_renderer.MeshRenderer((speaker,), basis)
   rows = disk_array.to_disk(np.zeros((1, 80), np.float32))
   track = renderer.SpeakerTrack(
-    np.zeros((1, 5)), rows, rows, none, np.array([share])
+    np.zeros((1, 5)), rows, rows, none, np.array([share]), np.array([[0, 1]])
   )
   video = mesh_warp_test.video_of()
   shown = OutputFrame(Fraction(0), Fraction(1, 25), 0)
