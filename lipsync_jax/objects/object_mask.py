@@ -29,6 +29,8 @@ PHOTO_OUTSIDE = 20  # cells of an object outside the oval of the face
 PHOTO_EDGE = 3  # cells of an object at the edge of the crop
 PHOTO_LIPS = 0.05  # share of the lips that an object covers
 LOWER_FACE = 20  # row of the grid from where an object matters
+LIGHT_SHARE = 1.5  # of the upper face's change, which an object exceeds
+UPPER_FACE = np.s_[6:20, 12:36]
 LIPS = np.s_[32:43, 15:34]  # cells around the lips
 
 Face = UInt8[np.ndarray, 's s 3']
@@ -80,6 +82,9 @@ class UsualFace:
       return None
     change = np.abs(even_look(face) - self.look).mean(-1)
     change = cv2.GaussianBlur(change, (0, 0), 1)
+    # Another light changes the upper face as well, an object does not.
+    usual = LIGHT_SHARE * float(np.median(change[UPPER_FACE]))
+    least = max(NEW_LOOK, usual)
     count, parts, stats, _ = cv2.connectedComponentsWithStats(cells)
     kept = np.zeros(cells.shape, np.uint8)
     for part in range(1, count):
@@ -87,7 +92,7 @@ class UsualFace:
       outside = inside.sum() - inside[LIPS].sum()
       large = stats[part, cv2.CC_STAT_AREA] >= MIN_CELLS
       if large and outside >= MIN_OUTSIDE:
-        kept[inside] = np.quantile(change[inside], 0.7) > NEW_LOOK
+        kept[inside] = np.quantile(change[inside], 0.7) > least
     if not kept.any():
       return None
     return _soft_mask(probability, kept)

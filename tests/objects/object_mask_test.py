@@ -61,6 +61,22 @@ def test_a_new_light_is_none():
   assert usual.object_mask(dim, np.ones((GRID, GRID), np.float32)) is None
 
 
+def test_a_colored_light_is_none():
+  """Green light changes the colors of the whole face, with noise."""
+  rng = np.random.default_rng(0)
+  shade = rng.uniform(0.5, 1, (occlusion.SIZE, occlusion.SIZE, 1))
+  plain = (face() * shade).astype('u1')
+  usual = object_mask.UsualFace.of([plain] * 5, blue)
+  green = (plain * np.array([0.25, 1, 0.35])).astype('u1')
+  wrong = np.zeros((GRID, GRID), np.float32)
+  wrong[24:46, 8:40] = 1
+  look = np.abs(object_mask.even_look(green) - usual.look).mean(-1)
+  assert np.quantile(look[24:46, 8:40], 0.7) > object_mask.NEW_LOOK
+  assert usual.object_mask(green, wrong) is None
+  found = usual.object_mask(face(HAND), blue(face(HAND)))
+  assert found is not None and found[30:44, 12:18].min() > 0.95
+
+
 def test_share_of_the_lips():
   points = synthetic_face.face(cx=48, cy=48, width=60)
   crop = crops.crop_from_box((0, 0, 96, 96))
