@@ -14,6 +14,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 
 # Chromium reads commands from file 3 and writes answers to file 4.
@@ -78,6 +79,10 @@ class Browser:
       # Nothing but this computer can be reached.
       '--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1',
     ]  # fmt: skip
+    # The names of sockets have 108 bytes at most.
+    self._sockets = tempfile.TemporaryDirectory(
+      prefix='page', ignore_cleanup_errors=True
+    )
     theirs_in, self._out = os.pipe()
     self._in, theirs_out = os.pipe()
     self.process = subprocess.Popen(
@@ -92,7 +97,7 @@ class Browser:
       pass_fds=(theirs_in, theirs_out),
       stdout=subprocess.DEVNULL,
       stderr=subprocess.DEVNULL,
-      env={**os.environ, 'TMPDIR': str(folder), 'HOME': str(folder)},
+      env={**os.environ, 'TMPDIR': self._sockets.name, 'HOME': str(folder)},
     )
     os.close(theirs_in)
     os.close(theirs_out)
@@ -112,6 +117,7 @@ class Browser:
       self.process.kill()
       self.process.wait()
     os.close(self._in)
+    self._sockets.cleanup()
 
   def command(self, name: str, **parameters) -> dict:
     """The result of a command of the DevTools protocol."""
