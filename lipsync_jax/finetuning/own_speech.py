@@ -15,7 +15,6 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32
 
 from lipsync_jax import audio
-from lipsync_jax.common import disk_array
 from lipsync_jax.common.errors import LipSyncError, printable
 from lipsync_jax.data.motion import (
   MotionBasis,
@@ -25,12 +24,11 @@ from lipsync_jax.data.motion import (
 from lipsync_jax.faces import identity, landmarks, mesh
 from lipsync_jax.faces.mesh_trajectory import MeshTrajectory
 from lipsync_jax.faces.trajectory import FaceTrajectory
-from lipsync_jax.inference import active_speaker, face_tracks, speech
+from lipsync_jax.inference import active_speaker, face_tracks
 from lipsync_jax.inference.network_cache import NetworkCache
 from lipsync_jax.inference.options import SyncOptions
 from lipsync_jax.media import decoder
 from lipsync_jax.media.types import Video
-from lipsync_jax.rendering import mesh_renderer
 
 GRID = 5  # frames at 25/s: 16 mel columns, a whole number
 MIN_SEGMENT, MAX_SEGMENT = 25, 100  # frames of a segment
@@ -109,7 +107,9 @@ def read_own_speech(
   mel, voiced = read_voice(video, float(until))
   face, times = read_face(options, video, until, networks, progress)
   motion = measure_motion(face, times, video, networks.articulation().basis)
-  predicted = predict_openings(mel, len(motion.known), networks)
+  predicted = active_speaker.openings_of(
+    mel, frame_times(len(motion.known)), networks
+  )
   shift, correlation = find_shift(motion, predicted, voiced)
   if correlation < MIN_CORRELATION:
     raise FinetuningError(
@@ -134,9 +134,7 @@ def read_voice(
 
   The sound is gated as in the renderer, so that training and use agree.
   """
-  sound = decoder.probe_audio(video.path)
-  track = speech.SpeechTrack('', sound, speech.clock_origin(sound, video))
-  mel, _, _ = speech.voiced_mel(track, seconds)
+  mel = active_speaker.own_voice(video, seconds)
   count = int(mel.shape[1] * audio.FPS / audio.COLUMNS_PER_SECOND)
   at = (np.arange(count) + 0.5) * audio.COLUMNS_PER_SECOND / audio.FPS
   voiced = (mel > audio.SILENCE + 0.1).any(0)[at.astype(np.int64)]
@@ -178,7 +176,7 @@ def measure_motion(
   values = frame_motion(shapes, basis)
   # The middle of the time that a frame is shown.
   shown = times + 0.5 / float(video.rate)
-  grid = (np.arange(int(shown[-1] * audio.FPS)) + 0.5) / audio.FPS
+  grid = frame_times(int(shown[-1] * audio.FPS))
   out = [np.interp(grid, shown, column) for column in values.T]
   out = np.stack(out, 1).astype(np.float32)
   spans = np.full(len(times), -1)
@@ -189,6 +187,11 @@ def measure_motion(
   known = (spans[after] == spans[after - 1]) & (spans[after] >= 0)
   neutral = mesh.lip_gaps(shapes.neutral[None])[0].astype(np.float32)
   return Motion(known, out[:, : len(basis)], out[:, len(basis) :], neutral)
+
+
+def frame_times(count: int) -> Float[np.ndarray, 'f']:
+  """The middle of the first `count` frames at 25 frames/s, seconds."""
+  return (np.arange(count) + 0.5) / audio.FPS
 
 
 def frame_motion(
@@ -204,17 +207,6 @@ def frame_motion(
     moved = displacements(shapes, np.broadcast_to(face.neutral, shapes.shape))
     rows.append(np.hstack([measure.coefficients(moved), mesh.lip_gaps(shapes)]))
   return np.concatenate(rows).astype(np.float32)
-
-
-def predict_openings(
-  mel: Float[np.ndarray, '80 t'], count: int, networks: NetworkCache
-) -> Float[np.ndarray, 'f']:
-  """Lip openings of the bundled articulator at 25 frames/s, from the sound."""
-  times = (np.arange(count) + 0.5) / audio.FPS
-  coefficients = mesh_renderer.predict_coefficients(
-    disk_array.to_disk(mel.T), times, networks.articulator()
-  )
-  return coefficients @ mesh.lip_gaps(networks.articulation().basis).mean(1)
 
 
 def find_shift(

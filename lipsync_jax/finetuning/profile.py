@@ -1,5 +1,6 @@
 """Make a profile: the articulator of one person, for `--profile`."""
 
+import contextlib
 import functools
 import os
 
@@ -49,12 +50,9 @@ def finetune(
   _check_arguments(face, outfile, seconds)
   options = SyncOptions(os.fspath(face), person=person)
   show = functools.partial(show_progress, progress, quiet)
-  networks = NetworkCache()
-  try:
+  with contextlib.closing(NetworkCache()) as networks:
     speech = own_speech.read_own_speech(options, seconds, networks, show)
-  finally:
-    networks.close()
-  base = networks.articulation()
+    base = networks.articulation()
   with show('fitting', 2 * fit.STEPS) as tick:
     found = fit.fit_articulator(base, speech.motion, seed, tick)
   if found.after < found.before:

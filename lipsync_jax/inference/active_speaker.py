@@ -85,18 +85,34 @@ def predicted_openings(
   Raises:
     LipSyncError: the video has no sound that can be read.
   """
+  until = min(float(times[-1]) + 1, MAX_SECONDS)
+  known = times < until
+  out = np.full(len(times), np.nan)
+  out[known] = openings_of(own_voice(video, until), times[known], networks)
+  return out
+
+
+def own_voice(video: Video, until: float) -> Float[np.ndarray, '80 t']:
+  """The gated log-mel of a video's own sound, up to `until` seconds.
+
+  Raises:
+    LipSyncError: the video has no sound that can be read.
+  """
   sound = decoder.probe_audio(video.path)
   track = speech.SpeechTrack('', sound, speech.clock_origin(sound, video))
-  until = min(float(times[-1]) + 1, MAX_SECONDS)
-  mel = speech.voiced_mel(track, until)[0]
-  known = times < until
+  return speech.voiced_mel(track, until)[0]
+
+
+def openings_of(
+  mel: Float[np.ndarray, '80 t'],
+  times: Float[np.ndarray, 'n'],
+  networks: NetworkCache,
+) -> Float[np.ndarray, 'n']:
+  """Lip openings that the articulator predicts at times in seconds."""
   coefficients = mesh_renderer.predict_coefficients(
-    disk_array.to_disk(mel.T), times[known], networks.articulator()
+    disk_array.to_disk(mel.T), times, networks.articulator()
   )
-  out = np.full(len(times), np.nan)
-  basis = networks.articulation().basis
-  out[known] = coefficients @ mesh.lip_gaps(basis).mean(1)
-  return out
+  return coefficients @ mesh.lip_gaps(networks.articulation().basis).mean(1)
 
 
 def lip_openings(person: Person, count: int) -> Float[np.ndarray, 'f']:

@@ -216,9 +216,6 @@ class MeshRenderer:
   ) -> Frame:
     """The frame with the patches of one mouth."""
     patches = job.outputs[number]
-    if number in job.uncovered:
-      share = _share(plan, job, number) * job.uncovered[number]
-      patches = self.render_mouth(plan, job, number, share)
     if not patches:
       return frame
     planes = [plane.copy() for plane in frame.planes]
@@ -245,7 +242,8 @@ def blend(planes: list, patch: Patch, limit: int) -> None:
 
 def _share(plan: RenderPlan, job: FrameJob, number: int) -> float:
   """How far a mouth is on the way from the source's to the new one."""
-  return float(plan.speakers[number].opacity[job.position])
+  opacity = float(plan.speakers[number].opacity[job.position])
+  return opacity * job.uncovered.get(number, 1.0)
 
 
 def _pixels_per_unit(face: MeshTrajectory, index: int) -> float:

@@ -48,9 +48,9 @@ def rendered(share, uncovered=None):
   plan = renderer.RenderPlan(video, (), (shown,), (track,))
   frame, _ = lined_picture()
   job = renderer.FrameJob(0, frame, {0: True})
-  job.outputs[0] = drawing.render(plan, [(job, 0)])[0]
   if uncovered is not None:
-    job = dataclasses.replace(job, uncovered={0: uncovered})
+    job.uncovered[0] = uncovered
+  job.outputs[0] = drawing.render(plan, [(job, 0)])[0]
   return drawing.composite(plan, job, 0, frame)
 
 
