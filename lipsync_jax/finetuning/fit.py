@@ -19,7 +19,7 @@ from lipsync_jax.data.motion import MotionDataset
 from lipsync_jax.data.motion_batches import MotionAugmentation
 from lipsync_jax.faces import mesh
 from lipsync_jax.models import articulator
-from lipsync_jax.training import articulator_steps
+from lipsync_jax.training import articulator_stage, articulator_steps
 from lipsync_jax.training.articulator_steps import ArticulatorLossWeights
 from lipsync_jax.weights.articulation import Articulation
 
@@ -68,8 +68,12 @@ def fit_articulator(
   held[-1] |= not held.any()
   seen, unseen = (take(motion, numbers[part]) for part in (~held, held))
   trial = train(base, seen, seed, tick)
+  gaps = mesh.lip_gaps(base.basis)
   before, after = (
-    measure(base, value, unseen) for value in (base.variables, trial)
+    articulator_stage.measure_clips(
+      dataclasses.replace(base, variables=value), unseen, gaps, BATCH
+    )['correlation']
+    for value in (base.variables, trial)
   )
   return Fit(train(base, motion, seed, tick), before, after)
 
@@ -156,23 +160,3 @@ def component_sizes(
   """Size of each component's displacement, mean 1: its error's weight."""
   sizes = np.sqrt(np.square(basis, dtype=np.float64).sum((1, 2)))
   return (sizes / sizes.mean()).astype(np.float32)
-
-
-def measure(
-  base: Articulation, variables: dict, motion: MotionDataset
-) -> float:
-  """Mean correlation of the lip opening over the clips."""
-  net = articulator.Articulator(base.width)
-  gaps = jnp.asarray(mesh.lip_gaps(base.basis), jnp.float32)
-
-  @jax.jit
-  def evaluate(variables, batch):
-    return articulator_steps.evaluate(variables, batch, net, gaps, motion.names)
-
-  source = motion_batches.MotionClips(motion, BATCH)
-  total = count = 0.0
-  for number in range(len(source)):
-    found = evaluate(variables, source[number])
-    total += float(found['correlation'])
-    count += float(found['count'])
-  return total / count

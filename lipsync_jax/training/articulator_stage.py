@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Float
 
 from lipsync_jax.audio import FPS
 from lipsync_jax.common.errors import LipSyncError
@@ -196,11 +197,28 @@ def measure(
   share = np.ones(len(value.basis)) / len(value.basis)  # not used
   basis = MotionBasis(value.basis.astype(np.float64), share)
   dataset, _ = motion.load_motion(clips, basis)
+  return measure_clips(value, dataset, basis.gaps, batch)
+
+
+def measure_clips(
+  value: articulation.Articulation,
+  dataset: MotionDataset,
+  basis_gaps: Float[np.ndarray, 'n 11'],
+  batch: int,
+) -> dict[str, float]:
+  """Metrics of an articulator on whole clips, by name.
+
+  Args:
+    value: the articulator.
+    dataset: its clips.
+    basis_gaps: change of the lip gaps by a coefficient of 1.
+    batch: clips at once.
+  """
   step = jax.jit(
     functools.partial(
       articulator_steps.evaluate,
       net=articulator.Articulator(value.width),
-      basis_gaps=jnp.asarray(basis.gaps, jnp.float32),
+      basis_gaps=jnp.asarray(basis_gaps, jnp.float32),
       speakers=dataset.names,
     )
   )
