@@ -26,7 +26,7 @@ from lipsync_jax.faces.tracks import Analysis, Track
 _ALL_KEYS = threading.Lock()
 _KEY_LOCKS: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
 
-VERSION = 6  # part of the key: to be raised when the results change
+VERSION = 7  # part of the key: to be raised when the results change
 
 
 def content_key(path: str | os.PathLike, view: str = '') -> str:

@@ -8,6 +8,7 @@ import array
 import bisect
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Float32, Int
@@ -25,6 +26,10 @@ CHANGED_BELOW = 0.65
 SAME_FACE = 0.70
 SAME_EDGES = 0.82
 SAME_SHAPE = 0.018
+# `identity.appearance_similarity` from which a head that moved unseen, in
+# darkness or a flash, is the same.
+SAME_LOOK = 0.75
+LOST_SECONDS = 0.5  # after which a lost face is a new track
 
 
 def numeric_array(kind: str):
@@ -78,6 +83,7 @@ def same_face(
   points: Float[np.ndarray, 'n 2'],
   seen: Float32[np.ndarray, 'd'],
   there: Float32[np.ndarray, 'd'],
+  hidden: bool = False,
 ) -> bool:
   """Whether the latest face and a new one differ in their light at most.
 
@@ -89,6 +95,7 @@ def same_face(
     points: landmarks of the new face, pixels.
     seen: its appearance.
     there: appearance of the new picture at the place of the latest face.
+    hidden: the face was not seen in the frames between.
   """
   both = np.stack([builder.latest_points(), points])
   boxes = detector_boxes(both)
@@ -105,26 +112,35 @@ def same_face(
     edges - 5 * apart >= SAME_FACE
     or identity.edge_likeness(before, there) >= SAME_EDGES
     or (shared > 0.93 and apart < SAME_SHAPE and edges > 0.6)
+    or (hidden and identity.appearance_similarity(before, seen) >= SAME_LOOK)
   )
 
 
 def changes_of_light(
-  builders: list[TrackBuilder], cuts: Int[np.ndarray, 'c']
+  builders: list[TrackBuilder],
+  cuts: Int[np.ndarray, 'c'],
+  times: Sequence[float],
 ) -> list[int]:
-  """The cuts after which half of the faces are the same in the same place."""
+  """The cuts after which half of the faces are the same in the same place.
+
+  Args:
+    builders: of the whole video.
+    cuts: first frames of new shots.
+    times: of all frames, seconds.
+  """
   found = []
   for cut in cuts.tolist():
-    seen = [s for s in builders if _seen_before(s, cut)]
+    seen = [s for s in builders if _seen_before(s, cut, times[cut])]
     same = sum(cut in s.steady for s in seen)
     if same and 2 * same >= len(seen):
       found.append(cut)
   return found
 
 
-def _seen_before(builder: TrackBuilder, cut: int) -> bool:
-  """Whether the face was seen in the three frames before a cut."""
+def _seen_before(builder: TrackBuilder, cut: int, time: float) -> bool:
+  """Whether the face was seen shortly before a cut, or before a darkness."""
   at = bisect.bisect_left(builder.frames, cut)
-  return at > 0 and builder.frames[at - 1] >= cut - 3
+  return at > 0 and time - builder.times[at - 1] < LOST_SECONDS
 
 
 def identity_switches(builder: TrackBuilder) -> list[int]:

@@ -28,7 +28,6 @@ from lipsync_jax.faces.tracks import Analysis, Track
 
 DETECT_EVERY = 5  # frames between two runs of YuNet
 MAX_FACES = 6  # faces tracked at once, the largest
-LOST_SECONDS = 0.5  # seconds after which a lost face is a new track
 MARGIN = 1.8  # side of the landmarker's crop relative to the face's
 TIGHT_MARGIN = 1.2  # the same, beside another face
 MIN_SCORE = 0.65  # YuNet's score that starts a track
@@ -66,7 +65,9 @@ def track_faces(
     view = (number, float(time), small, fetch, meshes)
     _advance_frame(builders, view, frame, detector, jump)
   cuts = shots.cuts_of(series)
-  cuts = np.setdiff1d(cuts, track_builder.changes_of_light(builders, cuts))
+  cuts = np.setdiff1d(
+    cuts, track_builder.changes_of_light(builders, cuts, times)
+  )
   switches = [track_builder.identity_switches(builder) for builder in builders]
   cuts = np.union1d(
     cuts, track_builder.simultaneous_changes(builders, switches)
@@ -98,7 +99,7 @@ def _advance_frame(builders, view, frame, detector, jump: bool) -> None:
     s
     for s in builders
     if s.frames[-1] < number - 1
-    and time - s.times[-1] < LOST_SECONDS
+    and time - s.times[-1] < track_builder.LOST_SECONDS
     and _is_confirmed(s)
   ]
   scale = frame[1] / small.shape[1]
@@ -227,7 +228,8 @@ def _update_appearance(
   )
   if builder.last and (jump or alike < track_builder.CHANGED_BELOW):
     there = identity.head_appearance(*part, builder.latest_points())
-    same = track_builder.same_face(builder, points, seen, there)
+    hidden = number > builder.frames[-1] + 1
+    same = track_builder.same_face(builder, points, seen, there, hidden)
     if same and jump:
       builder.steady.append(number)
     if same:

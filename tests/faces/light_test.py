@@ -80,6 +80,25 @@ def test_light_is_no_cut_and_no_other_person(name, shot, finder):
   assert len(set(range(COUNT)) - hidden - set(seen.tolist())) <= 1
 
 
+@pytest.mark.parametrize('blank', ['flash', 'dark'])
+@pytest.mark.parametrize('move', ['turn', 'shear'])
+def test_a_head_that_moves_in_darkness_is_no_cut(blank, move, shot, finder):
+  """The picture after the blank frames differs from the one before."""
+  if move == 'turn':
+    matrix = cv2.getRotationMatrix2D((240, 150), 4, 1.02)
+    matrix[:, 2] += 8, 4
+  else:
+    matrix = np.array([[0.9, 0.1, 19], [0, 1, 0]])
+  edge = cv2.BORDER_REFLECT
+  after = [
+    cv2.warpAffine(x, matrix, SIZE[::-1], borderMode=edge) for x in shot[16:]
+  ]
+  hidden = [LIGHTS[blank](x) for x in shot[7:16]]
+  found = analyze([*shot[:7], *hidden, *after], finder)
+  assert found.cuts.tolist() == []
+  assert len(identity.group_people(found)) == 1
+
+
 def other_scene(i):
   rng = np.random.default_rng(7)
   cells = rng.integers(20, 230, (9, 12, 3))
