@@ -19,7 +19,6 @@ from jaxtyping import Int
 
 from lipsync_jax import audio
 from lipsync_jax.common import disk_array, memory, threads
-from lipsync_jax.common.errors import printable
 from lipsync_jax.inference import (
   carryover,
   enhancement,
@@ -33,7 +32,6 @@ from lipsync_jax.inference.network_cache import NetworkCache, load_weights
 from lipsync_jax.inference.options import SyncOptions
 from lipsync_jax.inference.report import ProgressCallback, show_progress
 from lipsync_jax.media import decoder, video_writer
-from lipsync_jax.media.container import MediaError
 from lipsync_jax.media.types import Frame, Video
 from lipsync_jax.objects import covered_mouth, object_finder, samples
 from lipsync_jax.rendering import (
@@ -246,11 +244,8 @@ class SyncJob:
       frames, starts = timeline.wav2lip_schedule(video, times, len(mels[0]))
       return frames, [starts]
     mode = options.when_audio_longer or 'bounce'
-    if video.still and mode == 'cut':
-      raise MediaError(
-        f'{printable(video.path)}: a photo has no end at which to cut; leave '
-        '--when-audio-longer out'
-      )
+    if video.still:  # it lasts as long as the sound
+      mode = 'bounce'
     frames = timeline.pack_schedule(
       timeline.schedule_frames(
         times, video.rate, duration, mode, options.when_video_longer

@@ -144,7 +144,7 @@ class Session:
     """
     video = memory.memory_video(frames, fps)
     sound = memory.memory_audio(samples, rate)
-    job_options = _memory_options(video.still, options)
+    job_options = _memory_options(options)
     networks = self._networks
     with cancellation.cancel_scope(cancelled):
       cancellation.check()
@@ -222,7 +222,7 @@ class Session:
       )
 
 
-def _memory_options(still: bool, given: dict) -> SyncOptions:
+def _memory_options(given: dict) -> SyncOptions:
   """Options of a job without files."""
   unknown = min(given.keys() - RENDER_OPTIONS, default=None)
   if unknown is not None:
@@ -230,9 +230,7 @@ def _memory_options(still: bool, given: dict) -> SyncOptions:
       f'render: expected options of {", ".join(sorted(RENDER_OPTIONS))}, '
       f'found {unknown!r}'
     )
-  lengths = {'when_video_longer': 'keep'}
-  if not still:
-    lengths['when_audio_longer'] = 'cut'
+  lengths = {'when_video_longer': 'keep', 'when_audio_longer': 'cut'}
   options = make_options(face='', outfile='', quiet=True, **lengths, **given)
   options.validate_values()
   return options

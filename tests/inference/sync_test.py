@@ -18,7 +18,7 @@ import pytest
 from lipsync_jax import audio, sync
 from lipsync_jax.audio import log_mel
 from lipsync_jax.inference import cli, network_cache, options, pipeline
-from lipsync_jax.rendering import compositing, network_renderer
+from lipsync_jax.rendering import compositing, network_renderer, timeline
 from lipsync_jax.weights import convert
 from tests.helpers import test_clips
 
@@ -276,6 +276,25 @@ def test_preview_photo_and_final_audio(tmp_path, stand_in):
     sound = [f for f in file.decode(audio=0)]
     assert sound[0].sample_rate == 44100
     assert sum(f.samples for f in sound) / 44100 == pytest.approx(2, abs=0.05)
+
+
+@pytest.mark.parametrize('longer', timeline.AUDIO_LONGER)
+def test_a_photo_lasts_as_long_as_the_sound(longer, tmp_path, stand_in):
+  from PIL import Image
+
+  photo, out = tmp_path / 'face.png', tmp_path / 'out.mp4'
+  Image.new('RGB', (80, 64), (90, 120, 150)).save(photo)
+  voice = test_clips.write_wav(tmp_path / 'voice.wav', saw_tooth(2))
+  report = sync.sync(
+    photo, voice, out, checkpoint_path='x', box=(8, 56, 8, 56), quiet=True,
+    when_audio_longer=longer,
+    when_video_longer='remap' if longer == 'remap' else 'cut',
+  )  # fmt: skip
+  _, pictures = test_clips.read_video(out)
+  assert report['frames'] == len(pictures) == 50
+  for picture in pictures:
+    still, mouth = picture[2:6, 2:6].astype(int), picture[20:30, 24:40]
+    assert abs(mouth.mean() - still.mean()) > 4  # the loudness is not gray
 
 
 def test_compat_ends_where_the_original_does(tmp_path, stand_in):
