@@ -27,6 +27,7 @@ SOURCE_STRIP = 0.02  # the same in the source, whose hole shows teeth
 LIP_INSET = 0.035  # canonical units, at most
 CLOSING = 0.03  # canonical units of closing with the full inset
 MARGIN = 2  # pixels around the changed region
+MAX_ROW = 4096  # places read at once in one row
 
 Points = Float[np.ndarray, 'p 2']
 
@@ -331,10 +332,24 @@ class _PlaneMap:
     rows, columns, share = self.seam.rows, self.seam.columns, self.seam.share
     if len(rows):
       place = self.seam.other + np.stack([columns, rows], -1)
-      place = place.astype(np.float32)
+      place = _as_picture(place.astype(np.float32))
       first = new[rows, columns].astype(np.float32)
-      second = read(place[:, :1], place[:, 1:])[:, 0].astype(np.float32)
+      second = read(place[..., 0], place[..., 1]).reshape(-1)[: len(rows)]
+      second = second.astype(np.float32)
       mixed = first + share * (second - first)
       new[rows, columns] = np.rint(mixed).astype(new.dtype)
     np.copyto(new, plane[y0:y1, x0:x1], where=self.still)
     return new
+
+
+def _as_picture(
+  places: Float32[np.ndarray, 'n 2'],
+) -> Float32[np.ndarray, 'h w 2']:
+  """Places in rows of at most MAX_ROW, the last one filled up.
+
+  OpenCV's `remap` refuses pictures with more than 32766 rows or columns.
+  """
+  width = min(len(places), MAX_ROW)
+  missing = -len(places) % width
+  padded = np.pad(places, ((0, missing), (0, 0)))
+  return padded.reshape(-1, width, 2)

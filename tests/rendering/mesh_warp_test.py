@@ -99,6 +99,33 @@ def test_lips_move_apart_without_a_blur_between():
   assert np.sort(steps)[-2] < 0.2 * gap
 
 
+def test_a_seam_of_many_pixels():
+  """A mouth of 3500 pixels: the seam has more than OpenCV's 32766 rows."""
+  scale = 24
+  frame = (SIZE[0] * scale, SIZE[1] * scale)
+  source, target = points_of(opened(0.0)), points_of(opened(0.1))
+  field = mesh_warp.warp_field(source * scale, target * scale, frame)
+  assert len(field.luma.rows) > 32766
+  rng = np.random.default_rng(3)
+  noise = rng.integers(16, 235, (frame[0] // 16, frame[1] // 16, 1))
+  plane = np.kron(noise[..., 0], np.ones((16, 16))).astype(np.uint8)
+  whole = Frame(0, Fraction(0), (plane, plane[::2, ::2], plane[::2, ::2]))
+  planes = mesh_warp.warp_frame(whole, field)
+  rows, columns = field.luma.rows[-5:], field.luma.columns[-5:]
+  x, y = (field.luma.other[-5:] + np.stack([columns, rows], -1)).T
+  x0, y0, *_ = field.box
+  first = field.shift[rows, columns] + np.stack([columns, rows], -1)
+  for k, (row, column) in enumerate(zip(rows, columns, strict=True)):
+    near = [
+      plane[
+        int(b + y0) - 2 : int(b + y0) + 3, int(a + x0) - 2 : int(a + x0) + 3
+      ]
+      for a, b in ((x[k], y[k]), first[k])
+    ]
+    low, high = min(v.min() for v in near), max(v.max() for v in near)
+    assert low - 40 <= planes[0][row, column] <= high + 40
+
+
 def test_closing_lips_take_no_pixels_of_the_open_mouth():
   """A bright hole in the source leaves no bright line."""
   frame = picture()
