@@ -38,11 +38,12 @@ class MotionBasis:
   Attributes:
     displacements: of a coefficient of 1, canonical units. Coefficients of the
       training split have a mean square of 1.
-    explained: share of the variance of each component.
+    explained: share of the variance of each component; None where only
+      coefficients are measured.
   """
 
   displacements: Float[np.ndarray, 'n p 3']
-  explained: Float[np.ndarray, 'n']
+  explained: Float[np.ndarray, 'n'] | None = None
 
   @property
   def gaps(self) -> Float[np.ndarray, 'n 11']:
@@ -133,15 +134,7 @@ def load_motion(
     [_neutral(read, np.flatnonzero(owner == i)) for i in range(len(names))]
   )
   basis = basis or _fit(read.shapes, neutral, owner, components)
-  count = len(owner)
-  coefficients = np.empty((count, len(basis.displacements)), np.float32)
-  gaps = np.empty((count, len(mesh.UPPER_LIP_IDS)), np.float32)
-  for first in range(0, count, BLOCK):
-    here = slice(first, min(first + BLOCK, count))
-    shapes = mesh.unpack(read.shapes.read(here.start, here.stop))
-    gaps[here] = mesh.lip_gaps(shapes)
-    moved = displacements(shapes, neutral[owner[here]])
-    coefficients[here] = basis.coefficients(moved)
+  coefficients, gaps = measure_frames(read.shapes, neutral, owner, basis)
   dataset = MotionDataset(
     keys=clips.keys,
     speakers=speakers,
@@ -155,6 +148,32 @@ def load_motion(
     speech=read.speech,
   )
   return dataset, basis
+
+
+def measure_frames(
+  shapes: RowFile,
+  neutral: Float[np.ndarray, 's p 3'],
+  owner: Int[np.ndarray, 'f'],
+  basis: MotionBasis,
+) -> tuple[Float32[np.ndarray, 'f n'], Float32[np.ndarray, 'f 11']]:
+  """Coefficients and lip gaps of frames, in bounded memory.
+
+  Args:
+    shapes: packed canonical meshes.
+    neutral: shape of each speaker.
+    owner: speaker of each frame.
+    basis: of the coefficients.
+  """
+  count = len(owner)
+  coefficients = np.empty((count, len(basis.displacements)), np.float32)
+  gaps = np.empty((count, len(mesh.UPPER_LIP_IDS)), np.float32)
+  for first in range(0, count, BLOCK):
+    here = slice(first, min(first + BLOCK, count))
+    block = mesh.unpack(shapes.read(here.start, here.stop))
+    gaps[here] = mesh.lip_gaps(block)
+    moved = displacements(block, neutral[owner[here]])
+    coefficients[here] = basis.coefficients(moved)
+  return coefficients, gaps
 
 
 def displacements(

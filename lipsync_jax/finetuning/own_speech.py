@@ -16,13 +16,8 @@ from jaxtyping import Bool, Float, Float32
 
 from lipsync_jax import audio
 from lipsync_jax.common.errors import LipSyncError, printable
-from lipsync_jax.data.motion import (
-  MotionBasis,
-  MotionDataset,
-  displacements,
-)
-from lipsync_jax.faces import identity, landmarks, mesh
-from lipsync_jax.faces.mesh_trajectory import MeshTrajectory
+from lipsync_jax.data.motion import MotionBasis, MotionDataset, measure_frames
+from lipsync_jax.faces import landmarks, mesh
 from lipsync_jax.faces.trajectory import FaceTrajectory
 from lipsync_jax.inference import active_speaker, face_tracks
 from lipsync_jax.inference.network_cache import NetworkCache
@@ -149,20 +144,14 @@ def read_face(
   progress: Callable,
 ) -> tuple[FaceTrajectory, Float[np.ndarray, 'f']]:
   """The face of the speaker, and the times of the frames in seconds."""
-  analysis, _ = face_tracks.analyze_video(
-    video, until, progress, networks.open_detector
+  times, (face,), _ = face_tracks.locate_speakers(
+    options, video, [options.person], until, progress, networks
   )
-  people = identity.group_people(analysis)
-  if options.person == 'auto' and people:
-    person, _ = active_speaker.default_person(video, analysis, people, networks)
-  else:
-    person = identity.choose_person(people, options.person)
-  face = face_tracks.speaker_trajectory(analysis, person, options)
   if face.mesh is None:
     raise landmarks.FaceError(
       f'{printable(options.face)}: expected a face with a mesh, found none'
     )
-  return face, analysis.times
+  return face, np.array(times, np.float64)
 
 
 def measure_motion(
@@ -173,7 +162,14 @@ def measure_motion(
 ) -> Motion:
   """The measured motion, interpolated to 25 frames/s."""
   shapes = face.mesh.with_closed_lips(basis)
-  values = frame_motion(shapes, basis)
+  values = np.hstack(
+    measure_frames(
+      shapes.shapes,
+      shapes.neutral[None],
+      np.zeros(len(times), np.int64),
+      MotionBasis(basis.astype(np.float64)),
+    )
+  )
   # The middle of the time that a frame is shown.
   shown = times + 0.5 / float(video.rate)
   grid = frame_times(int(shown[-1] * audio.FPS))
@@ -192,21 +188,6 @@ def measure_motion(
 def frame_times(count: int) -> Float[np.ndarray, 'f']:
   """The middle of the first `count` frames at 25 frames/s, seconds."""
   return (np.arange(count) + 0.5) / audio.FPS
-
-
-def frame_motion(
-  face: MeshTrajectory, basis: Float[np.ndarray, 'n p 3']
-) -> Float32[np.ndarray, 'f c']:
-  """Coefficients and lip gaps of every frame, side by side."""
-  share = np.ones(len(basis)) / len(basis)  # of the variance: not used
-  measure = MotionBasis(basis.astype(np.float64), share)
-  rows, count = [], len(face.present)
-  for first in range(0, count, mesh.BLOCK):
-    packed = face.shapes.read(first, min(first + mesh.BLOCK, count))
-    shapes = mesh.unpack(packed)
-    moved = displacements(shapes, np.broadcast_to(face.neutral, shapes.shape))
-    rows.append(np.hstack([measure.coefficients(moved), mesh.lip_gaps(shapes)]))
-  return np.concatenate(rows).astype(np.float32)
 
 
 def find_shift(

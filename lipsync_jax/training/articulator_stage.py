@@ -194,8 +194,7 @@ def measure(
     LipSyncError: shards are missing or damaged, or clips have no mesh.
   """
   clips = ClipDataset(shards, split)
-  share = np.ones(len(value.basis)) / len(value.basis)  # not used
-  basis = MotionBasis(value.basis.astype(np.float64), share)
+  basis = MotionBasis(value.basis.astype(np.float64))
   dataset, _ = motion.load_motion(clips, basis)
   return measure_clips(value, dataset, basis.gaps, batch)
 
