@@ -25,10 +25,12 @@ AUDIO_LONGER = [
   ('repeat the video', 'loop'),
   ('hold the last frame', 'hold'),
   ('cut the speech', 'cut'),
+  ('play the video slower', 'remap'),
 ]
 VIDEO_LONGER = [
   ('end with the speech', 'cut'),
   ('keep the rest of the video', 'keep'),
+  ('play the video faster', 'remap'),
 ]
 RENDERERS = [
   ("move the source's own pixels", 'mesh'),
@@ -181,10 +183,17 @@ def _add_settings(gr) -> dict:
         value=0, minimum=0, label='To second', info='0: to the end.'
       )
     audio_longer = gr.Radio(
-      AUDIO_LONGER, value='bounce', label='If the speech is longer'
-    )
+      AUDIO_LONGER, value='bounce', label='If the speech is longer',
+      info='A preview keeps the speed of the video.',
+    )  # fmt: skip
     video_longer = gr.Radio(
       VIDEO_LONGER, value='cut', label='If the video is longer'
+    )
+    profile = gr.File(
+      label='Profile of a person, made by lipsync finetune',
+      file_types=['.safetensors'],
+      height=120,
+      elem_id='profile',
     )
   return {
     'strength': strength,
@@ -193,6 +202,7 @@ def _add_settings(gr) -> dict:
     'until': until,
     'when_audio_longer': audio_longer,
     'when_video_longer': video_longer,
+    'profile': profile,
   }
 
 
@@ -340,6 +350,9 @@ def _sync_handler(gr, runner: jobs.JobRunner, names: list[str], preview: bool):
     options = dict(zip(names, values, strict=True)) | {'person': who or '0'}
     options['since'] = options['since'] or 0.0
     options['until'] = options['until'] or None
+    if preview:  # the speed follows from the length of the whole sound
+      for name in ('when_audio_longer', 'when_video_longer'):
+        options.update({name: 'cut'} if options[name] == 'remap' else {})
     if second and second_audio:
       options['audio_for'] = [(second, second_audio)]
     user = runner.user(request.session_hash)

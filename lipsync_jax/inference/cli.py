@@ -56,8 +56,8 @@ def build_parser(
   parser = kind(
     'lipsync',
     description='Lip-sync a video or a photo to speech.',
-    epilog='Other commands: lipsync batch, app, serve, finetune, verify or '
-    'doctor, each with --help',
+    epilog='Other commands: lipsync batch, app, serve, worker, finetune, '
+    'verify or doctor, each with --help',
   )
   add = parser.add_argument
   add('--face', required=True, help='video or photo of the person')

@@ -5,6 +5,7 @@ used through gradio's client. LIPSYNC_JAX_SCREENSHOTS=DIR keeps pictures.
 """
 
 import contextlib
+import dataclasses
 import json
 import os
 import pathlib
@@ -22,10 +23,12 @@ import pytest
 
 pytest.importorskip('gradio', reason='needs the extra [app]')
 from lipsync_jax.app import cli
+from lipsync_jax.weights import articulation
 from tests.helpers import browser, test_clips
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / 'lipsync_jax/app/examples'
+FILES = ('mona.jpg', 'jfk.flac')
 pytestmark = pytest.mark.slow
 CHROMIUM = pytest.mark.skipif(
   browser.find_program() is None,
@@ -312,6 +315,38 @@ def test_the_page_has_an_interface(served):
   face = handle_file(str(EXAMPLES / 'mona.jpg'))
   gallery, *_, status = client.predict(face, api_name='/people')
   assert len(gallery) == 1 and '1 person found.' in status
+
+
+def test_the_profile_of_a_person_is_used(served, tmp_path):
+  """Through gradio's client: still lips, and one line on another file."""
+  from gradio_client import Client, handle_file
+
+  value = articulation.load_articulation()
+  still = dataclasses.replace(value, basis=0 * value.basis)
+  articulation.save_articulation(tmp_path / 'still.safetensors', still)
+  client = Client(served[0], verbose=False)
+  face, speech = (handle_file(str(EXAMPLES / n)) for n in FILES)
+
+  def preview(profile, longer='remap'):
+    return client.predict(
+      face, speech, None, None, None, 1, 'mesh', 0, 0, longer, longer,
+      handle_file(str(profile)), api_name='/preview',
+    )  # fmt: skip
+
+  before, after, *_ = preview(tmp_path / 'still.safetensors')
+  _, first = test_clips.read_video(before)
+  _, second = test_clips.read_video(after)
+  assert len(first) == len(second) == 125
+  assert (
+    max(
+      abs(b.astype(int) - a).max() for a, b in zip(first, second, strict=True)
+    )
+    < 12
+  )
+  other = tmp_path / 'other.safetensors'
+  other.write_text('words')
+  *_, status = preview(other)
+  assert 'Error' in status and 'safetensors' in status
 
 
 def test_settings_precede_the_libraries(monkeypatch):
