@@ -15,7 +15,7 @@ from lipsync_jax.media.types import Video
 from lipsync_jax.rendering import mouth_light
 
 # Relative to the brightness of the skin.
-CAVITY = np.array([0.20, 0.085, 0.075])
+CAVITY = np.array([0.26, 0.11, 0.095])
 TONGUE = np.array([0.58, 0.27, 0.24])
 TEETH = np.array([1.22, 1.15, 1.04])
 TINT = 0.5  # of the skin's color in cavity and tongue
@@ -23,12 +23,12 @@ TEETH_TINT = 0.75  # of the skin's color in the teeth
 TEETH_HEIGHT = 0.06  # canonical units, at most
 TEETH_SHARE = 0.4  # of the opening, at most
 TEETH_OPENING = (0.025, 0.07)  # canonical units; teeth appear between these
-TONGUE_OPENING = (0.08, 0.16)  # the same for the tongue
+TONGUE_OPENING = (0.045, 0.12)  # the same for the tongue
 # Right edges of the teeth from the middle, canonical units: incisors, canine.
 TOOTH_EDGES = (0.0, 0.088, 0.155, 0.215, 0.27)
 GAP_WIDTH = 0.006  # canonical units, deviation of the shade between teeth
 SCALLOP = 0.16  # of the teeth's height, by which their corners are shorter
-CORNER_POWER = 1.8  # of a parabola; above 1 lips part gradually at the corners
+CORNER_POWER = 1.3  # of a parabola; above 1 lips part gradually at the corners
 
 
 def taper_corners(
