@@ -29,6 +29,9 @@ SAME_SHAPE = 0.018
 # `identity.appearance_similarity` from which a head that moved unseen, in
 # darkness or a flash, is the same.
 SAME_LOOK = 0.75
+# The difference of two appearances in color alone, from which their light
+# differs.
+OTHER_LIGHT = 0.4
 LOST_SECONDS = 0.5  # after which a lost face is a new track
 
 
@@ -193,9 +196,24 @@ def build_tracks(builder: TrackBuilder, cuts) -> list[Track]:
   for piece in tracks.split_at_cuts(whole, cuts):
     first, last = piece.frames[0], piece.frames[-1]
     own = [v for f, v in builder.appearances if first <= f <= last]
-    # The median ignores frames in which the face was partly hidden.
-    usual = np.median(own or [v for _, v in builder.appearances], axis=0)
-    found.append(
-      dataclasses.replace(piece, appearance=usual.astype(np.float32))
-    )
+    usual = usual_appearance(own or [v for _, v in builder.appearances])
+    found.append(dataclasses.replace(piece, appearance=usual))
   return found
+
+
+def usual_appearance(
+  seen: list[Float32[np.ndarray, 'd']],
+) -> Float32[np.ndarray, 'd']:
+  """The median, which ignores frames in which the face was partly hidden.
+
+  Frames in another light than most are left out: they would shift the colors.
+  """
+  usual = np.median(seen, axis=0)
+  alike = [
+    v
+    for v in seen
+    if identity.edge_likeness(usual, v)
+    - identity.appearance_similarity(usual, v)
+    < OTHER_LIGHT
+  ]
+  return np.median(alike or seen, axis=0).astype(np.float32)

@@ -6,7 +6,14 @@ import cv2
 import numpy as np
 import pytest
 
-from lipsync_jax.faces import detector, identity, light, shots, tracker
+from lipsync_jax.faces import (
+  detector,
+  identity,
+  light,
+  shots,
+  track_builder,
+  tracker,
+)
 
 PHOTO = pathlib.Path(__file__).resolve().parents[2] / 'examples/mona.jpg'
 SIZE = (360, 480)  # rows, columns
@@ -97,6 +104,16 @@ def test_a_head_that_moves_in_darkness_is_no_cut(blank, move, shot, finder):
   found = analyze([*shot[:7], *hidden, *after], finder)
   assert found.cuts.tolist() == []
   assert len(identity.group_people(found)) == 1
+
+
+def test_frames_in_another_light_do_not_shift_the_usual_appearance(shot):
+  heads = [cv2.resize(x[40:320, 100:380], (96, 96)) for x in shot[:9]]
+  usual = [identity.appearance(x) for x in heads[:5]]
+  red = [identity.appearance(LIGHTS['red'](x)) for x in heads[5:]]
+  np.testing.assert_array_equal(
+    track_builder.usual_appearance([*usual, *red]),
+    track_builder.usual_appearance(usual),
+  )
 
 
 def other_scene(i):
