@@ -19,12 +19,12 @@ from lipsync_jax.media.types import Color, Frame, Video
 from lipsync_jax.models import articulator
 from lipsync_jax.rendering import (
   drawn_mouth,
+  lip_edges,
   lip_seam,
   mesh_warp,
   mouth_interior,
   mouth_light,
   own_interior,
-  thin_lips,
 )
 from lipsync_jax.rendering.mouth_interior import Reference
 from lipsync_jax.rendering.mouth_reader import MouthReader
@@ -162,14 +162,15 @@ class MeshRenderer:
     if not speaker.references:
       target = drawn_mouth.taper_corners(target, source)
     if self.strength:
-      target = thin_lips.limit_stretch(source, target)
+      target = lip_edges.limit_stretch(source, target)
     size = job.frame.planes[0].shape
-    field = mesh_warp.warp_field(source, target, size)
+    color = plan.video.color
+    edges = lip_edges.inner_edges(job.frame, source, color.depth)
+    field = mesh_warp.warp_field(source, target, size, edges)
     if field is None:
       return ()
     planes = mesh_warp.warp_frame(job.frame, field)
     unit = max(_pixels_per_unit(speaker.face, index), 1e-6)
-    color = plan.video.color
     lip_seam.shade_line(planes, field.box, source, target, unit, color)
     warped = Patch(field.box, planes)
     inside = self.interior(

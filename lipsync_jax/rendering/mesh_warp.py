@@ -17,15 +17,13 @@ from jaxtyping import Bool, Float, Float32, Int
 
 from lipsync_jax.faces import mesh
 from lipsync_jax.media.types import Frame
-from lipsync_jax.rendering import lip_seam
+from lipsync_jax.rendering import lip_edges, lip_seam
 
 GRID_SIZE = 192  # cells along the longer side of the changed region
 RING_SCALE = 1.5  # of the fixed ring, relative to the outline of the face
 MIN_MOTION = 0.02  # pixels; slower points keep their exact values
 STRIP = 0.12  # canonical units by which each lip's map is extended
 SOURCE_STRIP = 0.02  # the same in the source, whose hole shows teeth
-LIP_INSET = 0.035  # canonical units, at most
-CLOSING = 0.03  # canonical units of closing with the full inset
 MARGIN = 2  # pixels around the changed region
 MAX_ROW = 4096  # places read at once in one row
 
@@ -93,40 +91,18 @@ def _with_ring_and_strips(
   return out[0], out[1]
 
 
-def _without_teeth(
-  source: Points, target: Points, unit: float, down: Float[np.ndarray, '2']
-) -> Points:
-  """The source mesh with inner lips moved into the lips where they close.
-
-  Landmarks lie up to a few pixels inside the open mouth. Closing lips would
-  show a bright line of teeth between them.
-  """
-  upper = list(mesh.UPPER_LIP_IDS[1:-1])
-  lower = list(mesh.LOWER_LIP_IDS[1:-1])
-  gap = (source[lower] - source[upper]) @ down
-  closing = gap - (target[lower] - target[upper]) @ down
-  share = np.clip(closing / (CLOSING * unit), 0, 1)
-  inset = share * np.clip(0.5 * gap, 0, LIP_INSET * unit)
-  out = source.copy()
-  for inner, outer, way in (
-    (upper, mesh.OUTER_UPPER_IDS, -down),
-    (lower, mesh.OUTER_LOWER_IDS, down),
-  ):
-    # Beyond the middle of a thin lip the triangles would fold.
-    thickness = (source[list(outer[1:-1])] - source[inner]) @ way
-    within = np.minimum(inset, np.maximum(0.5 * thickness, 0))
-    out[inner] += within[:, None] * way
-  return out
-
-
 def warp_field(
-  source: Points, target: Points, frame: tuple[int, int]
+  source: Points,
+  target: Points,
+  frame: tuple[int, int],
+  edges: Float[np.ndarray, '2 11'] | None = None,
 ) -> WarpField | None:
   """The field that moves the source mesh to the target mesh.
 
   Args:
     source, target: x, y in pixels of the frame.
     frame: height and width.
+    edges: of `lip_edges.inner_edges`; None: landmarks lie on the lips.
 
   Returns:
     None if no point moves.
@@ -134,7 +110,8 @@ def warp_field(
   right = source[mesh.EYE_CORNERS[1]] - source[mesh.EYE_CORNERS[0]]
   unit = float(np.hypot(*right))
   down = np.array([-right[1], right[0]]) / max(unit, 1e-6)
-  source = _without_teeth(source, target, unit, down)
+  edges = np.zeros((2, len(mesh.UPPER_LIP_IDS))) if edges is None else edges
+  source = lip_edges.without_teeth(source, target, unit, down, edges)
   source, target = _with_ring_and_strips(source, target, unit, down)
   faces, strips = _topology()
   motion = np.hypot(*(source - target).T)

@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 from lipsync_jax.media.types import Color, Frame
-from lipsync_jax.rendering import lip_seam, mesh_warp, mouth_interior
+from lipsync_jax.rendering import (
+  lip_edges,
+  lip_seam,
+  mesh_warp,
+  mouth_interior,
+)
 from tests.rendering.mesh_warp_test import POSE, SIZE, jaw, points_of
 
 
@@ -27,7 +32,8 @@ def two_lips(depth=8):
 def test_closed_lips_have_the_colors_of_lips(depth):
   """A mean of both lips' maps would read the hole's chroma."""
   frame, source, target = two_lips(depth)
-  field = mesh_warp.warp_field(source, target, SIZE)
+  edges = lip_edges.inner_edges(frame, source, depth)
+  field = mesh_warp.warp_field(source, target, SIZE, edges)
   planes = mesh_warp.warp_frame(frame, field)
   # The synthetic jaw tears the skin below the corners.
   line = lip_seam.lip_line(target)[3:-3] - field.box[:2]

@@ -143,20 +143,6 @@ def test_closing_lips_take_no_pixels_of_the_open_mouth():
   assert (warped > 200).sum() < 0.02 * hole.sum()
 
 
-def test_thin_lips_do_not_fold():
-  """The inset ends at the middle of the lip."""
-  source, target = points_of(jaw(0.2)), points_of(jaw(0.0))
-  thin = source.copy()
-  upper, outer = list(mesh.UPPER_LIP_IDS), list(mesh.OUTER_UPPER_IDS)
-  thin[outer[1:-1]] = thin[upper[1:-1]] - [0, 2.0]
-  down = np.array([0.0, 1])
-  moved = mesh_warp._without_teeth(thin, target, POSE[1], down)
-  inset = (thin - moved)[upper[2:-2], 1]
-  assert (inset > 0).any() and inset.max() <= 1.0 + 1e-9
-  thick = mesh_warp._without_teeth(source, target, POSE[1], down)
-  assert (source - thick)[upper[2:-2], 1].max() > 2
-
-
 def test_ring_stays_and_field_is_continuous_at_the_border():
   field = mesh_warp.warp_field(
     points_of(opened(0.0)), points_of(opened(0.3)), SIZE
