@@ -47,6 +47,7 @@ class LiveOptions:
   person: str = 'auto'
   seconds: float = 10.0
   no_noise_gate: bool = False
+  profile: str | os.PathLike | None = None
 
   def validate(self) -> None:
     """Raise a SyncError on a number out of range."""
@@ -151,7 +152,8 @@ class LiveFaces:
     networks: NetworkCache,
   ) -> LiveFace:
     """The face in a file or in memory, prepared at its first use."""
-    key = (options.fps, options.person, options.seconds)
+    weights = networks.articulation(options.profile).sha256
+    key = (options.fps, options.person, options.seconds, weights)
     if isinstance(face, np.ndarray):
       return prepare_face(face, options, networks)
     path = os.path.abspath(face)
@@ -206,7 +208,7 @@ def prepare_face(
     for index, time in enumerate(times[: len(frames)])
   ]
   opacity, _ = visibility.mouth_opacity(trajectory, times, shown)
-  basis = networks.articulation().basis
+  basis = networks.articulation(options.profile).basis
   return build_live_face(
     video, frames[: len(shown)], trajectory.mesh, opacity, basis
   )
@@ -257,4 +259,4 @@ def open_stream(
   """
   options.validate()
   prepared = faces.get(face, options, networks)
-  return LiveStream(prepared, networks.articulator(), options)
+  return LiveStream(prepared, networks.articulator(options.profile), options)

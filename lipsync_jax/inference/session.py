@@ -173,6 +173,7 @@ class Session:
     person: str = 'auto',
     seconds: float = 10.0,
     no_noise_gate: bool = False,
+    profile: PathLike | None = None,
   ) -> live.LiveStream:
     """A face that speaks sound while it is being recorded.
 
@@ -186,13 +187,13 @@ class Session:
       fps: frames/s of a photo or of frames in memory, 10 to 120.
       person: as in `SyncOptions`.
       seconds: of the video that are used, from its beginning.
-      no_noise_gate: as in `SyncOptions`.
+      no_noise_gate, profile: as in `SyncOptions`.
 
     Raises:
       LipSyncError: one line on what was expected, what was found, what to do.
     """
     options = live.LiveOptions(
-      strength, rate, fps, person, seconds, no_noise_gate
+      strength, rate, fps, person, seconds, no_noise_gate, profile
     )
     return live.open_stream(face, options, self._faces, self._networks)
 

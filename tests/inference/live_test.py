@@ -1,5 +1,6 @@
 """Live streams: no drift, any chunks, bounded delay, the offline motion."""
 
+import dataclasses
 import importlib.util
 import pathlib
 from fractions import Fraction
@@ -16,6 +17,7 @@ from lipsync_jax.inference import live, live_speech
 from lipsync_jax.inference.network_cache import NetworkCache
 from lipsync_jax.media import decoder
 from lipsync_jax.rendering import mesh_renderer
+from lipsync_jax.weights import articulation
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PHOTO, SPEECH = ROOT / 'examples/mona.jpg', ROOT / 'examples/jfk.flac'
@@ -249,6 +251,19 @@ def test_two_streams_are_independent(session, photo, speech):
       out += stream.push(part)
   for out, stream, frames in zip(both, streams, alone, strict=True):
     np.testing.assert_array_equal(np.stack([*out, *stream.finish()]), frames)
+
+
+def test_a_profile_moves_the_lips(session, tmp_path, speech):
+  value = articulation.load_articulation()
+  path = tmp_path / 'still.safetensors'
+  still = dataclasses.replace(value, basis=0 * value.basis)
+  articulation.save_articulation(path, still)
+  wave = speech[8000:16_000]
+  usual = all_frames(session.stream(PHOTO), wave)
+  frames = all_frames(session.stream(PHOTO, profile=path), wave)
+  again = all_frames(session.stream(PHOTO), wave)
+  assert (usual != usual[0]).any() and (frames == frames[0]).all()
+  np.testing.assert_array_equal(again, usual)
 
 
 def test_frames_that_were_not_taken_come_later(session, photo):
