@@ -167,7 +167,7 @@ class Refiner(nn.Module):
 
   size: int = 128  # pixels of the crop
   width: float = 1.0  # multiplier of the channels
-  dtype: jnp.dtype = jnp.float32  # of activations
+  dtype: jnp.dtype = jnp.dtype('float32')  # of activations
   cpu_gradients: bool = True  # see `convolution.conv`
 
   @nn.compact

@@ -46,7 +46,8 @@ class Canvas:
 
   def frame(self) -> Frame:
     """The canvas as a video frame, chroma of half the size."""
-    luma, *chroma = yuv.to_yuv(canvas_video(len(self.rgb)), self.rgb)
+    rgb = self.rgb.astype(np.float32)
+    luma, *chroma = yuv.to_yuv(canvas_video(len(rgb)), rgb)
     planes = (luma, *map(yuv.halve_plane, chroma))
     codes = (np.clip(np.rint(p), 0, 255).astype(np.uint8) for p in planes)
     return Frame(0, Fraction(0), tuple(codes))

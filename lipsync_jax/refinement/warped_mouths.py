@@ -6,11 +6,14 @@ the lips, interior.
 Shapes: p mesh points, s side of a canvas.
 """
 
+from fractions import Fraction
+
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
 from lipsync_jax.faces import mesh
 from lipsync_jax.media import yuv
+from lipsync_jax.media.types import Frame
 from lipsync_jax.refinement.face_frames import (
   JPEG_COLOR,
   Canvas,
@@ -81,16 +84,20 @@ def warp_mouth(
     mesh_renderer.blend(planes, patch, 255)
     x0, y0, x1, y1 = patch.box
     hole[y0:y1, x0:x1] = patch.planes[3]
-  video = canvas_video(side)
-  drawn = type(frame)(0, frame.time, tuple(planes))
+  return to_picture(planes), hole
+
+
+def to_picture(planes: list[np.ndarray]) -> UInt8[np.ndarray, 's s 3']:
+  """The picture of the planes of a canvas."""
+  side = len(planes[0])
+  frame = Frame(0, Fraction(0), tuple(planes))
   # Scaled to its own size: chroma is interpolated, not repeated.
-  size = side, side
-  return yuv.to_rgb(video, drawn, None, size), hole
+  return yuv.to_rgb(canvas_video(side), frame, None, (side, side))
 
 
 def fill_hole(
   source: Canvas,
-  frame,
+  frame: Frame,
   target: Float[np.ndarray, 'p 2'],
   reference: Reference | None,
 ) -> mesh_renderer.Patch | None:
