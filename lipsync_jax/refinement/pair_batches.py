@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, UInt8
 
 from lipsync_jax.data import augmentation, windows
 from lipsync_jax.data.augmentation import Augmentation
@@ -165,7 +165,7 @@ def _inputs(batch: Batch, warp, mouth, others) -> dict:
 
 
 def _cut(
-  x: Int[Array, 'b s s c'], shift: Float[Array, 'b 2'], size: int, margin: int
+  x: UInt8[Array, 'b s s c'], shift: Float[Array, 'b 2'], size: int, margin: int
 ) -> Float[Array, 'b h w c']:
   """Crops without their margins, moved by whole pixels."""
   start = jnp.clip(jnp.round(margin + shift), 0, 2 * margin).astype(jnp.int32)

@@ -190,11 +190,19 @@ class PairWriter:
       part.write_text(text, encoding='utf-8')
 
 
-def load_pairs(folder: str | os.PathLike, split: str) -> PairSplit:
+def load_pairs(
+  folder: str | os.PathLike, split: str, size: int | None = None
+) -> PairSplit:
   """Open the pairs of a split; its pictures stay on disk.
 
+  Args:
+    folder: of all splits.
+    split: its name.
+    size: expected pixels of a crop; None takes any.
+
   Raises:
-    RefinementError: there are none, or a file is too short.
+    RefinementError: there are none, they have another size, or a file is too
+      short.
   """
   path = pathlib.Path(folder) / split
   try:
@@ -205,6 +213,11 @@ def load_pairs(folder: str | os.PathLike, split: str) -> PairSplit:
     raise RefinementError(
       f'{path}: expected pairs of the refiner, found none; run python -m '
       'lipsync_jax.refinement.prepare SHARDS --out FOLDER'
+    )
+  if size not in (None, facts['size']):
+    raise RefinementError(
+      f'{path}: expected pairs of {size} pixels, found {facts["size"]}; '
+      f'prepare them with --size={size}'
     )
   pairs, mouths = facts['pairs'], facts['mouths']
   side = facts['size'] + 2 * margin_of(facts['size'])

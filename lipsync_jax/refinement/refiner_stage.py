@@ -16,7 +16,6 @@ import optax
 from lipsync_jax.data.augmentation import Augmentation
 from lipsync_jax.data.batches import to_global_arrays
 from lipsync_jax.models import flops, refiner
-from lipsync_jax.models.layers import ModelError
 from lipsync_jax.refinement import pair_batches, pair_file, refiner_steps
 from lipsync_jax.refinement.face_frames import RefinementError
 from lipsync_jax.refinement.pair_file import PairSplit
@@ -47,17 +46,11 @@ def load_splits(config) -> tuple[PairSplit, PairSplit]:
     RefinementError: there are none, or of another size.
   """
   data, size = config.data, config.refiner.image_size
-  splits = [
-    pair_file.load_pairs(data.path, name)
+  train, validation = (
+    pair_file.load_pairs(data.path, name, size)
     for name in (data.train_split, data.validation_split)
-  ]
-  for split in splits:
-    if split.size != size:
-      raise RefinementError(
-        f'{data.path}: expected pairs of {size} pixels, found {split.size}; '
-        'set --config.refiner.image_size, or prepare with --size'
-      )
-  return splits[0], splits[1]
+  )
+  return train, validation
 
 
 def build_stage(config) -> Stage:
@@ -186,12 +179,7 @@ def main(argv: list[str] | None = None) -> int:
   flags = parser.parse_args(argv)
   try:
     value = refiner_weights.load_refiner(flags.weights)
-    split = pair_file.load_pairs(flags.pairs, flags.split)
-    if split.size != value.size:
-      raise ModelError(
-        f'{flags.pairs}: expected pairs of {value.size} pixels, found '
-        f'{split.size}; prepare them with --size={value.size}'
-      )
+    split = pair_file.load_pairs(flags.pairs, flags.split, value.size)
     found = measure(value, split)
   except ValueError as error:  # every error of ours is one line
     print(f'refiner_stage: {error}', file=sys.stderr)

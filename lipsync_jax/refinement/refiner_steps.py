@@ -26,6 +26,7 @@ SSIM_WINDOW = 7  # pixels
 SSIM_STABILITY = (0.01**2, 0.03**2)  # of pictures in [0, 1]
 
 Crop = Float[Array, 'b h w 3']
+Part = Float[Array, 'b _ _ 3']  # of a crop, or differences of its pixels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,13 +61,13 @@ def mouth_weights(size: int) -> Float32[np.ndarray, 'h w 1']:
   return np.outer(rows, columns)[..., None].astype(np.float32)
 
 
-def differences(x: Crop) -> tuple[Crop, Crop]:
+def differences(x: Part) -> tuple[Part, Part]:
   """Differences of neighboring rows and of neighboring columns."""
   return x[:, 1:] - x[:, :-1], x[:, :, 1:] - x[:, :, :-1]
 
 
 def weighted_l1(
-  x: Crop, truth: Crop, weight: Float[Array, 'b h w 1']
+  x: Part, truth: Part, weight: Float[Array, 'b _ _ 1']
 ) -> Float[Array, 'b']:
   """Mean absolute difference, weighted."""
   error = jnp.abs(x - truth).mean(-1, keepdims=True)
@@ -156,7 +157,7 @@ def train_step(
   )
 
 
-def box_mean(x: Crop) -> Crop:
+def box_mean(x: Part) -> Part:
   """Means of windows of SSIM_WINDOW pixels that lie inside the picture."""
   window = (1, SSIM_WINDOW, SSIM_WINDOW, 1)
   total = jax.lax.reduce_window(
@@ -165,7 +166,7 @@ def box_mean(x: Crop) -> Crop:
   return total / SSIM_WINDOW**2
 
 
-def ssim(x: Crop, y: Crop) -> Float[Array, 'b']:
+def ssim(x: Part, y: Part) -> Float[Array, 'b']:
   """Structural similarity of pictures in [0, 1] (Wang et al. 2004).
 
   With uniform windows and the biased covariance.
@@ -179,7 +180,7 @@ def ssim(x: Crop, y: Crop) -> Float[Array, 'b']:
   return value.mean((1, 2, 3))
 
 
-def mouth_box(x: Crop) -> Crop:
+def mouth_box(x: Crop) -> Part:
   """The part of crops that the lips can reach."""
   size = x.shape[1]
   x0, y0, x1, y1 = (round(size * side) for side in MOUTH_BOX)

@@ -82,5 +82,6 @@ def clip(key: str, frames: int = 24, seed: int = 0) -> Clip:
 def build(folder, counts: dict[str, int], split: str = 'train') -> None:
   """A shard of clips: `counts` names how many clips each speaker has."""
   path = pathlib.Path(folder) / tfrecord.shard_name(DATASET_NAME, split, 0, 1)
+  path.parent.mkdir(parents=True, exist_ok=True)
   keys = [f'{s}/{i:05d}' for s, n in counts.items() for i in range(n)]
   write_clips(path, (clip(key) for key in keys))

@@ -1,0 +1,151 @@
+"""The stage of the refiner: training, resuming, export, measurement."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from configs import refiner as config_file
+from lipsync_jax.refinement import (
+  pair_batches,
+  pair_file,
+  prepare,
+  refiner_stage,
+)
+from lipsync_jax.training import sharding, stages, state, train
+from lipsync_jax.weights import refiner_weights
+from tests.helpers import mesh_clips
+
+NETWORKS = dataclasses.replace(
+  stages.DEFAULT_NETWORKS, stages={'refiner': refiner_stage.build_stage}
+)
+
+
+@pytest.fixture(scope='module')
+def pairs(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('refiner')
+  for split, speakers in (('train', {'ann': 2, 'bob': 2}), ('val', {'cy': 2})):
+    mesh_clips.build(folder / 'shards', speakers, split)
+    prepare.prepare(str(folder / 'shards'), str(folder), split, 64, 4)
+  return folder
+
+
+def config_for(folder, steps: int = 8, **fields):
+  config = config_file.get_config().unlock()
+  config.data.path = str(folder)
+  config.refiner.image_size, config.refiner.width_multiplier = 64, 0.1
+  config.batch_size, config.num_train_steps = 4, steps
+  config.optimizer.warmup_steps, config.optimizer.decay_steps = 2, 8
+  config.ema_decay = 0.8
+  config.validation.every_steps = config.run.save_every_steps = 4
+  config.run.log_every_steps = 2
+  config.run.fast_compile = True
+  config.update(fields)
+  return config.lock()
+
+
+@pytest.fixture(scope='module')
+def whole(pairs, tmp_path_factory):
+  """A run of 8 steps, and its folder."""
+  workdir = tmp_path_factory.mktemp('whole')
+  return train.train_and_evaluate(config_for(pairs), workdir, NETWORKS), workdir
+
+
+def test_a_resumed_run_is_the_whole_run(pairs, whole, tmp_path):
+  """4 + 4 steps are 8 steps, in their numbers and their file."""
+  result, workdir = whole
+  train.train_and_evaluate(config_for(pairs, 4), tmp_path, NETWORKS)
+  parts = train.train_and_evaluate(config_for(pairs), tmp_path, NETWORKS)
+  assert parts['step'] == 8
+  assert parts['video/l1'] == result['video/l1']
+  one, two = (
+    refiner_weights.load_refiner(x['weights']) for x in (result, parts)
+  )
+  assert one.sha256 == two.sha256
+  lines = [
+    json.loads(x) for x in (workdir / 'metrics.jsonl').read_text().splitlines()
+  ]
+  seen = [line for line in lines if line['kind'] == 'validation']
+  assert len(seen) == 2
+  wanted = {'video/ssim', 'video/warp/ssim', 'video/sharpness'}
+  assert wanted <= set(seen[-1])
+
+
+def test_the_file_names_its_data_and_is_measured(pairs, whole, capsys):
+  value = refiner_weights.load_refiner(whole[0]['weights'])
+  assert (value.size, value.width) == (64, 0.1)
+  assert 'of 2 speakers' in value.source and value.meta['step'] in (4, 8)
+  words = [str(pairs), '--split=val', f'--weights={whole[0]["weights"]}']
+  assert refiner_stage.main(words) == 0
+  said = dict(line.split() for line in capsys.readouterr().out.splitlines())
+  best = value.meta['validation']
+  assert float(said['video/l1']) == pytest.approx(best['video/l1'], abs=2e-3)
+  assert float(said['video/warp/l1']) == pytest.approx(
+    best['video/warp/l1'], abs=1e-3
+  )
+
+
+def test_pictures_on_the_device_train_the_same(pairs, whole, tmp_path):
+  config = config_for(pairs, 4).unlock()
+  config.data.device_resident = True
+  train.train_and_evaluate(config.lock(), tmp_path, NETWORKS)
+  one, two = (
+    [json.loads(x) for x in (f / 'metrics.jsonl').read_text().splitlines()]
+    for f in (whole[1], tmp_path)
+  )
+  first = [line['l1'] for line in one if line['kind'] == 'train'][:2]
+  again = [line['l1'] for line in two if line['kind'] == 'train'][:2]
+  np.testing.assert_allclose(first, again, rtol=1e-4)
+
+
+def test_sharded_step_is_the_step_of_one_device(pairs):
+  stage = stages.build_stage(config_for(pairs), NETWORKS)
+  assert stage.faces == 1 and stage.flops > 0
+  mesh = sharding.make_mesh(1, 1, jax.devices()[:1])
+  first, where = state.create_state(mesh, 0, **stage.init)
+  split = pair_file.load_pairs(pairs, 'train')
+  batch = pair_batches.PairSampler(split, 4)[0]
+  plain, values = jax.jit(stage.train_step)(first, batch, None)
+  step = sharding.jit_train_step(
+    lambda s, b, e, d: stage.train_step(s, b, e), mesh, where, None
+  )
+  sharded, again = step(first, jax.device_put(batch), None, None)
+  assert float(values['total']) == pytest.approx(float(again['total']))
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
+    plain.batch_stats,
+    sharded.batch_stats,
+  )
+
+
+@pytest.mark.parametrize(
+  ('field', 'value', 'said'),
+  [
+    ('init_weights', 'some.safetensors', 'leave it out'),
+    ('data.validation_split', 'nothing', 'prepare SHARDS'),
+    ('refiner.image_size', 128, 'expected pairs of 128 pixels'),
+  ],
+)
+def test_a_run_that_cannot_begin_is_one_line(pairs, field, value, said):
+  config = config_for(pairs).unlock()
+  *groups, name = field.split('.')
+  part = config[groups[0]] if groups else config
+  part[name] = value
+  with pytest.raises(ValueError, match=said) as caught:
+    stages.build_stage(config.lock(), NETWORKS)
+  assert '\n' not in str(caught.value)
+
+
+def test_another_stage_is_refused_by_name(pairs):
+  config = config_for(pairs).unlock()
+  config.stage = 'painter'
+  with pytest.raises(stages.StageError, match='refiner'):
+    stages.build_stage(config.lock(), NETWORKS)
+
+
+def test_measurement_of_missing_pairs_is_one_line(whole, tmp_path, capsys):
+  words = [str(tmp_path), f'--weights={whole[0]["weights"]}']
+  assert refiner_stage.main(words) == 2
+  assert len(capsys.readouterr().err.splitlines()) == 1
