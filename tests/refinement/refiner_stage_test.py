@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import cv2
 import jax
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from lipsync_jax.refinement import (
   pair_file,
   prepare,
   refiner_stage,
+  sheet,
 )
 from lipsync_jax.training import sharding, stages, state, train
 from lipsync_jax.weights import refiner_weights
@@ -107,9 +109,12 @@ def test_sharded_step_is_the_step_of_one_device(pairs):
   first, where = state.create_state(mesh, 0, **stage.init)
   split = pair_file.load_pairs(pairs, 'train')
   batch = pair_batches.PairSampler(split, 4)[0]
-  plain, values = jax.jit(stage.train_step)(first, batch, None)
+  fast = sharding.FAST_COMPILE
+  plain, values = jax.jit(stage.train_step, compiler_options=fast)(
+    first, batch, None
+  )
   step = sharding.jit_train_step(
-    lambda s, b, e, d: stage.train_step(s, b, e), mesh, where, None
+    lambda s, b, e, d: stage.train_step(s, b, e), mesh, where, fast
   )
   sharded, again = step(first, jax.device_put(batch), None, None)
   assert float(values['total']) == pytest.approx(float(again['total']))
@@ -118,6 +123,27 @@ def test_sharded_step_is_the_step_of_one_device(pairs):
     plain.batch_stats,
     sharded.batch_stats,
   )
+
+
+def test_a_sheet_has_a_row_for_each_pair(pairs, whole, tmp_path, capsys):
+  out = tmp_path / 'sheet.png'
+  words = [str(pairs), '--split=val', f'--weights={whole[0]["weights"]}']
+  assert sheet.main([*words, f'--out={out}', '--rows=4']) == 0
+  drawn = cv2.imread(str(out))
+  assert drawn.shape[1] == 6 * 128 and drawn.shape[0] % 128 == 0
+  split = pair_file.load_pairs(pairs, 'val')
+  rows = sheet.choose_rows(split, 4, 0)
+  assert drawn.shape[0] == 128 * len(rows)
+  photo = split.column('photo')[rows].tolist()
+  assert photo == sorted(photo) and set(photo) == {0, 1}
+  # The last column is the truth.
+  margin = pair_file.margin_of(64)
+  truth = split.mouths[split.column('target')[rows[0]]]
+  truth = truth[margin:-margin, margin:-margin, ::-1].astype(int)
+  shown = cv2.resize(drawn[:128, -128:], (64, 64), interpolation=cv2.INTER_AREA)
+  assert np.abs(shown - truth).mean() < 4
+  assert sheet.main([*words[:1], *words[2:], f'--out={out}']) == 2
+  assert 'prepare SHARDS' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
