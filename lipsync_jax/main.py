@@ -3,7 +3,6 @@
 python -m lipsync_jax.main --config=configs/hq.py --workdir=DIR
 """
 
-import dataclasses
 import os
 import sys
 
@@ -48,14 +47,11 @@ def main(argv: list[str]) -> None:
     jax.distributed.initialize(
       _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
     )
-  from lipsync_jax.refinement import refiner_stage
-  from lipsync_jax.training import stages, train
+  from lipsync_jax.refinement.refiner_stage import NETWORKS
+  from lipsync_jax.training import train
 
-  networks = dataclasses.replace(
-    stages.DEFAULT_NETWORKS, stages={'refiner': refiner_stage.build_stage}
-  )
   try:
-    result = train.train_and_evaluate(_CONFIG.value, _WORKDIR.value, networks)
+    result = train.train_and_evaluate(_CONFIG.value, _WORKDIR.value, NETWORKS)
   except ValueError as error:
     print(f'main: {error}', file=sys.stderr, flush=True)
     if jax.process_count() > 1:

@@ -6,6 +6,7 @@ The metrics of a file on the pairs of a split:
 """
 
 import argparse
+import dataclasses
 import functools
 import sys
 
@@ -23,7 +24,7 @@ from lipsync_jax.refinement.refiner_steps import NAME, RefinerLossWeights
 from lipsync_jax.training import distributed, input_pipeline, sharding
 from lipsync_jax.training import state as state_lib
 from lipsync_jax.training.input_pipeline import InputPipeline
-from lipsync_jax.training.stages import Stage
+from lipsync_jax.training.stages import DEFAULT_NETWORKS, Stage
 from lipsync_jax.weights import refiner_weights
 
 
@@ -149,6 +150,10 @@ def export(path, stage, state, config, meta: dict, split: PairSplit) -> None:
       meta=meta,
     ),
   )
+
+
+# For `train.train_and_evaluate`.
+NETWORKS = dataclasses.replace(DEFAULT_NETWORKS, stages={NAME: build_stage})
 
 
 def measure(

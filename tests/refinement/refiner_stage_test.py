@@ -1,7 +1,8 @@
 """The stage of the refiner: training, resuming, export, measurement."""
 
-import dataclasses
 import json
+import subprocess
+import sys
 
 import cv2
 import jax
@@ -16,13 +17,16 @@ from lipsync_jax.refinement import (
   refiner_stage,
   sheet,
 )
-from lipsync_jax.training import sharding, stages, state, train
-from lipsync_jax.weights import refiner_weights
-from tests.helpers import mesh_clips
-
-NETWORKS = dataclasses.replace(
-  stages.DEFAULT_NETWORKS, stages={'refiner': refiner_stage.build_stage}
+from lipsync_jax.refinement.refiner_stage import NETWORKS
+from lipsync_jax.training import (
+  config_check,
+  sharding,
+  stages,
+  state,
+  train,
 )
+from lipsync_jax.weights import refiner_weights
+from tests.helpers import mesh_clips, train_command
 
 
 @pytest.fixture(scope='module')
@@ -175,3 +179,30 @@ def test_measurement_of_missing_pairs_is_one_line(whole, tmp_path, capsys):
   words = [str(tmp_path), f'--weights={whole[0]["weights"]}']
   assert refiner_stage.main(words) == 2
   assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_the_training_command_knows_the_stage(tmp_path):
+  command = [sys.executable, '-m', 'lipsync_jax.main', f'--workdir={tmp_path}']
+  command += ['--config=configs/refiner.py', f'--config.data.path={tmp_path}']
+  found = subprocess.run(
+    command,
+    cwd=train_command.ROOT,
+    env=train_command.environment(tmp_path / 'compiled'),
+    capture_output=True,
+    text=True,
+  )
+  assert found.returncode == 1
+  assert found.stderr.startswith('main: ') and 'prepare SHARDS' in found.stderr
+  assert len(found.stderr.splitlines()) == 1
+
+
+def test_fields_of_the_refiner_bind_its_own_runs_only(pairs):
+  """Checkpoints of other stages, made before it existed, resume."""
+  mine = config_check.to_json(config_for(pairs))
+  saved = json.loads(json.dumps(mine))
+  saved['refiner']['width_multiplier'] = 0.7
+  with pytest.raises(config_check.ConfigError, match='width_multiplier'):
+    config_check.check_resumable(mine, saved, 'w')
+  mine['stage'] = saved['stage'] = 'generator'
+  del saved['refiner']
+  config_check.check_resumable(mine, saved, 'w')
