@@ -1,8 +1,8 @@
 """Pairs of the refiner on disk: uint8 arrays in a folder, one for each split.
 
-Warping costs some 40 ms of a core a pair, so that it is done once. A pair holds
-the warped crop and the hole (4 bytes a pixel) and the rows of its target and
-its references among the mouths of all clips (3 bytes a pixel, shared by the
+Warping costs some 10 to 20 ms of a core a pair, so that it is done once. A pair
+holds the warped crop and the hole (4 bytes a pixel) and the rows of its target
+and its references among the mouths of all clips (3 bytes a pixel, shared by the
 pairs of a clip). Pixels round the crop, the margin, let the crop move.
 
 Shapes: q pairs, m mouths, s side of a crop with its margin, b batch, k

@@ -93,6 +93,7 @@ def test_the_file_names_its_data_and_is_measured(pairs, whole, capsys):
   )
 
 
+@pytest.mark.slow
 def test_pictures_on_the_device_train_the_same(pairs, whole, tmp_path):
   config = config_for(pairs, 4).unlock()
   config.data.device_resident = True
