@@ -166,9 +166,9 @@ def refiner() -> ml_collections.ConfigDict:
     weight_decay=0.01,
     loss=dict(  # weights, see `refinement.refiner_steps`
       l1=1.0,
-      gradient=0.5,
+      gradient=1.0,
       painted=0.3,
-      mask=0.002,
+      mask=0.03,
       mouth=4.0,
       hole=4.0,
     ),

@@ -37,15 +37,16 @@ class RefinerLossWeights:
     l1: of the refined crop.
     gradient: of its differences of neighboring pixels, which keeps it sharp.
     painted: of the painted picture without the mask.
-    mask: of the mean mask: what needs no paint stays a warp.
+    mask: of the mean mask outside the hole: lips and skin stay a warp, whose
+      pixels are sharp, unless paint is much nearer to the truth.
     mouth: weight of the mouth's pixels beside that of the others, 1.
     hole: added weight of the pixels between the lips.
   """
 
   l1: float = 1.0
-  gradient: float = 0.5
+  gradient: float = 1.0
   painted: float = 0.3
-  mask: float = 0.002
+  mask: float = 0.03
   mouth: float = 4.0
   hole: float = 4.0
 
@@ -106,7 +107,7 @@ def loss_terms(
     'l1': weighted_l1(refined, truth, weight),
     'gradient': gradient_l1(refined, truth, weight),
     'painted': weighted_l1(rgb, truth, weight),
-    'mask': mask.mean((1, 2, 3)),
+    'mask': (mask * (1 - inputs['hole'])).mean((1, 2, 3)),
   }
 
 
@@ -246,13 +247,16 @@ def summarize(means: dict[str, float]) -> dict[str, float]:
 def selection(metrics: dict[str, float]) -> float:
   """The number by which checkpoints are compared; less is better.
 
-  The mean over the kinds of the errors relative to those of the warp.
+  The mean over the kinds of the errors relative to those of the warp, and of
+  what the mouth lacks of the truth's sharpness: L1 and SSIM alone prefer a
+  blurred mouth.
   """
   kinds = [kind for kind in ('video', 'photo') if f'{kind}/l1' in metrics]
-  ratios = [
-    metrics[f'{kind}/l1'] / max(metrics[f'{kind}/warp/l1'], 1e-6)
-    + (1 - metrics[f'{kind}/ssim'])
-    / max(1 - metrics[f'{kind}/warp/ssim'], 1e-6)
-    for kind in kinds
-  ]
-  return sum(ratios) / (2 * len(ratios))
+  costs = []
+  for kind in kinds:
+    l1, similar = metrics[f'{kind}/l1'], metrics[f'{kind}/ssim']
+    plain = max(metrics[f'{kind}/warp/l1'], 1e-6)
+    unlike = max(1 - metrics[f'{kind}/warp/ssim'], 1e-6)
+    soft = max(1 - metrics[f'{kind}/sharpness'], 0)
+    costs.append((l1 / plain + (1 - similar) / unlike) / 2 + soft)
+  return sum(costs) / len(costs)

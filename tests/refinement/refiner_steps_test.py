@@ -94,6 +94,16 @@ def test_losses_are_zero_at_the_truth_and_count_the_hole_most():
   assert float(got['gradient'].min()) > 1e-3
 
 
+def test_paint_costs_outside_the_hole_only():
+  truth, weights = pictures(), RefinerLossWeights()
+  inputs, mask = inputs_of(truth, truth), np.zeros((2, SIZE, SIZE, 1))
+  mask[:, 28:36, 20:44] = 1
+  for moved, expected in ((0, 0), (16, 8 * 24 / SIZE**2)):
+    where = jnp.asarray(np.roll(mask, moved, 1), jnp.float32)
+    got = refiner_steps.loss_terms(jnp.asarray(truth), where, inputs, weights)
+    np.testing.assert_allclose(got['mask'], expected, atol=1e-6)
+
+
 def test_a_perfect_mask_chooses_the_painted_picture():
   truth, warped = pictures(), pictures(1)
   mask = jnp.ones((2, SIZE, SIZE, 1))
@@ -170,7 +180,7 @@ def measured(net, state, mask=(1.0, 1, 1, 1)) -> dict[str, float]:
 
 def test_thirty_steps_on_one_pair_beat_the_warp(trained):
   net, state, totals = trained.net, trained.last, trained.totals
-  assert totals[-1] < 0.5 * totals[0]
+  assert totals[-1] < 0.7 * totals[0]
   inputs = pair_batches.to_inputs(synthetic_batch(), SIZE)
   variables = {
     'params': state.params[NAME],
@@ -185,7 +195,7 @@ def test_thirty_steps_on_one_pair_beat_the_warp(trained):
     for x in (inputs['warped'], refined)
   )
   for name in ('l1', 'hole_l1'):
-    assert float(better[name].mean()) < 0.6 * float(plain[name].mean()), name
+    assert float(better[name].mean()) < 0.75 * float(plain[name].mean()), name
   assert float(better['ssim'].mean()) > float(plain['ssim'].mean())
 
 
@@ -207,10 +217,12 @@ def test_a_metric_of_a_kind_without_pairs_is_absent(trained):
 
 def test_a_worse_refiner_is_not_selected():
   warp = {f'video/warp/{k}': v for k, v in {'l1': 0.1, 'ssim': 0.8}.items()}
-  good = warp | {'video/l1': 0.05, 'video/ssim': 0.9}
-  bad = warp | {'video/l1': 0.12, 'video/ssim': 0.7}
+  good = warp | {'video/l1': 0.05, 'video/ssim': 0.9, 'video/sharpness': 1.1}
+  bad = warp | {'video/l1': 0.12, 'video/ssim': 0.7, 'video/sharpness': 1.1}
   assert refiner_steps.selection(good) == pytest.approx(0.5)
   assert refiner_steps.selection(bad) > 1
+  blurred = good | {'video/sharpness': 0.6}
+  assert refiner_steps.selection(blurred) == pytest.approx(0.9)
 
 
 def test_a_broken_batch_changes_nothing(trained):
