@@ -23,7 +23,7 @@ from lipsync_jax.media.types import Color, Frame, Video
 
 CANVAS = 2  # sides of the mouth crop
 JPEG_COLOR = Color(matrix=6, range=2)
-MAX_RESIDUAL = 0.03  # of the mouth's width, of a pose that fits
+MAX_RESIDUAL = 0.03  # of the side of the mouth crop, of a pose that fits
 
 
 class RefinementError(LipSyncError):
@@ -108,14 +108,16 @@ class FaceClip:
     matrix = crops.crop_matrix(wide, side)
     shape = self.shapes[number]
     points = shape @ self.axes[number].T + self.origin[number]
-    # Cubic: `extract_crop` interpolates linearly, which blurs an enlargement.
-    pixels = cv2.warpAffine(
-      rgb,
-      crops.opencv_affine(matrix),
-      (side, side),
-      flags=cv2.INTER_CUBIC if wide.w < side else cv2.INTER_AREA,
-      borderMode=cv2.BORDER_REPLICATE,
-    )
+    if wide.w > side:
+      pixels = crops.extract_crop(rgb, wide, side)
+    else:  # cubic: linear interpolation blurs an enlargement
+      pixels = cv2.warpAffine(
+        rgb,
+        crops.opencv_affine(matrix),
+        (side, side),
+        flags=cv2.INTER_CUBIC,
+        borderMode=cv2.BORDER_REPLICATE,
+      )
     unit = mouth_crop.pixels_per_unit(self.axes[number]) * side / wide.w
     return Canvas(pixels, crops.transform_points(matrix, points), unit)
 

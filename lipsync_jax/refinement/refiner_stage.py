@@ -11,7 +11,7 @@ import functools
 import sys
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 import optax
 
 from lipsync_jax.data.augmentation import Augmentation
@@ -71,7 +71,7 @@ def build_stage(config) -> Stage:
     optimizer.learning_rate, optimizer.warmup_steps, optimizer.decay_steps
   )
   single = jax.device_count() == 1
-  net = refiner.Refiner(size, width, np.dtype(fields.dtype), single)
+  net = refiner.Refiner(size, width, jnp.dtype(fields.dtype), single)
   networks, optimizers = {NAME: net}, {NAME: build_optimizer(config, rate)}
   augment = config.augment.to_dict()
   enabled = augment.pop('enabled')

@@ -1,5 +1,7 @@
 """The refiner: cost, first mask, edges, and its file."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -74,6 +76,22 @@ def test_every_size_gives_a_picture_and_a_mask(size):
   specs = refiner.layer_specs(size, WIDTH).values()
   names = [row.name for part in specs for stage in part for row in stage]
   assert len(names) == len(set(names))
+
+
+def test_bfloat16_activations_give_float32_pictures(variables):
+  """The picture stays within a few levels of float32's."""
+  net = refiner.Refiner(SIZE, WIDTH, jnp.dtype('bfloat16'))
+  x = inputs()
+  picture = refiner.stack_inputs(
+    jnp.asarray(x['warped'], jnp.float32) / 255,
+    jnp.asarray(x['hole'], jnp.float32)[..., None] / 255,
+    jnp.asarray(x['references'], jnp.float32) / 255,
+  )
+  run = jax.jit(functools.partial(net.apply, train=False))
+  rgb, mask = run(variables, jnp.asarray(x['mel'])[..., None], picture)
+  assert rgb.dtype == mask.dtype == jnp.float32
+  exact, _ = refiner.build_refiner(variables, SIZE, WIDTH)(**x)
+  assert np.abs(255 * np.asarray(rgb) - exact).mean() < 2
 
 
 def test_unknown_size_is_one_line():

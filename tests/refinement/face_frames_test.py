@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import cv2
 import numpy as np
 import pytest
 
@@ -64,6 +65,20 @@ def test_a_canvas_shows_the_lips_at_its_mesh(face):
   assert canvas.rgb[chin[1], chin[0]].mean() > 100  # skin
   frame = canvas.frame()
   assert [p.shape for p in frame.planes] == [(side, side), *[(SIZE, SIZE)] * 2]
+
+
+@pytest.mark.parametrize('size', [16, 64])
+def test_enlarged_and_reduced_canvases_show_the_same(size):
+  """The mesh and the mean color do not depend on the way of resampling."""
+  clip = mesh_clips.clip('ann/0', 8)
+  face = face_frames.read_face_clip(clip, size)
+  big = face_frames.read_face_clip(clip, 128).canvas(4)
+  small = face.canvas(4)
+  scale = 128 / size
+  np.testing.assert_allclose(small.points * scale, big.points, atol=1e-6)
+  side = (2 * size, 2 * size)
+  reduced = cv2.resize(big.rgb, side, interpolation=cv2.INTER_AREA)
+  assert np.abs(reduced.astype(int) - small.rgb).mean() < 4
 
 
 def test_a_mesh_that_does_not_fit_its_landmarks_is_left_out():

@@ -207,3 +207,34 @@ def test_fields_of_the_refiner_bind_its_own_runs_only(pairs):
   mine['stage'] = saved['stage'] = 'generator'
   del saved['refiner']
   config_check.check_resumable(mine, saved, 'w')
+
+
+@pytest.mark.slow
+def test_two_devices_train_as_one(pairs, tmp_path):
+  """The same losses with a batch that is split over two devices."""
+  seen = []
+  for devices in (1, 2):
+    workdir = tmp_path / str(devices)
+    command = [sys.executable, '-m', 'lipsync_jax.main', f'--workdir={workdir}']
+    command += ['--config=configs/refiner.py', f'--config.data.path={pairs}']
+    fields = {
+      'refiner.image_size': 64,
+      'refiner.width_multiplier': 0.1,
+      'batch_size': 4,
+      'num_train_steps': 2,
+      'run.log_every_steps': 1,
+      'run.fast_compile': True,
+    }
+    command += [f'--config.{k}={v}' for k, v in fields.items()]
+    compiled = tmp_path / 'compiled'
+    subprocess.run(
+      command,
+      cwd=train_command.ROOT,
+      env=train_command.environment(compiled, devices),
+      check=True,
+    )
+    lines = (workdir / 'metrics.jsonl').read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    seen.append([x['total'] for x in rows if x['kind'] == 'train'])
+  assert len(seen[0]) == 2
+  np.testing.assert_allclose(*seen, rtol=1e-3)
