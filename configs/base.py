@@ -12,7 +12,7 @@ from ml_collections import config_dict
 def get_config() -> ml_collections.ConfigDict:
   """All fields."""
   config = ml_collections.ConfigDict()
-  # syncnet | generator | hq | all (the three) | articulator
+  # syncnet | generator | hq | all (the three) | articulator | refiner
   config.stage = 'generator'
   config.seed = 0  # of the first weights and of the order of the data
   config.num_train_steps = 250_000  # batches
@@ -34,6 +34,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.data = data()
   config.augment = augment()
   config.articulator = articulator()
+  config.refiner = refiner()
   config.validation = config_dict.create(
     every_steps=3000,
     passes=1,  # over the validation split
@@ -152,6 +153,24 @@ def articulator() -> ml_collections.ConfigDict:
       silence=0.1,
       time_mask=0,
       frequency_mask=0,
+    ),
+  )
+
+
+def refiner() -> ml_collections.ConfigDict:
+  """The refiner, the network that repaints warped mouths."""
+  return config_dict.create(
+    image_size=128,  # pixels of the mouth crop: 64, 128, 192, 256
+    width_multiplier=1.0,  # of all layers
+    dtype='float32',  # of activations
+    weight_decay=0.01,
+    loss=dict(  # weights, see `refinement.refiner_steps`
+      l1=1.0,
+      gradient=1.0,
+      painted=0.3,
+      mask=0.03,
+      mouth=4.0,
+      hole=4.0,
     ),
   )
 

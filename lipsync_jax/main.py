@@ -47,10 +47,11 @@ def main(argv: list[str]) -> None:
     jax.distributed.initialize(
       _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
     )
+  from lipsync_jax.refinement.refiner_stage import NETWORKS
   from lipsync_jax.training import train
 
   try:
-    result = train.train_and_evaluate(_CONFIG.value, _WORKDIR.value)
+    result = train.train_and_evaluate(_CONFIG.value, _WORKDIR.value, NETWORKS)
   except ValueError as error:
     print(f'main: {error}', file=sys.stderr, flush=True)
     if jax.process_count() > 1:

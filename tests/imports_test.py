@@ -25,6 +25,9 @@ PACKAGES = {
   'app': 'common inference media',
   'occlusion': 'common data faces models weights',
   'training': 'audio common data media models weights',
+  'refinement': (
+    'audio common data faces media models occlusion rendering training weights'
+  ),
   'finetuning': (
     'audio common data faces inference media models rendering training weights'
   ),
@@ -37,13 +40,14 @@ SHELLS = {
   '__init__': 'common faces inference models sync weights',  # for types
   'sync': 'common inference',
   '__main__': 'app batch finetuning sync',
-  'main': 'training',
+  'main': 'refinement training',
   'evaluate': 'common evaluation',
 }
 LIGHT = set(PACKAGES) - {
   'data',
   'occlusion',
   'training',
+  'refinement',
   'finetuning',
   'benchmark',
 } | {

@@ -8,7 +8,7 @@ measures the convolutions.
 import jax
 
 from lipsync_jax import audio
-from lipsync_jax.models import discriminator, generator, syncnet
+from lipsync_jax.models import discriminator, generator, refiner, syncnet
 
 # FLOP/s of bfloat16 products: measured, or the maker's figure.
 PEAK_FLOPS = {
@@ -30,6 +30,16 @@ def peak_flops() -> float | None:
 
 def generator_flops(size: int, width: float) -> int:
   """Operations of the generator for one face, forward."""
+  return _connected_flops(generator, size, width)
+
+
+def refiner_flops(size: int, width: float) -> int:
+  """Operations of the refiner for one mouth, forward."""
+  return _connected_flops(refiner, size, width)
+
+
+def _connected_flops(network, size: int, width: float) -> int:
+  """Operations of a network of a sound and a picture, forward."""
   total = 0
 
   def run(layer, shape):
@@ -37,8 +47,8 @@ def generator_flops(size: int, width: float) -> int:
     total += 2 * layer.macs(*shape)
     return layer.output(*shape)
 
-  stages = generator.layer_specs(size, width)
-  generator.connect(stages, run, lambda parts: parts[0], (80, 16), (size, size))
+  stages = network.layer_specs(size, width)
+  network.connect(stages, run, lambda parts: parts[0], (80, 16), (size, size))
   return total
 
 

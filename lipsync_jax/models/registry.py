@@ -10,7 +10,13 @@ import numpy as np
 from flax import traverse_util
 from jaxtyping import Array
 
-from lipsync_jax.models import discriminator, generator, syncnet, syncnet_v2
+from lipsync_jax.models import (
+  discriminator,
+  generator,
+  refiner,
+  syncnet,
+  syncnet_v2,
+)
 from lipsync_jax.models.layers import (
   BatchNorm,
   ConvBlock,
@@ -87,6 +93,7 @@ def dummy_inputs(network: str, size: int = 96, batch: int = 1) -> tuple:
     'discriminator': ((batch, size, size, 3),),
     'syncnet_v2': ((batch, 13, 20, 1), (batch, 224, 224, 15)),
     'articulator': ((batch, 64, 80),),
+    'refiner': (mel, (batch, size, size, refiner.CHANNELS)),
   }[network]
   return tuple(jnp.zeros(shape, jnp.float32) for shape in shapes)
 

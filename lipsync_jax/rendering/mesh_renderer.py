@@ -206,7 +206,7 @@ class MeshRenderer:
         position, target, box, skin, gap, video.color
       )
     else:
-      skin = _skin_color(video, frame, target)
+      skin = skin_color(video, frame, target)
       planes = drawn_mouth.draw_mouth(video, target, box, unit, skin)
     # Closed lips touch: the interior fades with the gap.
     opacity = opacity * own_interior.opening_share(target, unit)
@@ -252,7 +252,7 @@ def _pixels_per_unit(face: MeshTrajectory, index: int) -> float:
   return float(np.linalg.norm(face.smooth_axes[index, :, 0]))
 
 
-def _skin_color(
+def skin_color(
   video: Video, frame: Frame, points: Float[np.ndarray, 'p 2']
 ) -> Float[np.ndarray, '3']:
   """Median RGB of the cheeks and the chin."""

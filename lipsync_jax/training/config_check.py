@@ -11,6 +11,7 @@ from lipsync_jax.common.errors import LipSyncError
 # Fields that may differ from those of the checkpoint that a run resumes:
 # all of these groups, and these fields. All others shape what is learned.
 RESUMABLE_GROUPS = ('run.', 'mesh.')
+STAGE_GROUPS = ('articulator', 'refiner')  # fields of one stage only
 RESUMABLE_FIELDS = frozenset(
   {'num_train_steps', 'init_weights', 'syncnet_weights'}
   | {'data.path', 'data.num_workers', 'data.device_resident'}
@@ -151,11 +152,11 @@ def check_resumable(mine: dict, saved: dict, folder) -> None:
     ConfigError: a field differs that shapes what is learned.
   """
   one, two = flatten_fields(mine), upgrade_fields(flatten_fields(saved))
-  if mine.get('stage') != 'articulator':  # older configs lack these fields
-    one, two = (
-      {k: v for k, v in part.items() if not k.startswith('articulator.')}
-      for part in (one, two)
-    )
+  unused = tuple(f'{s}.' for s in STAGE_GROUPS if s != mine.get('stage'))
+  one, two = (  # older configs lack these fields
+    {k: v for k, v in part.items() if not k.startswith(unused)}
+    for part in (one, two)
+  )
   for name in sorted(one.keys() | two.keys()):
     free = name.startswith(RESUMABLE_GROUPS) or name in RESUMABLE_FIELDS
     if not free and one.get(name) != two.get(name):

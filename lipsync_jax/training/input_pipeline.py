@@ -13,7 +13,6 @@ from lipsync_jax.common.errors import LipSyncError
 from lipsync_jax.data import batches, device_dataset, sampler
 from lipsync_jax.data.clip import ClipDataset
 from lipsync_jax.data.device_dataset import DeviceDataset
-from lipsync_jax.data.motion import MotionDataset
 from lipsync_jax.data.windows import WindowIndex
 from lipsync_jax.training import articulator_stage, sharding
 from lipsync_jax.training.stages import Stage
@@ -32,10 +31,10 @@ class InputPipeline:
 
   train: Any  # grain IterDataset without end, of global arrays
   validation: Any  # the same, once over the split, with 'mask'
-  dataset: DeviceDataset | None  # the training split, if device-resident
+  dataset: DeviceDataset | dict | None  # the training split, if on the device
   sample: Callable | None  # (dataset, window samples) -> batch, likewise
-  train_clips: ClipDataset | MotionDataset
-  validation_clips: ClipDataset | MotionDataset
+  train_clips: Any  # with the `keys` of its clips, which batches number
+  validation_clips: Any
   rows: int  # by which the state of the training iterator counts a batch
 
 
@@ -46,6 +45,8 @@ def build_input_pipeline(config, stage: Stage, mesh) -> InputPipeline:
     LipSyncError: shards are missing, empty or damaged, or the clips are too
       short or fewer than a batch.
   """
+  if stage.pipeline:
+    return stage.pipeline(config, mesh)
   if stage.motion:
     return _motion_pipeline(config, stage, mesh)
   data, batch = config.data, config.batch_size
@@ -98,14 +99,15 @@ def build_input_pipeline(config, stage: Stage, mesh) -> InputPipeline:
 def _motion_pipeline(config, stage: Stage, mesh) -> InputPipeline:
   """The batches of the articulator, from data in memory."""
   data, batch = stage.motion, config.batch_size
-  _check_batch(batch, mesh.size)
+  check_batch(batch, mesh.size)
   train, validation = articulator_stage.batches(config, data, mesh)
   return InputPipeline(
     train, validation, None, None, data.train, data.validation, 1
   )
 
 
-def _check_batch(batch: int, devices: int) -> None:
+def check_batch(batch: int, devices: int) -> None:
+  """Refuse a batch that the devices cannot share."""
   if batch % devices:
     raise InputPipelineError(
       f'expected a batch that {devices} devices can share, found {batch}; '
@@ -132,7 +134,7 @@ def _window_indices(
     batches.index_dataset, spec=stage.spec, **stage.windows
   )
   indices = [index(clips[0], keep=keep), index(clips[1])]
-  _check_batch(batch, devices)
+  check_batch(batch, devices)
   if len(indices[0]) < batch:
     raise InputPipelineError(
       f'{data.path}: expected at least a batch of {batch} items to train on, '

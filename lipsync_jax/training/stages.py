@@ -6,7 +6,7 @@ unpacks those of the run and of its data. A new stage is one more builder.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -58,11 +58,17 @@ class Stage:
   motion: MotionData | None = None  # the articulator's data
   # From the means of the evaluation sums to the metrics of a validation.
   summarize: Callable[[dict], dict] = dict
+  # Of stages of other packages, in place of what this package does:
+  pipeline: Callable | None = None  # (config, mesh) -> InputPipeline
+  select: Callable | None = None  # (metrics) -> number, less is better
+  export: Callable | None = None  # as of `NetworkFactory`
 
   @property
   def faces(self) -> int:
     """Faces that one row of a batch trains on."""
-    return self.spec.faces if self.spec else motion_batches.WINDOW_FRAMES
+    if self.motion:
+      return motion_batches.WINDOW_FRAMES
+    return self.spec.faces if self.spec else 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,11 +79,13 @@ class NetworkFactory:
     build: (model config, network name) -> Linen module.
     load_expert: (config) -> (module, variables) of the expert SyncNet.
     export: (path, stage, state, config, meta) writes the trained network.
+    stages: builders (config) -> Stage of stages of other packages, by name.
   """
 
   build: Callable
   load_expert: Callable
   export: Callable
+  stages: Mapping[str, Callable] = dataclasses.field(default_factory=dict)
 
 
 def build_stage(config, networks: NetworkFactory | None = None) -> Stage:
@@ -86,10 +94,13 @@ def build_stage(config, networks: NetworkFactory | None = None) -> Stage:
   Raises:
     StageError: an unknown stage, or an expert that does not fit.
   """
+  others = networks.stages if networks else {}
+  if config.stage in others:
+    return others[config.stage](config)
   if config.stage not in ALL_STAGES:
+    known = (*ALL_STAGES, *others)
     raise StageError(
-      f'expected a stage of {ALL_STAGES}, found {config.stage!r}; set '
-      '--config.stage'
+      f'expected a stage of {known}, found {config.stage!r}; set --config.stage'
     )
   if config.stage == 'articulator':
     return motion_stage(config)
@@ -326,6 +337,9 @@ def export_weights(
 
   All processes gather their parts; process 0 writes.
   """
+  if stage.export:
+    stage.export(path, stage, state, config, meta)
+    return
   if stage.motion:
     articulator_stage.export(path, stage, state, config, meta)
     return

@@ -62,7 +62,8 @@ class Validator:
     means = self._means(step, state, writer)
     if self.generate and self.config.run.sample_video:
       self._write_video(step, state)
-    measured = selection_metric(self.config, means)
+    select = self.stage.select
+    measured = select(means) if select else selection_metric(self.config, means)
     means['selection_metric'] = measured
     writer.write(step, 'validation', means)
     facts['measured'] = measured

@@ -1,0 +1,1 @@
+"""Training of the refiner: pairs of warped and true mouths, and its stage."""
