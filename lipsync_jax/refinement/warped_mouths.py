@@ -21,13 +21,13 @@ from lipsync_jax.refinement.face_frames import (
 )
 from lipsync_jax.rendering import (
   drawn_mouth,
+  lip_edges,
   lip_seam,
   mesh_renderer,
   mesh_warp,
   mouth_interior,
   mouth_light,
   own_interior,
-  thin_lips,
 )
 from lipsync_jax.rendering.mouth_interior import Reference
 
@@ -47,7 +47,7 @@ def target_mesh(
   target = source + share * (goal - source)
   if drawn:
     target = drawn_mouth.taper_corners(target, source)
-  return thin_lips.limit_stretch(source, target)
+  return lip_edges.limit_stretch(source, target)
 
 
 def read_reference(canvas: Canvas) -> Reference:
@@ -70,7 +70,8 @@ def warp_mouth(
   frame = source.frame()
   planes = [plane.copy() for plane in frame.planes]
   side = len(source.rgb)
-  field = mesh_warp.warp_field(source.points, target, (side, side))
+  edges = lip_edges.inner_edges(frame, source.points, JPEG_COLOR.depth)
+  field = mesh_warp.warp_field(source.points, target, (side, side), edges)
   if field is not None:
     moved = mesh_warp.warp_frame(frame, field)
     lip_seam.shade_line(
