@@ -19,6 +19,7 @@ CAVITY = np.array([0.26, 0.11, 0.095])
 TONGUE = np.array([0.72, 0.38, 0.35])
 TEETH = np.array([1.21, 1.15, 1.14])
 TINT = 0.5  # of the skin's color in cavity and tongue
+SKIN_COLOR = (0.03, 0.12)  # saturation: gray pictures below, usual skin above
 TEETH_TINT = 0.7  # of the skin's color in the teeth
 TEETH_HEIGHT = 0.07  # canonical units, at most
 TEETH_SHARE = 0.6  # of the opening, at most
@@ -98,6 +99,10 @@ def draw_mouth(
   soft = soft + (TONGUE - soft) * tongue[..., None]
   rgb = soft * (1 + TINT * tint) * cast * (1 - teeth[..., None])
   rgb += TEETH * (1 + TEETH_TINT * tint) * cast * (light * teeth)[..., None]
+  # Black-and-white pictures have gray mouths.
+  gray = rgb.mean(-1, keepdims=True)
+  colorful = (skin.max() - skin.min()) / max(float(skin.max()), 1.0)
+  rgb = gray + _ramp(colorful, SKIN_COLOR) * (rgb - gray)
   rgb = np.clip(brightness * rgb, 0, 250).astype(np.float32)
   rgb = cv2.GaussianBlur(rgb, (0, 0), max(0.5, 0.006 * unit))
   luma, *chroma = yuv.to_yuv(video, rgb)

@@ -261,6 +261,20 @@ def test_drawn_interior_is_dark_below_bright_teeth(depth):
   assert column[2] > 110 > 90 > column[len(column) // 2 + 2]
 
 
+def test_mouths_of_black_and_white_pictures_are_gray():
+  points = points_of(opened(0.15))
+  box = mouth_interior.mouth_box(points, SIZE, 0.05)
+
+  def color_of(skin):
+    _, cb, cr = drawn_mouth.draw_mouth(
+      video_of(), points, box, POSE[1], np.array(skin)
+    )
+    return max(abs(cb - 128).max(), abs(cr - 128).max())
+
+  assert color_of([150.0, 150.0, 150.0]) < 1.5
+  assert color_of([150.0, 146.0, 142.0]) < 0.6 * color_of([190.0, 150.0, 125.0])
+
+
 def test_narrow_mouths_are_darker():
   limit = mouth_interior.SHADOW_OPENING
   values = [mouth_interior.shadow(x) for x in (-0.1, 0, 0.02, limit, 0.3)]
