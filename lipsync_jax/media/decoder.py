@@ -130,6 +130,23 @@ class DecoderPool:
     details = {'video': video, 'last': last, 'times': text}
     return self._frames(video, 'read_backwards', details)
 
+  def read_chosen(
+    self,
+    video: Video,
+    chosen: Sequence[int],
+    times: Sequence[Fraction],
+    skip: int,
+  ) -> Iterator[Frame]:
+    """`video_reader.read_chosen` in a decoder process."""
+    if isinstance(video, MemoryVideo):
+      return video.read_chosen(chosen)
+    if not len(chosen):
+      return (frame for frame in ())
+    texts = (' '.join(map(str, values)) for values in (chosen, times))
+    details = dict(zip(('chosen', 'times'), texts, strict=True))
+    details |= {'video': video, 'skip': skip}
+    return self._frames(video, 'read_chosen', details)
+
   def read_audio(
     self, audio: audio_reader.AudioStream, origin: Fraction | None = None
   ) -> Iterator[Float32[np.ndarray, 'c n']]:
@@ -259,6 +276,7 @@ probe_video = DEFAULT_POOL.probe_video
 probe_audio = DEFAULT_POOL.probe_audio
 read_frames = DEFAULT_POOL.read_frames
 read_backwards = DEFAULT_POOL.read_backwards
+read_chosen = DEFAULT_POOL.read_chosen
 read_audio = DEFAULT_POOL.read_audio
 stream_template = DEFAULT_POOL.stream_template
 read_packets = DEFAULT_POOL.read_packets

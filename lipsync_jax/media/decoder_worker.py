@@ -131,6 +131,15 @@ def read_backwards(
   return _planes(video_reader.read_backwards(video, last, times, beat))
 
 
+def read_chosen(
+  beat: Heartbeat, video, chosen: str, times: str, skip: int
+) -> Iterator[tuple]:
+  """Messages of `video_reader.read_chosen`: one a frame."""
+  times = [Fraction(time) for time in times.split()]
+  chosen = [int(index) for index in chosen.split()]
+  return _planes(video_reader.read_chosen(video, chosen, times, skip, beat))
+
+
 def read_audio(beat: Heartbeat, audio, origin) -> Iterator[tuple]:
   """Messages of `audio_reader.read_audio`: one a block."""
   for block in audio_reader.read_audio(audio, origin, beat):
@@ -162,7 +171,7 @@ def _planes(frames: Iterable) -> Iterator[tuple]:
 HANDLERS = {
   handler.__name__: handler
   for handler in (
-    *(probe_video, probe_audio, read_frames, read_backwards),
+    *(probe_video, probe_audio, read_frames, read_backwards, read_chosen),
     *(read_audio, stream_template, read_packets),
     *(probe_extras, read_file, read_subtitles),
   )

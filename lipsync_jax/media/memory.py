@@ -5,7 +5,7 @@ Shapes: f frames, h w rows and columns of a picture, c channels, n samples.
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -64,6 +64,12 @@ class MemoryVideo(Video):
     """As `video_reader.read_backwards`."""
     for index in range(last, -1, -1):
       yield self.frame(index)
+
+  def read_chosen(self, chosen: Sequence[int]) -> Iterator[Frame]:
+    """As `video_reader.read_chosen`."""
+    for index in chosen:
+      if index < len(self.pictures):
+        yield self.frame(index)
 
   def changed_picture(
     self, index: int, frame: Frame

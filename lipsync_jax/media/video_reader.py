@@ -9,6 +9,7 @@ File time may start at any value. `Frame.time` counts from the first frame of
 the video, which is at `Video.start` in file time.
 """
 
+import collections
 import contextlib
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,7 +32,13 @@ from lipsync_jax.media.frame_converter import frame_converter
 from lipsync_jax.media.types import Frame, Video
 from lipsync_jax.media.video_probe import probe_video
 
-__all__ = ['MediaError', 'probe_video', 'read_backwards', 'read_frames']
+__all__ = [
+  'MediaError',
+  'probe_video',
+  'read_backwards',
+  'read_chosen',
+  'read_frames',
+]
 
 FRAME_BUDGET = 256 * 2**20  # bytes of frames that read_backwards holds
 # s; a smaller step back is a repeated frame, a larger one a cut
@@ -96,6 +103,85 @@ def read_backwards(
       frames = _count_frames(video, begin, end, heartbeat)
     while frames:
       yield frames.pop()
+
+
+def read_chosen(
+  video: Video,
+  chosen: Sequence[int],
+  times: Sequence[Fraction],
+  skip: int,
+  heartbeat: Heartbeat = no_heartbeat,
+) -> Iterator[Frame]:
+  """Stream single frames; fewer if the file is shorter.
+
+  Args:
+    video: of `probe_video`.
+    chosen: ascending frame indices.
+    times: `Frame.time` of these frames, from `read_frames`.
+    skip: frames that are decoded, not sought, between two chosen ones.
+    heartbeat: called before every packet.
+
+  Raises:
+    MediaError: the file can no longer be read.
+  """
+  left = collections.deque(zip(chosen, times, strict=True))
+  seekable = not video.by_pillow
+  while left:
+    if seekable and left[0][0] > skip:
+      count = len(left)
+      yield from _sought_frames(video, left, skip, heartbeat)
+      # Without a frame the file has other times than the first pass saw.
+      seekable = len(left) < count and seekable
+      continue
+    limit = skip if seekable else None
+    with contextlib.closing(read_frames(video, 0, heartbeat)) as source:
+      yield from _counted_frames(source, left, limit)
+
+
+def _counted_frames(
+  source: Iterator[Frame],
+  left: collections.deque[tuple[int, Fraction]],
+  skip: int | None,
+) -> Iterator[Frame]:
+  """Take the frames of `left` out of all, up to a gap of more than `skip`."""
+  for frame in source:
+    if frame.index == left[0][0]:
+      left.popleft()
+      yield frame
+      if not left or (skip is not None and left[0][0] > frame.index + skip):
+        return
+  left.clear()  # the file has become shorter
+
+
+def _sought_frames(
+  video: Video,
+  left: collections.deque[tuple[int, Fraction]],
+  skip: int,
+  heartbeat: Heartbeat,
+) -> Iterator[Frame]:
+  """Take frames out of `left` from a key frame on, up to a gap.
+
+  It ends early where a frame is not at its time.
+  """
+  import av
+
+  planes = frame_converter(video)
+  with as_media_error(video.path, STOPPED), open_media(video.path) as file:
+    stream = file.streams[video.stream]
+    stream.thread_type = 'AUTO'
+    with contextlib.suppress(av.error.FFmpegError):
+      unit = stream.time_base
+      file.seek(int((left[0][1] + video.start) / unit), stream=stream)
+      for picture in decode_stream(video.path, file, stream, heartbeat):
+        time = to_seconds(picture.pts, picture.time_base)
+        index, wanted = left[0]
+        if time is None or time - video.start > wanted:
+          return
+        if time - video.start == wanted:
+          left.popleft()
+          yield Frame(index, wanted, *planes(picture))
+          if not left or left[0][0] > index + skip:
+            return
 
 
 def _number_frames(

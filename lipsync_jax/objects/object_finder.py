@@ -241,7 +241,8 @@ class ObjectFinder:
     """The objects of some frames, of which unknown ones are read."""
     known = self._found[number]
     unknown = [k for k in frames if k not in known]
-    for frame in read_chosen_frames(self.plan.video, np.array(unknown, int)):
+    video, times = self.plan.video, self.plan.times
+    for frame in read_chosen_frames(video, np.array(unknown, int), times):
       self._find(frame, number)
     return [known.get(k) for k in frames]
 

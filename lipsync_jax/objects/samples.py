@@ -38,7 +38,7 @@ def read_samples(
   if covered:
     objects = ObjectFinder(plan, covered)
     visits += objects.visits([reader.frames for reader in readers])
-  chosen_frames.visit_frames(plan.video, visits)
+  chosen_frames.visit_frames(plan.video, plan.times, visits)
   if objects:
     objects.learn()
   return objects, readers

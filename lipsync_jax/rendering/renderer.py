@@ -198,7 +198,7 @@ def read_scheduled_frames(plan: RenderPlan) -> Iterator[Frame]:
   indices = np.fromiter((frame.index for frame in plan.frames), np.int64)
   moves = np.diff(indices)
   if (moves >= 0).all() and np.count_nonzero(np.diff(moves)) > 1:
-    yield from read_remapped_frames(plan.video, indices)
+    yield from read_remapped_frames(plan, indices)
     return
   for start, count, step in timeline.playback_runs(indices):
     first = int(indices[start])
@@ -217,15 +217,16 @@ def read_scheduled_frames(plan: RenderPlan) -> Iterator[Frame]:
 
 
 def read_remapped_frames(
-  video: Video, indices: Int[np.ndarray, 'f']
+  plan: RenderPlan, indices: Int[np.ndarray, 'f']
 ) -> Iterator[Frame]:
   """Source frames of numbers that never fall, in one pass."""
   chosen, counts = np.unique(indices, return_counts=True)
-  with contextlib.closing(read_chosen_frames(video, chosen)) as source:
+  frames = read_chosen_frames(plan.video, chosen, plan.times)
+  with contextlib.closing(frames) as source:
     for count in counts.tolist():
       frame = next(source, None)
       if frame is None:
-        raise _fewer_frames(video)
+        raise _fewer_frames(plan.video)
       yield from itertools.repeat(frame, count)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -47,12 +48,14 @@ def test_photo_with_an_open_mouth_lends_its_own(monkeypatch):
     video = dataclasses.replace(mesh_warp_test.video_of(), still=True)
     monkeypatch.setattr(
       chosen_frames.decoder,
-      'read_frames',
+      'read_chosen',
       lambda *_: (mesh_warp_test.picture() for _ in range(1)),
     )
     basis = (mesh_test.opened(0.1) - mesh_test.opened(0.0))[None]
     reader = mouth_reader.make_reader(face, basis)
-    chosen_frames.visit_frames(video, [(reader.frames, reader.visit)])
+    chosen_frames.visit_frames(
+      video, [Fraction(0)], [(reader.frames, reader.visit)]
+    )
     found[gap] = mesh_renderer.build_speaker(
       reader, float(video.rate), np.zeros((30, 1), np.float32), basis
     )

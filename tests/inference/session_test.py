@@ -357,6 +357,7 @@ def test_a_frame_in_memory_comes_back():
     np.testing.assert_array_equal(same, video.pictures[index])
   assert [f.index for f in video.read_frames(1)] == [1, 2]
   assert [f.index for f in video.read_backwards(1)] == [1, 0]
+  assert [f.index for f in video.read_chosen([0, 1, 900])] == [0, 1]
 
 
 def test_people_have_pictures_and_specifications(session, tmp_path):

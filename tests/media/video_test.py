@@ -197,6 +197,44 @@ def test_backwards_is_forwards_reversed(tmp_path, monkeypatch, budget, suffix):
   same(video_reader.read_frames(video, start=30), frames[30:])
 
 
+@pytest.mark.parametrize('skip', [0, 3, 64])
+@pytest.mark.parametrize('suffix', ['mp4', 'ts', 'avi', 'mkv'])
+def test_chosen_frames_are_those_of_the_whole(tmp_path, suffix, skip):
+  path = tmp_path / f'a.{suffix}'
+  if suffix == 'avi':
+    film(path, even(120), codec='mpeg4', options={'g': '30', 'bf': '2'})
+  else:
+    film(path, even(120), options={'g': '25', 'bf': '3', 'crf': '20'})
+  video = video_reader.probe_video(path)
+  frames = list(video_reader.read_frames(video))
+  for chosen in ([0], [5, 6, 7, 90], [70, 71, 100, 119], [1, 66, 118], []):
+    times = [frames[k].time for k in chosen]
+    wanted = [frames[k] for k in chosen]
+    same(video_reader.read_chosen(video, chosen, times, skip), wanted)
+    # Times of another file: the frames are counted.
+    wrong = [time + Fraction(1, 997) for time in times]
+    same(video_reader.read_chosen(video, chosen, wrong, skip), wanted)
+  ends = [Fraction(200), Fraction(201)]
+  found = video_reader.read_chosen(
+    video, [80, 300, 301], [frames[80].time, *ends], skip
+  )
+  same(found, [frames[80]])
+
+
+def test_far_frames_are_sought(tmp_path, monkeypatch):
+  path = tmp_path / 'a.mp4'
+  film(path, even(120), options={'g': '25', 'bf': '3', 'crf': '20'})
+  video = video_reader.probe_video(path)
+  frames = list(video_reader.read_frames(video))
+  monkeypatch.setattr(video_reader, 'read_frames', None)  # nothing is counted
+  chosen = [40, 41, 90, 119]
+  times = [frames[k].time for k in chosen]
+  same(
+    video_reader.read_chosen(video, chosen, times, 3),
+    [frames[k] for k in chosen],
+  )
+
+
 @pytest.mark.parametrize('suffix', ['mp4', 'mkv', 'ts'])
 def test_start_offset_keeps_sound_and_picture_together(tmp_path, suffix):
   path = tmp_path / f'a.{suffix}'

@@ -51,7 +51,7 @@ def plan_of(order) -> renderer.RenderPlan:
 def search(monkeypatch):
   """Masks of the output frames, and the finder, for objects in frames."""
 
-  def read(video, indices):
+  def read(video, indices, times):
     yield from map(picture, np.asarray(indices).tolist())
 
   monkeypatch.setattr(object_finder, 'read_chosen_frames', read)
