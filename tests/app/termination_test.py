@@ -105,7 +105,8 @@ def upload(address: str, name: str) -> dict:
 def test_app(tmp_path):
   with started('app', tmp_path) as (address, process):
     face, speech = (upload(address, name) for name in ('mona.jpg', 'jfk.flac'))
-    values = [face, speech, None, None, None, 1, 'mesh', 0, 0, 'bounce', 'cut']
+    values = [face, speech, None, None, None, 1, 'mesh', 0, 0]
+    values += ['bounce', 'cut', None]
     request = urllib.request.Request(
       f'{address}/gradio_api/call/whole',
       json.dumps({'data': values}).encode(),
