@@ -337,12 +337,9 @@ def test_the_profile_of_a_person_is_used(served, tmp_path):
   _, first = test_clips.read_video(before)
   _, second = test_clips.read_video(after)
   assert len(first) == len(second) == 125
-  assert (
-    max(
-      abs(b.astype(int) - a).max() for a, b in zip(first, second, strict=True)
-    )
-    < 12
-  )
+  # Lips that speak change pixels by 80 and more, the encoding by 12.
+  pairs = zip(first, second, strict=True)
+  assert max(abs(b.astype(int) - a).max() for a, b in pairs) < 30
   other = tmp_path / 'other.safetensors'
   other.write_text('words')
   *_, status = preview(other)
