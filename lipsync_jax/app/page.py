@@ -352,7 +352,8 @@ def _sync_handler(gr, runner: jobs.JobRunner, names: list[str], preview: bool):
     options['until'] = options['until'] or None
     if preview:  # the speed follows from the length of the whole sound
       for name in ('when_audio_longer', 'when_video_longer'):
-        options.update({name: 'cut'} if options[name] == 'remap' else {})
+        if options[name] == 'remap':
+          options[name] = 'cut'
     if second and second_audio:
       options['audio_for'] = [(second, second_audio)]
     user = runner.user(request.session_hash)

@@ -215,26 +215,9 @@ def _seek_frames(
   heartbeat: Heartbeat,
 ) -> list[Frame] | None:
   """Decode frames begin..end-1 from the key frame before; None if it fails."""
-  import av
-
-  planes, frames = frame_converter(video), []
-  indices = {times[i]: i for i in range(begin, end)}
-  with as_media_error(video.path, STOPPED), open_media(video.path) as file:
-    stream = file.streams[video.stream]
-    stream.thread_type = 'AUTO'
-    with contextlib.suppress(av.error.FFmpegError):
-      unit = stream.time_base
-      file.seek(int((times[begin] + video.start) / unit), stream=stream)
-      for picture in decode_stream(video.path, file, stream, heartbeat):
-        time = to_seconds(picture.pts, picture.time_base)
-        time = None if time is None else time - video.start
-        if time is None or (not frames and time > times[begin]):
-          return None
-        if indices.get(time) == begin + len(frames):
-          frames.append(Frame(begin + len(frames), time, *planes(picture)))
-        if time >= times[end - 1]:
-          break
-  return frames if len(frames) == end - begin else None
+  left = collections.deque((i, times[i]) for i in range(begin, end))
+  frames = list(_sought_frames(video, left, 1, heartbeat))
+  return None if left else frames
 
 
 def _count_frames(

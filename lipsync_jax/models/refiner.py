@@ -163,7 +163,7 @@ def blend(
 
 
 class Refiner(nn.Module):
-  """The network; 1.3 GFLOP a frame at 128 pixels and width 1."""
+  """The network; 1.2 GFLOP a frame at 128 pixels and width 1."""
 
   size: int = 128  # pixels of the crop
   width: float = 1.0  # multiplier of the channels

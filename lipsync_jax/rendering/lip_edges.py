@@ -60,11 +60,8 @@ def limit_stretch(source: Points, target: Points) -> Points:
     source, target: x, y in pixels.
   """
   out = target.copy()
-  for inner, rows in (
-    (mesh.UPPER_LIP_IDS[1:-1], UPPER_ROWS),
-    (mesh.LOWER_LIP_IDS[1:-1], LOWER_ROWS),
-  ):
-    inner, outer = list(inner), list(rows[0])
+  for contour, _, rows in LIPS:
+    inner, outer = list(contour[1:-1]), list(rows[0])
     thick = np.hypot(*(target[outer] - target[inner]).T)
     limit = MAX_STRETCH * np.hypot(*(source[outer] - source[inner]).T)
     if (thick <= limit).all():

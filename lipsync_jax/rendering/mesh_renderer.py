@@ -161,11 +161,11 @@ class MeshRenderer:
     )
     if not speaker.references:
       target = drawn_mouth.taper_corners(target, source)
+    size, color = job.frame.planes[0].shape, plan.video.color
+    edges = None
     if self.strength:
       target = lip_edges.limit_stretch(source, target)
-    size = job.frame.planes[0].shape
-    color = plan.video.color
-    edges = lip_edges.inner_edges(job.frame, source, color.depth)
+      edges = lip_edges.inner_edges(job.frame, source, color.depth)
     field = mesh_warp.warp_field(source, target, size, edges)
     if field is None:
       return ()
