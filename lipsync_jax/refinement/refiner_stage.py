@@ -12,7 +12,6 @@ import sys
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from lipsync_jax.data.augmentation import Augmentation
 from lipsync_jax.data.batches import to_global_arrays
@@ -26,18 +25,6 @@ from lipsync_jax.training import state as state_lib
 from lipsync_jax.training.input_pipeline import InputPipeline
 from lipsync_jax.training.stages import DEFAULT_NETWORKS, Stage
 from lipsync_jax.weights import refiner_weights
-
-
-def build_optimizer(config, rate) -> optax.GradientTransformation:
-  """AdamW with clipping."""
-  fields = config.optimizer
-  clip = fields.grad_clip_norm
-  return optax.chain(
-    *([optax.clip_by_global_norm(clip)] if clip else []),
-    optax.adamw(
-      rate, fields.b1, fields.b2, weight_decay=config.refiner.weight_decay
-    ),
-  )
 
 
 def load_splits(config) -> tuple[PairSplit, PairSplit]:
@@ -72,7 +59,10 @@ def build_stage(config) -> Stage:
   )
   single = jax.device_count() == 1
   net = refiner.Refiner(size, width, jnp.dtype(fields.dtype), single)
-  networks, optimizers = {NAME: net}, {NAME: build_optimizer(config, rate)}
+  networks = {NAME: net}
+  optimizers = {
+    NAME: state_lib.adamw_optimizer(optimizer, rate, fields.weight_decay)
+  }
   augment = config.augment.to_dict()
   enabled = augment.pop('enabled')
   change = Augmentation(**augment if enabled else dict.fromkeys(augment, 0))

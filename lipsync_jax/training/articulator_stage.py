@@ -14,7 +14,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Float
 
 from lipsync_jax.audio import FPS
@@ -75,18 +74,6 @@ def importance(basis: MotionBasis) -> np.ndarray:
   return (share / share.mean()).astype(np.float32)
 
 
-def build_optimizer(config, rate) -> optax.GradientTransformation:
-  """AdamW with clipping."""
-  fields = config.optimizer
-  clip = fields.grad_clip_norm
-  return optax.chain(
-    *([optax.clip_by_global_norm(clip)] if clip else []),
-    optax.adamw(
-      rate, fields.b1, fields.b2, weight_decay=config.articulator.weight_decay
-    ),
-  )
-
-
 def stage_values(config, rate) -> dict[str, Any]:
   """The fields of `stages.Stage`.
 
@@ -104,7 +91,8 @@ def stage_values(config, rate) -> dict[str, Any]:
     )
   fields, data = config.articulator, load_data(config)
   networks = {NAME: articulator.Articulator(fields.width, fields.dropout)}
-  optimizers = {NAME: build_optimizer(config, rate)}
+  decay = config.articulator.weight_decay
+  optimizers = {NAME: state_lib.adamw_optimizer(config.optimizer, rate, decay)}
   gaps = jnp.asarray(data.basis.gaps, jnp.float32)
   columns = motion_batches.window_columns(motion_batches.WINDOW_FRAMES)
   step = functools.partial(

@@ -167,6 +167,23 @@ def learning_rate_schedule(
   return optax.linear_schedule(rate / warmup_steps, rate, warmup_steps)
 
 
+def adamw_optimizer(
+  fields, rate: optax.Schedule, weight_decay: float
+) -> optax.GradientTransformation:
+  """AdamW with clipping, for networks without a counterpart in Wav2Lip.
+
+  Args:
+    fields: `config.optimizer`.
+    rate: learning rate of each update.
+    weight_decay: of all parameters, each update, relative to the rate.
+  """
+  clip = fields.grad_clip_norm
+  return optax.chain(
+    *([optax.clip_by_global_norm(clip)] if clip else []),
+    optax.adamw(rate, fields.b1, fields.b2, weight_decay=weight_decay),
+  )
+
+
 def adam_optimizer(
   rate: optax.Schedule,
   *,
