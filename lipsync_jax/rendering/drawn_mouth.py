@@ -68,6 +68,7 @@ def draw_mouth(
   box: tuple[int, int, int, int],
   unit: float,
   skin: Float[np.ndarray, '3'],
+  with_teeth: bool = True,
 ) -> tuple[Float32[np.ndarray, '_ _'], ...]:
   """Cavity, tongue and upper teeth, on the planes of a box.
 
@@ -77,12 +78,13 @@ def draw_mouth(
     box: region of the frame.
     unit: pixels of a canonical unit.
     skin: mean RGB of the lower face.
+    with_teeth: False draws cavity and tongue only.
   """
   import cv2
 
   place = _Place.build(points, box, unit)
   opening = place.opening
-  teeth = place.teeth() * _ramp(opening, TEETH_OPENING)
+  teeth = with_teeth * place.teeth() * _ramp(opening, TEETH_OPENING)
   falloff = 1 - 0.7 * place.side**2
   light = falloff * (0.5 + 0.5 * np.clip(place.down / 0.025, 0, 1))
   light = light * (1 - 0.15 * place.tooth_gaps())

@@ -21,6 +21,7 @@ from lipsync_jax.media.types import Frame, Video
 from lipsync_jax.rendering import (
   mesh_renderer,
   mouth_interior,
+  mouth_patches,
   mouth_reader,
 )
 from lipsync_jax.rendering.renderer import FrameJob, RenderPlan
@@ -162,7 +163,7 @@ class LiveFace:
     for patch in patches:
       a, b, c, d = patch.box
       moved = dataclasses.replace(patch, box=(a - x0, b - y0, c - x0, d - y0))
-      mesh_renderer.blend(planes, moved, limit)
+      mouth_patches.blend(planes, moved, limit)
     new = yuv.to_rgb(self.video, Frame(0, frame.time, tuple(planes)))
     region = picture[y0:y1, x0:x1]
     if isinstance(self.video, memory.MemoryVideo):
@@ -175,7 +176,7 @@ class LiveFace:
 
   def _patches(
     self, index: int, mouth: MouthState, strength: float
-  ) -> tuple[mesh_renderer.Patch, ...]:
+  ) -> tuple[mouth_patches.Patch, ...]:
     """The changed regions of a frame."""
     speaker = mesh_renderer.MeshSpeaker(
       self.face,

@@ -14,19 +14,11 @@ from lipsync_jax import audio
 from lipsync_jax.common import disk_array
 from lipsync_jax.faces import mesh
 from lipsync_jax.faces.mesh_trajectory import MeshTrajectory
-from lipsync_jax.media import yuv
-from lipsync_jax.media.types import Color, Frame, Video
+from lipsync_jax.media.types import Frame
 from lipsync_jax.models import articulator
-from lipsync_jax.rendering import (
-  drawn_mouth,
-  lip_edges,
-  lip_seam,
-  mesh_warp,
-  mouth_interior,
-  mouth_light,
-  own_interior,
-)
+from lipsync_jax.rendering import mouth_interior, mouth_patches
 from lipsync_jax.rendering.mouth_interior import Reference
+from lipsync_jax.rendering.mouth_patches import Mouth, Patch
 from lipsync_jax.rendering.mouth_reader import MouthReader
 from lipsync_jax.rendering.renderer import FrameJob, RenderPlan
 
@@ -37,7 +29,6 @@ LEAD_SECONDS = 0.02  # by which lips precede the sound, as in real speech
 USUAL_MOTION = 0.026  # canonical units, deviation of a speaker's lip opening
 MIN_MOTION = 0.012  # below: the source does not speak
 SCALE_LIMITS = (0.8, 1.8)  # of the coefficients
-SKIN_IDS = (50, 205, 187, 280, 425, 411, 199)  # cheeks and chin
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,49 +50,16 @@ class MeshSpeaker:
   other: Int[np.ndarray, 'o']
   share: Float32[np.ndarray, 'o']
 
-  def reference_planes(
-    self,
-    position: int,
-    target: Float[np.ndarray, 'p 2'],
-    box: tuple[int, int, int, int],
-    skin: Float[np.ndarray, '3'],
-    gap: float,
-    color: Color,
-  ) -> tuple[Float32[np.ndarray, '_ _'], ...]:
-    """The interior of an output frame, on the planes of a box.
-
-    Args:
-      position: of the output frame.
-      target: mesh, pixels.
-      box: region of the frame.
-      skin: `mouth_interior.surrounding_skin` of the frame, whose light the
-        interior gets.
-      gap: of the lips' middle, canonical units.
-      color: encoding of the video.
-    """
-    shade = mouth_interior.shadow(gap)
-
-    def planes_of(number):
-      reference = self.references[int(number)]
-      shift = mouth_interior.interior_shift(target, reference.points, box)
-      planes = mouth_interior.reference_planes(reference, shift, box, shade)
-      return mouth_light.relight(planes, reference.skin, skin, color)
-
-    planes, share = planes_of(self.schedule[position]), self.share[position]
+  def mixture(self, position: int) -> list[tuple[Reference, float]]:
+    """The references of an output frame and their shares; [] draws."""
+    if not self.references:
+      return []
+    first = self.references[int(self.schedule[position])]
+    share = float(self.share[position])
     if not share:
-      return planes
-    second = planes_of(self.other[position])
-    return tuple(
-      a + share * (b - a) for a, b in zip(planes, second, strict=True)
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class Patch:
-  """New planes of a region of a frame."""
-
-  box: tuple[int, int, int, int]
-  planes: tuple[np.ndarray, ...]
+      return [(first, 1.0)]
+    second = self.references[int(self.other[position])]
+    return [(first, 1 - share), (second, share)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,58 +117,19 @@ class MeshRenderer:
     target = speaker.face.target_points(
       index, shape, displacement, share * self.strength
     )
-    if not speaker.references:
-      target = drawn_mouth.taper_corners(target, source)
-    size, color = job.frame.planes[0].shape, plan.video.color
-    edges = None
-    if self.strength:
-      target = lip_edges.limit_stretch(source, target)
-      edges = lip_edges.inner_edges(job.frame, source, color.depth)
-    field = mesh_warp.warp_field(source, target, size, edges)
-    if field is None:
-      return ()
-    planes = mesh_warp.warp_frame(job.frame, field)
+    target = mouth_patches.fit_target(source, target, not speaker.references)
     unit = max(_pixels_per_unit(speaker.face, index), 1e-6)
-    lip_seam.shade_line(planes, field.box, source, target, unit, color)
-    warped = Patch(field.box, planes)
-    inside = self.interior(
-      plan.video, job.frame, speaker, position, index, target
-    )
+    mouth = Mouth(plan.video, job.frame, source, target, unit)
+    warped = mouth_patches.warped_patch(mouth)
+    if warped is None:
+      return ()
+    mixture = speaker.mixture(position)
+    inside = mouth_patches.interior_patch(mouth, mixture)
+    if inside is None:
+      return (warped,)
     if share < 1:
-      mix = own_interior.OwnInterior(job.frame, source, target, unit, share)
-      inside = tuple(
-        Patch(part.box, mix.planes(part.planes, part.box)) for part in inside
-      )
-    return (warped, *inside)
-
-  def interior(
-    self,
-    video: Video,
-    frame: Frame,
-    speaker: MeshSpeaker,
-    position: int,
-    index: int,
-    target: Float[np.ndarray, 'p 2'],
-  ) -> tuple[Patch, ...]:
-    """The inside of the mouth with its opacity as a fourth plane."""
-    size = frame.planes[0].shape
-    box = mouth_interior.mouth_box(target, size, 0.05)
-    opacity = mouth_interior.hole_mask(target, box)
-    if not opacity.any():
-      return ()
-    unit = max(_pixels_per_unit(speaker.face, index), 1e-6)
-    gap = float(np.hypot(*(target[14] - target[13]))) / unit
-    if speaker.references:
-      skin = mouth_interior.surrounding_skin(frame, target)
-      planes = speaker.reference_planes(
-        position, target, box, skin, gap, video.color
-      )
-    else:
-      skin = skin_color(video, frame, target)
-      planes = drawn_mouth.draw_mouth(video, target, box, unit, skin)
-    # Closed lips touch: the interior fades with the gap.
-    opacity = opacity * own_interior.opening_share(target, unit)
-    return (Patch(box, (*planes, opacity)),)
+      inside = mouth_patches.toward_source(mouth, inside, share)
+    return warped, inside
 
   def composite(
     self, plan: RenderPlan, job: FrameJob, number: int, frame: Frame
@@ -222,23 +141,8 @@ class MeshRenderer:
     planes = [plane.copy() for plane in frame.planes]
     limit = 2**plan.video.color.depth - 1
     for patch in patches:
-      blend(planes, patch, limit)
+      mouth_patches.blend(planes, patch, limit)
     return dataclasses.replace(frame, planes=tuple(planes))
-
-
-def blend(planes: list, patch: Patch, limit: int) -> None:
-  """Blend a patch into planes, in place."""
-  x0, y0, x1, y1 = patch.box
-  mask = patch.planes[3] if len(patch.planes) > 3 else None
-  for plane, new, step in zip(planes, patch.planes, (1, 2, 2), strict=False):
-    where = np.s_[y0 // step : y1 // step, x0 // step : x1 // step]
-    if mask is None:
-      plane[where] = new
-      continue
-    share = mask if step == 1 else yuv.halve_plane(mask)
-    old = plane[where].astype(np.float32)
-    mixed = np.rint(old + share * (new.astype(np.float32) - old))
-    plane[where] = np.clip(mixed, 0, limit)
 
 
 def _share(plan: RenderPlan, job: FrameJob, number: int) -> float:
@@ -250,19 +154,6 @@ def _share(plan: RenderPlan, job: FrameJob, number: int) -> float:
 def _pixels_per_unit(face: MeshTrajectory, index: int) -> float:
   """Pixels of a canonical unit in a frame."""
   return float(np.linalg.norm(face.smooth_axes[index, :, 0]))
-
-
-def skin_color(
-  video: Video, frame: Frame, points: Float[np.ndarray, 'p 2']
-) -> Float[np.ndarray, '3']:
-  """Median RGB of the cheeks and the chin."""
-  places = np.floor(points[list(SKIN_IDS)]).astype(int)
-  colors = [
-    yuv.to_rgb(video, frame, (x - 1, y - 1, x + 2, y + 2)).reshape(-1, 3)
-    for x, y in places.tolist()
-  ]
-  colors = np.concatenate(colors)
-  return np.median(colors, axis=0) if len(colors) else np.full(3, 128.0)
 
 
 def predict_coefficients(

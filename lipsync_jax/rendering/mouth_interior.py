@@ -23,7 +23,12 @@ SHADOW_OPENING = 0.06  # canonical units; narrower mouths are darker
 FADE_SECONDS = 0.1  # of the mixture around a change of reference
 CHANGE_COST = 0.03  # canonical units, of another reference in the next frame
 NARROW_COST = 2.0  # of a reference that is less open than the target
+MAX_STRETCH = 1.3  # of a reference's height
+MISSING_EDGE = 0.25  # of its height, over which its lower edge fades
 INNER_LIPS = (*mesh.UPPER_LIP_IDS, *mesh.LOWER_LIP_IDS[-2:0:-1])  # a polygon
+NOSE_IDS = (168, 2)  # ends of its bridge, for the scale
+
+Box = tuple[int, int, int, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +36,7 @@ class Reference:
   """A source frame's mouth."""
 
   planes: tuple[np.ndarray, ...]  # of the mouth's region
-  box: tuple[int, int, int, int]  # of the region in the frame, even
+  box: Box  # of the region in the frame, even
   points: Float[np.ndarray, 'p 2']  # of the frame, pixels
   skin: Float[np.ndarray, '3']  # mean Y, U, V of the lips' surroundings
 
@@ -135,7 +140,7 @@ def fade_schedule(
 
 def mouth_box(
   points: Float[np.ndarray, 'p 2'], frame: tuple[int, int], margin: float = 0.35
-) -> tuple[int, int, int, int]:
+) -> Box:
   """The even box of the inner lips with a margin of their width."""
   lips = points[list(INNER_LIPS)]
   room = margin * np.ptp(lips[:, 0]) + 4
@@ -174,7 +179,7 @@ def surrounding_skin(
 
 
 def hole_mask(
-  points: Float[np.ndarray, 'p 2'], box: tuple[int, int, int, int]
+  points: Float[np.ndarray, 'p 2'], box: Box
 ) -> Float32[np.ndarray, 'h w']:
   """Opacity of the interior: 1 inside the inner lips, soft at their edge."""
   import cv2
@@ -192,11 +197,21 @@ def hole_mask(
 def interior_shift(
   target: Float[np.ndarray, 'p 2'],
   source: Float[np.ndarray, 'p 2'],
-  box: tuple[int, int, int, int],
-) -> Float32[np.ndarray, 'h w 2']:
+  box: Box,
+  excess: float = 1.0,
+) -> tuple[Float32[np.ndarray, 'h w 2'], Float32[np.ndarray, 'h w']]:
   """Shift from the pixels of a box to the mouth of a reference.
 
   Along x the lips' corners correspond; between the lips the position is linear.
+
+  Args:
+    target, source: meshes of the frame and of the reference, pixels.
+    box: region of the frame.
+    excess: of `excess_stretch`.
+
+  Returns:
+    The shift, and the depth in the reference: 0 at its upper lip, 1 at its
+    lower one.
   """
   tu, tl = (
     target[list(ids)] for ids in (mesh.UPPER_LIP_IDS, mesh.LOWER_LIP_IDS)
@@ -222,20 +237,61 @@ def interior_shift(
 
   top = at((tu - origin) @ normal, knots_u, order_u)
   bottom = at((tl - origin) @ normal, knots_l, order_l)
-  share = np.clip((across - top) / np.maximum(bottom - top, 1e-3), -0.2, 1.2)
+  depth = excess * (across - top) / np.maximum(bottom - top, 1e-3)
+  share = np.clip(depth, -0.2, 1.2)
   out = []
   for axis_index in (0, 1):
     upper = at(su[:, axis_index], knots_u, order_u)
     lower = at(sl[:, axis_index], knots_l, order_l)
     out.append(upper + share * (lower - upper))
   shape = dx.shape
-  return np.stack(
+  shift = np.stack(
     [
       out[0].reshape(shape) - x[None, :],
       out[1].reshape(shape) - y[:, None],
     ],
     -1,
-  ).astype(np.float32)
+  )
+  return shift.astype(np.float32), depth.reshape(shape).astype(np.float32)
+
+
+def excess_stretch(
+  target: Float[np.ndarray, 'p 2'], source: Float[np.ndarray, 'p 2']
+) -> float:
+  """How much more than MAX_STRETCH a mouth opens, relative to a reference.
+
+  Args:
+    target, source: meshes of the frame and of the reference, pixels.
+
+  Returns:
+    At least 1.
+  """
+  gaps = [
+    _distance(
+      points[list(mesh.LOWER_LIP_IDS)].mean(0),
+      points[list(mesh.UPPER_LIP_IDS)].mean(0),
+    )
+    / max(_distance(*points[list(NOSE_IDS)]), 1e-6)
+    for points in (target, source)
+  ]
+  return max(1.0, gaps[0] / max(gaps[1], 1e-6) / MAX_STRETCH)
+
+
+def _distance(a: Float[np.ndarray, '2'], b: Float[np.ndarray, '2']) -> float:
+  return float(np.hypot(*(b - a)))
+
+
+def missing_share(
+  depth: Float32[np.ndarray, 'h w'], excess: float
+) -> Float32[np.ndarray, 'h w']:
+  """Share of a mouth that a stretched reference does not reach.
+
+  Args:
+    depth: of `interior_shift`.
+    excess: of `excess_stretch`.
+  """
+  edge = np.float32(max(min(MISSING_EDGE, excess - 1), 1e-3))
+  return np.clip((depth - (1 - edge)) / edge, 0, 1)
 
 
 def shadow(opening: float) -> float:
@@ -252,7 +308,7 @@ def shadow(opening: float) -> float:
 def reference_planes(
   reference: Reference,
   shift: Float32[np.ndarray, 'h w 2'],
-  box: tuple[int, int, int, int],
+  box: Box,
   shade: float = 1.0,
 ) -> tuple[Float32[np.ndarray, '_ _'], ...]:
   """The interior from a reference in its own light, on the planes of a box.

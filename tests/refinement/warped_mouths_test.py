@@ -9,7 +9,7 @@ from lipsync_jax.common.disk_array import to_disk
 from lipsync_jax.faces import mesh
 from lipsync_jax.faces.mesh_trajectory import MeshTrajectory
 from lipsync_jax.refinement import face_frames, warped_mouths
-from lipsync_jax.rendering import mesh_renderer
+from lipsync_jax.rendering import mesh_renderer, mouth_patches
 from lipsync_jax.rendering.renderer import FrameJob, RenderPlan
 from lipsync_jax.rendering.timeline import OutputFrame
 from tests.helpers import mesh_clips
@@ -90,7 +90,7 @@ def test_mouths_are_those_of_the_mesh_renderer(face, drawn):
   job = FrameJob(0, frame)
   planes = [plane.copy() for plane in frame.planes]
   for patch in renderer.render_mouth(plan, job, 0, 1.0):
-    mesh_renderer.blend(planes, patch, 255)
+    mouth_patches.blend(planes, patch, 255)
   shown = warped_mouths.to_picture(planes)
   # The pose is packed to 16 bits: some points move by 0.01 pixels.
   assert np.abs(inside(shown) - inside(rgb)).mean() < 0.3

@@ -216,7 +216,7 @@ def test_interior_maps_lips_to_lips():
     points_of(opened(0.2)) + np.array([30, 10]),
   )
   box = mouth_interior.mouth_box(target, SIZE, 0.05)
-  shift = mouth_interior.interior_shift(target, source, box)
+  shift, _ = mouth_interior.interior_shift(target, source, box)
   for ids in (mesh.UPPER_LIP_IDS, mesh.LOWER_LIP_IDS):
     for i in ids[2:-2]:
       x, y = np.rint(target[i] - box[:2] - 0.5).astype(int)
@@ -228,7 +228,7 @@ def test_reference_of_the_same_mouth_is_the_source():
   points = points_of(opened(0.2))
   reference = mouth_interior.read_reference(frame, points)
   box = mouth_interior.mouth_box(points, SIZE, 0.05)
-  shift = mouth_interior.interior_shift(points, points, box)
+  shift, _ = mouth_interior.interior_shift(points, points, box)
   planes = mouth_interior.reference_planes(reference, shift, box)
   opacity = mouth_interior.hole_mask(points, box)
   old = frame.planes[0][box[1] : box[3], box[0] : box[2]]

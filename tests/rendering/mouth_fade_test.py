@@ -8,7 +8,7 @@ import pytest
 
 from lipsync_jax.common import disk_array
 from lipsync_jax.media.types import Frame
-from lipsync_jax.rendering import mesh_renderer, own_interior, renderer
+from lipsync_jax.rendering import mesh_renderer, mouth_patches, renderer
 from lipsync_jax.rendering.timeline import OutputFrame
 from tests.faces import mesh_test
 from tests.rendering import mesh_warp_test
@@ -96,8 +96,10 @@ def test_the_interior_of_the_source_is_mixed_in_between_the_lips():
   new = (*new, np.ones((h, w), np.float32))
 
   def mixed(share, points=source):
-    own = own_interior.OwnInterior(frame, points, points, 110.0, share)
-    return own.planes(new, box)
+    video = mesh_warp_test.video_of()
+    mouth = mouth_patches.Mouth(video, frame, points, points, 110.0)
+    inside = mouth_patches.Patch(box, new)
+    return mouth_patches.toward_source(mouth, inside, share).planes
 
   from lipsync_jax.rendering import mouth_interior
 

@@ -58,7 +58,7 @@ def test_a_reference_takes_the_light_of_the_frame(name, depth):
   now = frame_of(video, skin_picture() * LIGHTS[name])
   reference = mouth_interior.read_reference(day, points)
   box = mouth_interior.mouth_box(points, SIZE, 0.05)
-  still = mouth_interior.interior_shift(points, points, box)
+  still, _ = mouth_interior.interior_shift(points, points, box)
   planes = mouth_interior.reference_planes(reference, still, box)
   skin = mouth_interior.surrounding_skin(now, points)
   gains = mouth_light.light_change(reference.skin, skin, video.color)
