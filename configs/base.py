@@ -12,7 +12,8 @@ from ml_collections import config_dict
 def get_config() -> ml_collections.ConfigDict:
   """All fields."""
   config = ml_collections.ConfigDict()
-  # syncnet | generator | hq | all (the three) | articulator | refiner
+  # syncnet | generator | hq | all (the three) | articulator | refiner |
+  # refiner_hq
   config.stage = 'generator'
   config.seed = 0  # of the first weights and of the order of the data
   config.num_train_steps = 250_000  # batches
@@ -164,13 +165,17 @@ def refiner() -> ml_collections.ConfigDict:
     width_multiplier=1.0,  # of all layers
     dtype='float32',  # of activations
     weight_decay=0.01,
-    loss=dict(  # weights, see `refinement.refiner_steps`
+    photos_only=False,  # train on pairs that stand for photos only
+    loss=dict(  # weights, see `refinement.refiner_losses`
       l1=1.0,
       gradient=1.0,
       painted=0.3,
       mask=0.03,
       mouth=4.0,
       hole=4.0,
+      adversarial=0.02,  # this and the following: refiner_hq only
+      features=0.1,
+      r1_gamma=1.0,
     ),
   )
 

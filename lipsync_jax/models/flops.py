@@ -8,7 +8,13 @@ measures the convolutions.
 import jax
 
 from lipsync_jax import audio
-from lipsync_jax.models import discriminator, generator, refiner, syncnet
+from lipsync_jax.models import (
+  discriminator,
+  generator,
+  mouth_discriminator,
+  refiner,
+  syncnet,
+)
 
 # FLOP/s of bfloat16 products: measured, or the maker's figure.
 PEAK_FLOPS = {
@@ -36,6 +42,22 @@ def generator_flops(size: int, width: float) -> int:
 def refiner_flops(size: int, width: float) -> int:
   """Operations of the refiner for one mouth, forward."""
   return _connected_flops(refiner, size, width)
+
+
+def refiner_step_flops(size: int, width: float, judged: bool) -> int:
+  """Operations of a training step of the refiner for one mouth.
+
+  Args:
+    size: pixels of the crop.
+    width: multiplier of the channels.
+    judged: with a discriminator, which here sees the whole crop.
+  """
+  total = 3 * refiner_flops(size, width)
+  if judged:
+    once = layer_flops([mouth_discriminator.layer_specs(width)], size, size)
+    # Refined and real mouths for the refiner, both for the discriminator.
+    total += (2 + 1 + 3 + 3) * once
+  return total
 
 
 def _connected_flops(network, size: int, width: float) -> int:

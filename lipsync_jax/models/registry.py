@@ -13,6 +13,7 @@ from jaxtyping import Array
 from lipsync_jax.models import (
   discriminator,
   generator,
+  mouth_discriminator,
   refiner,
   syncnet,
   syncnet_v2,
@@ -94,6 +95,7 @@ def dummy_inputs(network: str, size: int = 96, batch: int = 1) -> tuple:
     'syncnet_v2': ((batch, 13, 20, 1), (batch, 224, 224, 15)),
     'articulator': ((batch, 64, 80),),
     'refiner': (mel, (batch, size, size, refiner.CHANNELS)),
+    'mouth_discriminator': ((batch, size, size, mouth_discriminator.CHANNELS),),
   }[network]
   return tuple(jnp.zeros(shape, jnp.float32) for shape in shapes)
 

@@ -61,9 +61,9 @@ class PairSampler:
 
   @functools.cached_property
   def owned(self) -> list[np.ndarray]:
-    """The pairs of each speaker."""
+    """The pairs of each speaker that has any."""
     speakers = self.split.column('speaker')
-    return [np.flatnonzero(speakers == i) for i in range(len(self.split.names))]
+    return [np.flatnonzero(speakers == i) for i in np.unique(speakers)]
 
   def __getitem__(self, number: int) -> Batch:
     """The rows of batch `number`."""

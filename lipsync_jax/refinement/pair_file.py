@@ -90,6 +90,22 @@ class PairSplit:
     return {name: getattr(self, name) for name in names}
 
 
+def photo_pairs(split: PairSplit) -> PairSplit:
+  """The pairs that stand for photos, in memory but for their mouths.
+
+  Raises:
+    RefinementError: there are none.
+  """
+  rows = np.flatnonzero(split.column('photo'))
+  if not len(rows):
+    raise RefinementError(
+      'expected pairs that stand for photos, found none; set '
+      '--config.refiner.photos_only=False'
+    )
+  parts = {name: getattr(split, name)[rows] for name in ('warps', 'mels')}
+  return dataclasses.replace(split, table=split.table[rows], **parts)
+
+
 def gather_pairs(arrays: dict[str, Any], pairs) -> dict[str, Any]:
   """The pairs of a batch, uint8, with their margins.
 

@@ -1,4 +1,7 @@
-"""The stage that trains the refiner: network, steps, data and export.
+"""The stages that train the refiner: networks, steps, data and export.
+
+The stage refiner has losses of pixels only. The stage refiner_hq adds a
+discriminator and begins with the weights of the former.
 
 The metrics of a file on the pairs of a split:
 
@@ -16,15 +19,26 @@ import jax.numpy as jnp
 from lipsync_jax.data.augmentation import Augmentation
 from lipsync_jax.data.batches import to_global_arrays
 from lipsync_jax.models import flops, refiner
-from lipsync_jax.refinement import pair_batches, pair_file, refiner_steps
+from lipsync_jax.models.mouth_discriminator import MouthDiscriminator
+from lipsync_jax.refinement import (
+  adversarial,
+  pair_batches,
+  pair_file,
+  refiner_losses,
+  refiner_steps,
+)
 from lipsync_jax.refinement.face_frames import RefinementError
 from lipsync_jax.refinement.pair_file import PairSplit
-from lipsync_jax.refinement.refiner_steps import NAME, RefinerLossWeights
+from lipsync_jax.refinement.refiner_losses import RefinerLossWeights
+from lipsync_jax.refinement.refiner_steps import NAME
 from lipsync_jax.training import distributed, input_pipeline, sharding
 from lipsync_jax.training import state as state_lib
 from lipsync_jax.training.input_pipeline import InputPipeline
 from lipsync_jax.training.stages import DEFAULT_NETWORKS, Stage
+from lipsync_jax.training.state import TrainState
 from lipsync_jax.weights import refiner_weights
+
+HQ = 'refiner_hq'  # the stage with a discriminator
 
 
 def load_splits(config) -> tuple[PairSplit, PairSplit]:
@@ -38,6 +52,8 @@ def load_splits(config) -> tuple[PairSplit, PairSplit]:
     pair_file.load_pairs(data.path, name, size)
     for name in (data.train_split, data.validation_split)
   )
+  if config.refiner.photos_only:
+    return pair_file.photo_pairs(train), pair_file.photo_pairs(validation)
   return train, validation
 
 
@@ -45,23 +61,21 @@ def build_stage(config) -> Stage:
   """The stage that a locked config describes.
 
   Raises:
-    RefinementError: the pairs do not fit, or first weights are named.
+    RefinementError: the pairs or the first weights do not fit.
   """
-  if config.init_weights:
-    raise RefinementError(
-      'expected no init_weights for the stage refiner, found '
-      f'{config.init_weights!r}; leave it out'
-    )
   fields, optimizer = config.refiner, config.optimizer
   size, width = fields.image_size, fields.width_multiplier
   rate = state_lib.learning_rate_schedule(
     optimizer.learning_rate, optimizer.warmup_steps, optimizer.decay_steps
   )
   single = jax.device_count() == 1
-  net = refiner.Refiner(size, width, jnp.dtype(fields.dtype), single)
-  networks = {NAME: net}
+  kind = jnp.dtype(fields.dtype), single
+  networks = {NAME: refiner.Refiner(size, width, *kind)}
+  if config.stage == HQ:
+    networks[adversarial.NAME] = MouthDiscriminator(width, *kind)
   optimizers = {
-    NAME: state_lib.adamw_optimizer(optimizer, rate, fields.weight_decay)
+    name: state_lib.adamw_optimizer(optimizer, rate, fields.weight_decay)
+    for name in networks
   }
   augment = config.augment.to_dict()
   enabled = augment.pop('enabled')
@@ -91,12 +105,31 @@ def build_stage(config) -> Stage:
     learning_rate=rate,
     augmentation=None,
     windows={},
-    flops=3 * flops.refiner_flops(size, width),
+    flops=flops.refiner_step_flops(size, width, config.stage == HQ),
     summarize=refiner_steps.summarize,
     pipeline=functools.partial(build_pipeline, splits=splits),
-    select=refiner_steps.selection,
+    select=refiner_losses.selection,
     export=functools.partial(export, split=splits[0]),
+    load_weights=functools.partial(load_weights, size=size, width=width),
   )
+
+
+def load_weights(
+  path: str, state: TrainState, size: int, width: float
+) -> TrainState:
+  """The state with the refiner of a file.
+
+  Raises:
+    RefinementError: the file holds another size or width.
+  """
+  given = refiner_weights.load_refiner(path)
+  if (given.size, given.width) != (size, width):
+    raise RefinementError(
+      f'{path}: expected {size} pixels and width {width:g}, found '
+      f'{given.size} and {given.width:g}; set --config.refiner.image_size and '
+      '--config.refiner.width_multiplier to match'
+    )
+  return state_lib.set_variables(state, NAME, given.variables)
 
 
 def build_pipeline(config, mesh, splits) -> InputPipeline:
@@ -143,7 +176,9 @@ def export(path, stage, state, config, meta: dict, split: PairSplit) -> None:
 
 
 # For `train.train_and_evaluate`.
-NETWORKS = dataclasses.replace(DEFAULT_NETWORKS, stages={NAME: build_stage})
+NETWORKS = dataclasses.replace(
+  DEFAULT_NETWORKS, stages={NAME: build_stage, HQ: build_stage}
+)
 
 
 def measure(

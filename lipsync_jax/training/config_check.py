@@ -11,7 +11,8 @@ from lipsync_jax.common.errors import LipSyncError
 # Fields that may differ from those of the checkpoint that a run resumes:
 # all of these groups, and these fields. All others shape what is learned.
 RESUMABLE_GROUPS = ('run.', 'mesh.')
-STAGE_GROUPS = ('articulator', 'refiner')  # fields of one stage only
+# Fields of the stages whose names begin so.
+STAGE_GROUPS = ('articulator', 'refiner')
 RESUMABLE_FIELDS = frozenset(
   {'num_train_steps', 'init_weights', 'syncnet_weights'}
   | {'data.path', 'data.num_workers', 'data.device_resident'}
@@ -152,7 +153,8 @@ def check_resumable(mine: dict, saved: dict, folder) -> None:
     ConfigError: a field differs that shapes what is learned.
   """
   one, two = flatten_fields(mine), upgrade_fields(flatten_fields(saved))
-  unused = tuple(f'{s}.' for s in STAGE_GROUPS if s != mine.get('stage'))
+  stage = str(mine.get('stage'))
+  unused = tuple(f'{s}.' for s in STAGE_GROUPS if not stage.startswith(s))
   one, two = (  # older configs lack these fields
     {k: v for k, v in part.items() if not k.startswith(unused)}
     for part in (one, two)

@@ -62,6 +62,7 @@ class Stage:
   pipeline: Callable | None = None  # (config, mesh) -> InputPipeline
   select: Callable | None = None  # (metrics) -> number, less is better
   export: Callable | None = None  # as of `NetworkFactory`
+  load_weights: Callable | None = None  # (path, state) -> state, first weights
 
   @property
   def faces(self) -> int:

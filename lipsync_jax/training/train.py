@@ -221,7 +221,9 @@ class Trainer:
   def _with_first_weights(self, state: TrainState, where) -> TrainState:
     """The new state with weights from the files that the config names."""
     config, model = self.config, self.config.model
-    if config.init_weights:
+    if config.init_weights and self.stage.load_weights:
+      state = self.stage.load_weights(config.init_weights, state)
+    elif config.init_weights:
       state = init_from_weights(
         config.init_weights,
         self.stage.network,

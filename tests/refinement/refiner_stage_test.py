@@ -1,5 +1,6 @@
 """The stage of the refiner: training, resuming, export, measurement."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -93,6 +94,75 @@ def test_the_file_names_its_data_and_is_measured(pairs, whole, capsys):
   )
 
 
+@pytest.fixture(scope='module')
+def sharpened(pairs, whole, tmp_path_factory):
+  """A run of refiner_hq from the weights of `whole`, and its config."""
+  config = config_for(pairs, 4, stage='refiner_hq').unlock()
+  config.init_weights = whole[0]['weights']
+  workdir = tmp_path_factory.mktemp('hq')
+  return train.train_and_evaluate(config.lock(), workdir, NETWORKS), workdir
+
+
+def test_the_hq_stage_begins_with_the_refiner(pairs, whole, sharpened):
+  config = config_for(pairs, stage='refiner_hq').unlock()
+  stage = stages.build_stage(config.lock(), NETWORKS)
+  given = refiner_weights.load_refiner(whole[0]['weights'])
+  mesh = sharding.make_mesh(1, 1, jax.devices()[:1])
+  first, _ = state.create_state(mesh, 0, **stage.init)
+  loaded = stage.load_weights(whole[0]['weights'], first)
+  for found in (loaded.params['refiner'], loaded.ema['refiner']['params']):
+    jax.tree.map(
+      np.testing.assert_array_equal, found, given.variables['params']
+    )
+  lines = (sharpened[1] / 'metrics.jsonl').read_text().splitlines()
+  rows = [json.loads(line) for line in lines]
+  seen = [row for row in rows if row['kind'] == 'train'][-1]
+  assert {'adversarial', 'features', 'real', 'fake', 'r1'} <= set(seen)
+  value = refiner_weights.load_refiner(sharpened[0]['weights'])
+  assert (value.size, value.width) == (given.size, given.width)
+  assert value.sha256 != given.sha256
+
+
+def test_a_resumed_hq_run_is_the_whole_run(pairs, whole, sharpened, tmp_path):
+  for steps in (2, 4):
+    config = config_for(pairs, steps, stage='refiner_hq').unlock()
+    config.init_weights = whole[0]['weights']
+    config.run.save_every_steps = 2
+    parts = train.train_and_evaluate(config.lock(), tmp_path, NETWORKS)
+  one, two = (
+    refiner_weights.load_refiner(x['weights']) for x in (sharpened[0], parts)
+  )
+  assert one.sha256 == two.sha256
+
+
+def test_weights_of_another_width_are_refused(pairs, whole):
+  config = config_for(pairs, stage='refiner_hq').unlock()
+  config.refiner.width_multiplier = 0.2
+  stage = stages.build_stage(config.lock(), NETWORKS)
+  mesh = sharding.make_mesh(1, 1, jax.devices()[:1])
+  first, _ = state.create_state(mesh, 0, **stage.init)
+  with pytest.raises(ValueError, match='expected 64 pixels and width'):
+    stage.load_weights(whole[0]['weights'], first)
+
+
+def test_photos_only(pairs):
+  config = config_for(pairs).unlock()
+  config.refiner.photos_only = True
+  both = refiner_stage.load_splits(config.lock())
+  for split, name in zip(both, ('train', 'val'), strict=True):
+    every = pair_file.load_pairs(pairs, name)
+    photo = np.flatnonzero(every.column('photo'))
+    assert 0 < len(split) == len(photo) < len(every)
+    rows = pair_file.gather_pairs(split.arrays, np.arange(len(split)))
+    wanted = pair_file.gather_pairs(every.arrays, photo)
+    for key, value in wanted.items():
+      np.testing.assert_array_equal(rows[key], value, err_msg=key)
+  sampled = pair_batches.PairSampler(both[0], 8)[3]
+  assert sampled['photo'].all()
+  with pytest.raises(ValueError, match='photos_only=False'):
+    pair_file.photo_pairs(dataclasses.replace(both[0], table=0 * both[0].table))
+
+
 @pytest.mark.slow
 def test_pictures_on_the_device_train_the_same(pairs, whole, tmp_path):
   config = config_for(pairs, 4).unlock()
@@ -154,7 +224,6 @@ def test_a_sheet_has_a_row_for_each_pair(pairs, whole, tmp_path, capsys):
 @pytest.mark.parametrize(
   ('field', 'value', 'said'),
   [
-    ('init_weights', 'some.safetensors', 'leave it out'),
     ('data.validation_split', 'nothing', 'prepare SHARDS'),
     ('refiner.image_size', 128, 'expected pairs of 128 pixels'),
   ],

@@ -12,9 +12,15 @@ import pytest
 from scipy import ndimage
 
 from lipsync_jax.data.augmentation import Augmentation
-from lipsync_jax.models import refiner
-from lipsync_jax.refinement import pair_batches, refiner_steps
-from lipsync_jax.refinement.refiner_steps import NAME, RefinerLossWeights
+from lipsync_jax.models import mouth_discriminator, refiner
+from lipsync_jax.refinement import (
+  adversarial,
+  pair_batches,
+  refiner_losses,
+  refiner_steps,
+)
+from lipsync_jax.refinement.refiner_losses import RefinerLossWeights
+from lipsync_jax.refinement.refiner_steps import NAME
 from lipsync_jax.training import state as state_lib
 
 SIZE = 64
@@ -29,8 +35,8 @@ def pictures(seed: int = 0, rows: int = 2) -> np.ndarray:
 def test_ssim_is_that_of_uniform_windows():
   """Oracle: scipy's uniform filter."""
   x, y = pictures(0), 0.7 * pictures(0) + 0.3 * pictures(1)
-  width = refiner_steps.SSIM_WINDOW
-  a, b = refiner_steps.SSIM_STABILITY
+  width = refiner_losses.SSIM_WINDOW
+  a, b = refiner_losses.SSIM_STABILITY
 
   def mean(z):
     size = (1, width, width, 1)
@@ -43,18 +49,18 @@ def test_ssim_is_that_of_uniform_windows():
   cross = mean(x * y) - mx * my
   value = (2 * mx * my + a) * (2 * cross + b)
   value = value / ((mx**2 + my**2 + a) * (vx + vy + b))
-  found = refiner_steps.ssim(jnp.asarray(x), jnp.asarray(y))
+  found = refiner_losses.ssim(jnp.asarray(x), jnp.asarray(y))
   np.testing.assert_allclose(found, value.mean((1, 2, 3)), atol=1e-3)
-  same = refiner_steps.ssim(jnp.asarray(x), jnp.asarray(x))
+  same = refiner_losses.ssim(jnp.asarray(x), jnp.asarray(x))
   np.testing.assert_allclose(same, 1, atol=1e-4)
 
 
 def test_sharpness_falls_with_blur():
   sharp = jnp.asarray(pictures())
   soft = ndimage.gaussian_filter(np.asarray(sharp), (0, 3, 3, 0))
-  ratio = refiner_steps.sharpness(jnp.asarray(soft)) / refiner_steps.sharpness(
-    sharp
-  )
+  ratio = refiner_losses.sharpness(
+    jnp.asarray(soft)
+  ) / refiner_losses.sharpness(sharp)
   assert float(ratio.max()) < 0.6
 
 
@@ -74,7 +80,7 @@ def test_losses_are_zero_at_the_truth_and_count_the_hole_most():
   truth, weights = pictures(), RefinerLossWeights()
   inputs = inputs_of(truth, truth)
   none = jnp.zeros((2, SIZE, SIZE, 1))
-  values = refiner_steps.loss_terms(jnp.asarray(truth), none, inputs, weights)
+  values = refiner_losses.loss_terms(jnp.asarray(truth), none, inputs, weights)
   assert values.keys() == {'l1', 'gradient', 'painted', 'mask'}
   for name, x in values.items():
     np.testing.assert_allclose(x, 0, atol=1e-6, err_msg=name)
@@ -82,13 +88,13 @@ def test_losses_are_zero_at_the_truth_and_count_the_hole_most():
   for rows in (slice(28, 36), slice(2, 10)):  # the hole, the edge
     bad = truth.copy()
     bad[:, rows, 20:44] += 0.1
-    got = refiner_steps.loss_terms(
+    got = refiner_losses.loss_terms(
       jnp.asarray(truth), none, inputs_of(bad, truth), weights
     )
     errors.append(float(got['l1'].mean()))
   assert errors[0] > 4 * errors[1]
   blurred = ndimage.gaussian_filter(truth, (0, 2, 2, 0))
-  got = refiner_steps.loss_terms(
+  got = refiner_losses.loss_terms(
     jnp.asarray(truth), none, inputs_of(blurred, truth), weights
   )
   assert float(got['gradient'].min()) > 1e-3
@@ -100,7 +106,7 @@ def test_paint_costs_outside_the_hole_only():
   mask[:, 28:36, 20:44] = 1
   for moved, expected in ((0, 0), (16, 8 * 24 / SIZE**2)):
     where = jnp.asarray(np.roll(mask, moved, 1), jnp.float32)
-    got = refiner_steps.loss_terms(jnp.asarray(truth), where, inputs, weights)
+    got = refiner_losses.loss_terms(jnp.asarray(truth), where, inputs, weights)
     np.testing.assert_allclose(got['mask'], expected, atol=1e-6)
 
 
@@ -191,7 +197,7 @@ def test_thirty_steps_on_one_pair_beat_the_warp(trained):
   (rgb, mask), _ = jax.jit(run)(variables, *refiner_steps.network_input(inputs))
   refined = refiner.blend(inputs['warped'], rgb, mask)
   plain, better = (
-    refiner_steps.picture_metrics(x, inputs['truth'], inputs['hole'])
+    refiner_losses.picture_metrics(x, inputs['truth'], inputs['hole'])
     for x in (inputs['warped'], refined)
   )
   for name in ('l1', 'hole_l1'):
@@ -206,23 +212,26 @@ def test_an_untrained_refiner_measures_as_the_warp(trained):
       found[f'{kind}/warp/l1'], abs=0.01
     )
     assert found[f'{kind}/warp/l1'] > 0.05
-  assert refiner_steps.selection(found) == pytest.approx(1, abs=0.2)
+  apart = [abs(1 - found[f'{kind}/sharpness']) for kind in ('video', 'photo')]
+  wanted = 1 + sum(apart) / 2
+  assert refiner_losses.selection(found) == pytest.approx(wanted, abs=0.1)
 
 
 def test_a_metric_of_a_kind_without_pairs_is_absent(trained):
   found = measured(trained.net, trained.first, (1.0, 1, 0, 0))
   assert 'video/l1' in found and 'photo/l1' not in found
-  assert np.isfinite(refiner_steps.selection(found))
+  assert np.isfinite(refiner_losses.selection(found))
 
 
 def test_a_worse_refiner_is_not_selected():
   warp = {f'video/warp/{k}': v for k, v in {'l1': 0.1, 'ssim': 0.8}.items()}
-  good = warp | {'video/l1': 0.05, 'video/ssim': 0.9, 'video/sharpness': 1.1}
-  bad = warp | {'video/l1': 0.12, 'video/ssim': 0.7, 'video/sharpness': 1.1}
-  assert refiner_steps.selection(good) == pytest.approx(0.5)
-  assert refiner_steps.selection(bad) > 1
-  blurred = good | {'video/sharpness': 0.6}
-  assert refiner_steps.selection(blurred) == pytest.approx(0.9)
+  good = warp | {'video/l1': 0.05, 'video/ssim': 0.9, 'video/sharpness': 1.0}
+  bad = warp | {'video/l1': 0.12, 'video/ssim': 0.7, 'video/sharpness': 1.0}
+  assert refiner_losses.selection(good) == pytest.approx(0.5)
+  assert refiner_losses.selection(bad) > 1
+  for other in (0.5, 1.5):  # blurred, noisy
+    unlike = good | {'video/sharpness': other}
+    assert refiner_losses.selection(unlike) == pytest.approx(1.0)
 
 
 def test_a_broken_batch_changes_nothing(trained):
@@ -234,3 +243,54 @@ def test_a_broken_batch_changes_nothing(trained):
     lambda a, b: bool((a == b).all()), after.params, first.params
   )
   assert all(jax.tree.leaves(same))
+
+
+def test_discriminator_and_refiner_teach_each_other(trained):
+  """40 steps from the weights of the plain losses."""
+  judge = mouth_discriminator.MouthDiscriminator(0.25)
+  networks = {NAME: trained.net, adversarial.NAME: judge}
+  optimizers = {name: optax.adam(2e-3, b1=0.0) for name in networks}
+  state = state_lib.init_state(
+    jax.random.key(1), networks=networks, optimizers=optimizers
+  )
+  state = state_lib.set_variables(
+    state,
+    NAME,
+    {
+      'params': trained.last.params[NAME],
+      'batch_stats': trained.last.batch_stats[NAME],
+    },
+  )
+  weights = RefinerLossWeights(adversarial=0.1, features=0.5)
+  step = jax.jit(
+    functools.partial(
+      refiner_steps.train_step,
+      networks=networks,
+      optimizers=optimizers,
+      weights=weights,
+      change=Augmentation(0, 0, 0, 0, 0, 0, 0, 0, 0, 0),
+    )
+  )
+  before, seen = state.params[adversarial.NAME], []
+  for _ in range(40):
+    state, values = step(state, synthetic_batch())
+    seen.append({name: float(x) for name, x in values.items()})
+  assert all(line['finite'] == 1 for line in seen)
+  assert seen[-1]['features'] < seen[0]['features']
+  told = [line['real'] + line['fake'] for line in seen]
+  assert min(told) < 0.95 * told[0]  # it learns; the refiner then follows
+  after = state.params[adversarial.NAME]
+  moved = jax.tree.map(lambda a, b: float(abs(a - b).max()), before, after)
+  assert min(jax.tree.leaves(moved)) > 0
+  weighted = sum(
+    getattr(weights, name) * seen[0][name]
+    for name in (
+      'l1',
+      'gradient',
+      'painted',
+      'mask',
+      'adversarial',
+      'features',
+    )
+  )
+  assert seen[0]['total'] == pytest.approx(weighted, rel=1e-4)
