@@ -152,16 +152,29 @@ def sharpness(x: Crop) -> Float[Array, 'b']:
   return sum(jnp.abs(d).mean((1, 2, 3)) for d in differences(mouth_box(x)))
 
 
+def hole_sharpness(x: Crop, hole: Float[Array, 'b h w 1']) -> Float[Array, 'b']:
+  """Mean size of the differences of neighboring pixels between the lips."""
+  down, right = differences(x)
+  parts = (down, hole[:, 1:] * hole[:, :-1])
+  parts = (parts, (right, hole[:, :, 1:] * hole[:, :, :-1]))
+  return sum(weighted_l1(d, 0 * d, inside + 1e-6) for d, inside in parts)
+
+
 def picture_metrics(
   x: Crop, truth: Crop, hole: Float[Array, 'b h w 1']
 ) -> dict[str, Float[Array, 'b']]:
-  """Errors of crops against the truth, in [0, 1], by name."""
+  """Errors of crops against the truth, in [0, 1], by name.
+
+  Sharpness is relative to the truth's.
+  """
   a, b = mouth_box(x), mouth_box(truth)
   return {
     'l1': jnp.abs(a - b).mean((1, 2, 3)),
     'hole_l1': weighted_l1(x, truth, hole + 1e-6),
     'ssim': ssim(a, b),
     'sharpness': sharpness(x) / (sharpness(truth) + 1e-6),
+    'hole_sharpness': hole_sharpness(x, hole)
+    / (hole_sharpness(truth, hole) + 1e-3),
   }
 
 

@@ -3,9 +3,9 @@
 The stage refiner has losses of pixels only. The stage refiner_hq adds a
 discriminator and begins with the weights of the former.
 
-The metrics of a file on the pairs of a split:
+The metrics of a file, or of the warp alone, on the pairs of a split:
 
-  python -m lipsync_jax.refinement.refiner_stage PAIRS --weights FILE
+  python -m lipsync_jax.refinement.refiner_stage PAIRS [--weights FILE]
 """
 
 import argparse
@@ -182,14 +182,28 @@ NETWORKS = dataclasses.replace(
 
 
 def measure(
-  value: refiner_weights.RefinerWeights, split: PairSplit, batch: int = 16
+  value: refiner_weights.RefinerWeights | None,
+  split: PairSplit,
+  batch: int = 16,
 ) -> dict[str, float]:
-  """Metrics of a refiner on all pairs of a split, by name."""
-  net = refiner.Refiner(value.size, value.width)
-  step = jax.jit(functools.partial(refiner_steps.evaluate, net=net))
+  """Metrics on all pairs of a split, by name.
+
+  Args:
+    value: a refiner; None measures the warp alone.
+    split: the pairs.
+    batch: pairs at a time.
+  """
+  if value is None:
+    step = jax.jit(
+      functools.partial(refiner_steps.evaluate_warp, size=split.size)
+    )
+  else:
+    net = refiner.Refiner(value.size, value.width)
+    compiled = jax.jit(functools.partial(refiner_steps.evaluate, net=net))
+    step = functools.partial(compiled, value.variables)
   source, totals = pair_batches.WholeSplit(split, batch), {}
   for number in range(len(source)):
-    for name, x in step(value.variables, source[number]).items():
+    for name, x in step(source[number]).items():
       totals[name] = totals.get(name, 0.0) + float(x)
   count = totals.pop('count')
   return refiner_steps.summarize(
@@ -205,12 +219,13 @@ def main(argv: list[str] | None = None) -> int:
   )
   parser.add_argument('pairs', help='folder of lipsync_jax.refinement.prepare')
   parser.add_argument('--split', default='test', help='of the pairs')
-  parser.add_argument('--weights', required=True, help='refiner')
+  parser.add_argument('--weights', help='refiner; without: the warp alone')
   flags = parser.parse_args(argv)
   try:
-    value = refiner_weights.load_refiner(flags.weights)
-    split = pair_file.load_pairs(flags.pairs, flags.split, value.size)
-    found = measure(value, split)
+    value = flags.weights and refiner_weights.load_refiner(flags.weights)
+    size = value.size if value else None
+    split = pair_file.load_pairs(flags.pairs, flags.split, size)
+    found = measure(value or None, split)
   except ValueError as error:  # every error of ours is one line
     print(f'refiner_stage: {error}', file=sys.stderr)
     return 2

@@ -88,12 +88,33 @@ def evaluate(variables: dict, batch: dict, net: refiner.Refiner):
   inputs = pair_batches.to_inputs(batch, net.size)
   rgb, mask = net.apply(variables, *network_input(inputs), train=False)
   refined = refiner.blend(inputs['warped'], rgb, mask)
-  values, plain = (
-    refiner_losses.picture_metrics(x, inputs['truth'], inputs['hole'])
-    for x in (refined, inputs['warped'])
+  values = refiner_losses.picture_metrics(
+    refined, inputs['truth'], inputs['hole']
   )
-  values |= {f'warp/{name}': x for name, x in plain.items()}
   values['mask'] = mask.mean((1, 2, 3))
+  return _sums_by_kind(values | _warp_metrics(inputs), batch)
+
+
+def evaluate_warp(batch: dict, size: int):
+  """The metrics of the warp alone, as of `evaluate`.
+
+  Args:
+    batch: of `pair_batches.WholeSplit`.
+    size: pixels of a crop.
+  """
+  inputs = pair_batches.to_inputs(batch, size)
+  return _sums_by_kind(_warp_metrics(inputs), batch)
+
+
+def _warp_metrics(inputs: dict) -> dict[str, Array]:
+  values = refiner_losses.picture_metrics(
+    inputs['warped'], inputs['truth'], inputs['hole']
+  )
+  return {f'warp/{name}': x for name, x in values.items()}
+
+
+def _sums_by_kind(values: dict[str, Array], batch: dict) -> dict[str, Array]:
+  """Sums of metrics over the pairs of videos and over those of photos."""
   photo = batch['photo'].astype(jnp.float32)
   out = {}
   for kind, here in (('video', 1 - photo), ('photo', photo)):

@@ -17,12 +17,12 @@ from lipsync_jax.rendering import mouth_light
 # Relative to the brightness of the skin.
 CAVITY = np.array([0.26, 0.11, 0.095])
 TONGUE = np.array([0.72, 0.38, 0.35])
-TEETH = np.array([1.21, 1.15, 1.14])
+TEETH = np.array([1.26, 1.17, 1.18])
 TINT = 0.5  # of the skin's color in cavity and tongue
 SKIN_COLOR = (0.03, 0.12)  # saturation: gray pictures below, usual skin above
 TEETH_TINT = 0.7  # of the skin's color in the teeth
 TEETH_HEIGHT = 0.07  # canonical units, at most
-TEETH_SHARE = 0.6  # of the opening, at most
+TEETH_SHARE = 0.78  # of the opening, at most
 TEETH_OPENING = (0.025, 0.07)  # canonical units; teeth appear between these
 TONGUE_OPENING = (0.025, 0.08)  # the same for the tongue
 # Right edges of the teeth from the middle, canonical units: incisors, canine.
@@ -86,7 +86,7 @@ def draw_mouth(
   opening = place.opening
   teeth = with_teeth * place.teeth() * _ramp(opening, TEETH_OPENING)
   falloff = 1 - 0.7 * place.side**2
-  light = falloff * (0.5 + 0.5 * np.clip(place.down / 0.025, 0, 1))
+  light = falloff * (0.4 + 0.6 * np.clip(place.down / 0.035, 0, 1))
   light = light * (1 - 0.15 * place.tooth_gaps())
   bottom = np.clip((place.depth - 0.55) / 0.4, 0, 1)
   tongue = bottom**2 * np.clip(1 - place.side**2, 0, 1)

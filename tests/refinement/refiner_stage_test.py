@@ -94,6 +94,17 @@ def test_the_file_names_its_data_and_is_measured(pairs, whole, capsys):
   )
 
 
+def test_the_warp_is_measured_without_a_refiner(pairs, whole, capsys):
+  found = []
+  for words in ([], [f'--weights={whole[0]["weights"]}']):
+    assert refiner_stage.main([str(pairs), '--split=val', *words]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    found.append(dict(line.split() for line in lines))
+  alone, both = found
+  assert alone and all('/warp/' in name for name in alone)
+  assert alone == {name: x for name, x in both.items() if '/warp/' in name}
+
+
 @pytest.fixture(scope='module')
 def sharpened(pairs, whole, tmp_path_factory):
   """A run of refiner_hq from the weights of `whole`, and its config."""

@@ -64,6 +64,25 @@ def test_sharpness_falls_with_blur():
   assert float(ratio.max()) < 0.6
 
 
+def test_sharpness_of_the_hole_sees_the_hole_only():
+  truth = pictures()
+  hole = np.zeros((2, SIZE, SIZE, 1), np.float32)
+  hole[:, 28:36, 20:44] = 1
+  soft = ndimage.gaussian_filter(truth, (0, 2, 2, 0))
+  inside = np.where(hole > 0, soft, truth)
+  outside = np.where(hole > 0, truth, soft)
+  crops = (jnp.asarray(x) for x in (truth, inside, outside))
+  whole, within, without = (
+    np.asarray(refiner_losses.hole_sharpness(x, jnp.asarray(hole)))
+    for x in crops
+  )
+  np.testing.assert_allclose(without, whole, rtol=1e-3)
+  assert (within < 0.8 * whole).all()
+  wanted = np.abs(np.diff(truth[0, 28:36, 20:44], axis=0)).mean()
+  wanted += np.abs(np.diff(truth[0, 28:36, 20:44], axis=1)).mean()
+  assert whole[0] == pytest.approx(wanted, rel=1e-2)
+
+
 def inputs_of(warped: np.ndarray, truth: np.ndarray) -> dict:
   hole = np.zeros((len(truth), SIZE, SIZE, 1), np.float32)
   hole[:, 28:36, 20:44] = 1
