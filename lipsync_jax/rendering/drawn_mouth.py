@@ -86,7 +86,7 @@ def draw_mouth(
   opening = place.opening
   teeth = with_teeth * place.teeth() * _ramp(opening, TEETH_OPENING)
   falloff = 1 - 0.7 * place.side**2
-  light = falloff * (0.4 + 0.6 * np.clip(place.down / 0.035, 0, 1))
+  light = falloff * (0.55 + 0.45 * np.clip(place.down / 0.045, 0, 1))
   light = light * (1 - 0.15 * place.tooth_gaps())
   bottom = np.clip((place.depth - 0.55) / 0.4, 0, 1)
   tongue = bottom**2 * np.clip(1 - place.side**2, 0, 1)
