@@ -4,6 +4,8 @@ On a CPU, XLA computes some gradients many times slower than the forward
 convolution. These replacements give the same numbers:
   kernel: a convolution over the batch axis. It runs in slices of the batch
     that are summed. A 7x7 layer at batch 96 takes 0.13 s instead of 2.1 s.
+    Where the output is large and the layer wide, matrix products of one image
+    after the other are up to 4 times as fast (docs/benchmarks.md).
   input of a strided convolution: one convolution for each phase of the
     stride instead of one over zero-stuffed gradients. 5x5 at stride (1, 2)
     is 5 times as fast.
@@ -24,6 +26,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 CHANNELS_LAST = ('NHWC', 'HWIO', 'NHWC')
+LARGE_OUTPUT = 400  # pixels; kernels of larger outputs are summed by image
+WIDE_LAYER = 32 * 32  # input times output channels, at least, for the same
 MIN_SLICE = 8  # images in a slice of the batch
 MAX_SLICES = 16  # each slice is compiled separately
 
@@ -80,7 +84,13 @@ def _conv_backward(stride, padding, cpu_gradients, residuals, output_grad):
       input_grad = input_grad_by_phase(
         stride, padding, kernel, x.shape, output_grad
       )
-    kernel_grad = kernel_grad_in_slices(convolution, kernel, x, output_grad)
+    size = math.prod(output_grad.shape[1:3])
+    if size >= LARGE_OUTPUT and math.prod(kernel.shape[2:]) >= WIDE_LAYER:
+      kernel_grad = kernel_grad_by_image(
+        stride, padding, kernel, x, output_grad
+      )
+    else:
+      kernel_grad = kernel_grad_in_slices(convolution, kernel, x, output_grad)
     return kernel_grad, input_grad
 
   if not cpu_gradients:
@@ -110,6 +120,50 @@ def kernel_grad_in_slices(
     part = x[start : start + size]
     _, vjp = jax.vjp(lambda k, part=part: convolution(k, part), kernel)
     total += vjp(output_grad[start : start + size])[0]
+  return total.astype(kernel.dtype)
+
+
+def kernel_grad_by_image(
+  stride: Pair,
+  padding: Padding,
+  kernel: Kernel,
+  x: Image,
+  output_grad: Output,
+) -> Kernel:
+  """The kernel's gradient, summed over the images in float32.
+
+  The gradient of a tap is a matrix product of the pixels that it sees, [i, h2
+  w2], and the output's gradient, [h2 w2, o].
+
+  Args:
+    stride: for rows and columns.
+    padding: zeros (before, after) for rows and columns.
+    kernel: weights.
+    x: input.
+    output_grad: gradient of the output.
+  """
+  (sh, sw), (kh, kw, cin, cout) = stride, kernel.shape
+  h, w = output_grad.shape[1:3]
+  wide = jnp.promote_types(kernel.dtype, jnp.float32)
+
+  def add_image(total, pair):
+    image, grad = pair
+    # Not jnp.pad: the transposed layers have negative padding.
+    zero = jnp.zeros((), image.dtype)
+    sides = [(*sides, 0) for sides in (*padding, (0, 0))]
+    padded = jax.lax.pad(image, zero, sides)
+    flat = grad.reshape(-1, cout)
+    parts = []
+    for row in range(kh):
+      for column in range(kw):
+        rows = slice(row, row + sh * (h - 1) + 1, sh)
+        columns = slice(column, column + sw * (w - 1) + 1, sw)
+        seen = padded[rows, columns].reshape(-1, cin)
+        parts.append(jnp.matmul(seen.T, flat, preferred_element_type=wide))
+    return total + jnp.stack(parts).reshape(kernel.shape), None
+
+  start = jnp.zeros(kernel.shape, wide)
+  total, _ = jax.lax.scan(add_image, start, (x, output_grad))
   return total.astype(kernel.dtype)
 
 

@@ -302,6 +302,7 @@ def test_bfloat16_stays_close():
   assert np.abs(out[0] - out[1]).mean() < 0.01
 
 
+@pytest.mark.parametrize('by_image', [False, True])
 @pytest.mark.parametrize('batch', [1, 2 * convolution.MIN_SLICE + 3])
 @pytest.mark.parametrize(
   'kernel, stride, pad, up',
@@ -317,8 +318,11 @@ def test_bfloat16_stays_close():
   ],
 )
 def test_gradients_are_those_of_the_plain_convolution(
-  kernel, stride, pad, up, batch
+  kernel, stride, pad, up, batch, by_image, monkeypatch
 ):
+  if by_image:
+    monkeypatch.setattr(convolution, 'LARGE_OUTPUT', 0)
+    monkeypatch.setattr(convolution, 'WIDE_LAYER', 0)
   layer = layers.ConvSpec('a', 5, 3, kernel, stride, pad, up)
   keys = jax.random.split(jax.random.key(0), 3)
   taps = jax.random.normal(keys[0], (*kernel, 5, 3))
@@ -340,3 +344,39 @@ def test_gradients_are_those_of_the_plain_convolution(
   change = jax.random.normal(keys[2], true.shape)
   for a, b in zip(of_found(change), of_true(change), strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_a_large_wide_layer_sums_its_kernel_gradient_by_image(
+  dtype, monkeypatch
+):
+  """In float32 also where activations are bfloat16."""
+  seen, plain = [], convolution.kernel_grad_by_image
+  monkeypatch.setattr(
+    convolution,
+    'kernel_grad_by_image',
+    lambda *args: seen.append(args[2].shape) or plain(*args),
+  )
+  rng, grads = np.random.default_rng(0), []
+  for side, channels in ((24, 32), (8, 32), (24, 8)):
+    layer = layers.ConvSpec('a', channels, channels)
+    x = jnp.asarray(rng.normal(size=(6, side, side, channels)), dtype)
+    taps = jnp.asarray(rng.normal(size=layer.shape), dtype)
+    y, grad = jax.vjp(
+      lambda k, x=x, layer=layer: layers.apply_conv(layer, k, x), taps
+    )
+    grads.append((x, taps, y, grad(jnp.ones_like(y))[0]))
+  assert seen == [(3, 3, 32, 32)]
+  x, taps, y, found = grads[0]
+  wide = (jnp.asarray(v, jnp.float32) for v in (taps, x))
+  true = jax.vjp(
+    lambda k, x: convolution.lax_conv((1, 1), ((1, 1), (1, 1)), k, x), *wide
+  )[1](jnp.ones(y.shape))[0]
+  assert found.dtype == taps.dtype
+  near = 1e-4 if dtype == 'float32' else 1e-2
+  np.testing.assert_allclose(
+    found.astype(jnp.float32),
+    true,
+    rtol=near,
+    atol=near * float(abs(true).max()),
+  )
