@@ -4,7 +4,7 @@
 
 Prints a table for docs/benchmarks.md: GFLOP/s of each way in turn, for layers
 like those of the generator, beside PyTorch where it is installed. The ways give
-the same numbers; tests/models/convolution_test.py tests those that are used.
+the same numbers; tests/models/networks_test.py tests those that are used.
 
 Shapes: n images, h w of the output, i o channels, k taps.
 """

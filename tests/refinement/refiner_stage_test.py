@@ -134,6 +134,7 @@ def test_the_hq_stage_begins_with_the_refiner(pairs, whole, sharpened):
   assert value.sha256 != given.sha256
 
 
+@pytest.mark.slow
 def test_a_resumed_hq_run_is_the_whole_run(pairs, whole, sharpened, tmp_path):
   for steps in (2, 4):
     config = config_for(pairs, steps, stage='refiner_hq').unlock()
