@@ -27,7 +27,7 @@ from lipsync_jax.media.container import as_media_error
 from lipsync_jax.media.types import Video
 from lipsync_jax.rendering import renderer
 
-VERSION = 7  # to be raised when the same options give other frames
+VERSION = 8  # to be raised when the same options give other frames
 SEGMENT_FRAMES = 500  # frames of a segment
 # Options that do not change any frame.
 IGNORED_OPTIONS = (

@@ -105,9 +105,9 @@ def interior_patch(
     return None
   if mixture:
     parts = [(lent_planes(mouth, lent, box), part) for lent, part in mixture]
-    planes, _ = parts[0]
-    for other, share in parts[1:]:
-      planes = _mix(planes, other, share)
+    planes = tuple(
+      sum(share * part[k] for part, share in parts) for k in range(3)
+    )
   else:
     planes = _drawn_planes(mouth, box)
   # Closed lips touch: the interior fades with the gap.
