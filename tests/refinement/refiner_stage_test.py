@@ -114,7 +114,7 @@ def sharpened(pairs, whole, tmp_path_factory):
   return train.train_and_evaluate(config.lock(), workdir, NETWORKS), workdir
 
 
-def test_the_hq_stage_begins_with_the_refiner(pairs, whole, sharpened):
+def test_the_hq_stage_begins_with_the_refiner(pairs, whole):
   config = config_for(pairs, stage='refiner_hq').unlock()
   stage = stages.build_stage(config.lock(), NETWORKS)
   given = refiner_weights.load_refiner(whole[0]['weights'])
@@ -125,6 +125,11 @@ def test_the_hq_stage_begins_with_the_refiner(pairs, whole, sharpened):
     jax.tree.map(
       np.testing.assert_array_equal, found, given.variables['params']
     )
+
+
+@pytest.mark.slow
+def test_the_hq_stage_has_the_losses_of_both_networks(whole, sharpened):
+  given = refiner_weights.load_refiner(whole[0]['weights'])
   lines = (sharpened[1] / 'metrics.jsonl').read_text().splitlines()
   rows = [json.loads(line) for line in lines]
   seen = [row for row in rows if row['kind'] == 'train'][-1]
