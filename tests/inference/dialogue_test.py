@@ -212,8 +212,9 @@ def test_two_people_speak_only_in_their_turns(tmp_path):
       f'{who}: {motion[own].mean():.2f} in turns, {motion[~near].mean():.3f} '
       f'mean and {motion[~near].max():.2f} largest outside'
     )
-    assert motion[own].mean() > 0.5
-    assert motion[~near].mean() < 0.1 * motion[own].mean()
+    # In gray levels: they depend on the contrast of the drawn teeth.
+    assert motion[own].mean() > 0.4
+    assert motion[~near].mean() < 0.05 * motion[own].mean()
     for name, start, end in TURNS:
       if name == who:  # they speak in every turn
         inside = (middles > start) & (middles < end)
