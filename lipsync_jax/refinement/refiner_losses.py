@@ -154,10 +154,11 @@ def sharpness(x: Crop) -> Float[Array, 'b']:
 
 def hole_sharpness(x: Crop, hole: Float[Array, 'b h w 1']) -> Float[Array, 'b']:
   """Mean size of the differences of neighboring pixels between the lips."""
-  down, right = differences(x)
-  parts = (down, hole[:, 1:] * hole[:, :-1])
-  parts = (parts, (right, hole[:, :, 1:] * hole[:, :, :-1]))
-  return sum(weighted_l1(d, 0 * d, inside + 1e-6) for d, inside in parts)
+  inside = hole[:, 1:] * hole[:, :-1], hole[:, :, 1:] * hole[:, :, :-1]
+  return sum(
+    weighted_l1(change, jnp.zeros_like(change), weight + 1e-6)
+    for change, weight in zip(differences(x), inside, strict=True)
+  )
 
 
 def picture_metrics(

@@ -222,10 +222,12 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument('--weights', help='refiner; without: the warp alone')
   flags = parser.parse_args(argv)
   try:
-    value = flags.weights and refiner_weights.load_refiner(flags.weights)
-    size = value.size if value else None
+    value = size = None
+    if flags.weights:
+      value = refiner_weights.load_refiner(flags.weights)
+      size = value.size
     split = pair_file.load_pairs(flags.pairs, flags.split, size)
-    found = measure(value or None, split)
+    found = measure(value, split)
   except ValueError as error:  # every error of ours is one line
     print(f'refiner_stage: {error}', file=sys.stderr)
     return 2

@@ -8,6 +8,7 @@ Shapes: p mesh points.
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -55,6 +56,11 @@ class Mouth:
   source: Float[np.ndarray, 'p 2']
   target: Float[np.ndarray, 'p 2']
   unit: float
+
+  @functools.cached_property
+  def surroundings(self) -> Float[np.ndarray, '3']:
+    """Mean Y, U, V of the skin around the new lips, in code values."""
+    return mouth_interior.surrounding_skin(self.frame, self.target)
 
 
 def fit_target(
@@ -129,9 +135,9 @@ def lent_planes(mouth: Mouth, reference: Reference, box: Box) -> Planes:
   )
   shade = mouth_interior.shadow(gap)
   planes = mouth_interior.reference_planes(reference, shift, box, shade)
-  skin = mouth_interior.surrounding_skin(mouth.frame, target)
-  color = mouth.video.color
-  planes = mouth_light.relight(planes, reference.skin, skin, color)
+  planes = mouth_light.relight(
+    planes, reference.skin, mouth.surroundings, mouth.video.color
+  )
   if excess == 1:
     return planes
   missing = mouth_interior.missing_share(depth, excess)
