@@ -62,8 +62,7 @@ def discriminator_loss(
 ) -> tuple[Scalar, dict[str, Scalar]]:
   """The discriminator's loss, and its terms by name.
 
-  Adds the R1 penalty: `r1_gamma` times the squared gradient norm of the mean
-  logit's sum at real crops (Mescheder, Geiger, Nowozin 2018).
+  See `losses.discriminator_terms`.
 
   Args:
     params, net: of the discriminator.
@@ -71,22 +70,9 @@ def discriminator_loss(
     inputs: of `pair_batches`.
     r1_gamma: weight of the penalty.
   """
-  truth, hole = inputs['truth'], inputs['hole']
-  refined = jax.lax.stop_gradient(refined)
-  real, _ = judge(net, params, truth, hole)
-  fake, _ = judge(net, params, refined, hole)
-  values = {
-    'real': losses.discriminator_real_loss(real).mean(),
-    'fake': losses.discriminator_fake_loss(fake).mean(),
-  }
-  total = values['real'] + values['fake']
-  if r1_gamma:
 
-    def mean_logits(crop):
-      logits, _ = judge(net, params, crop, hole)
-      return logits.mean((1, 2)).sum()
+  def logit(crop):
+    return judge(net, params, crop, inputs['hole'])[0]
 
-    slope = jax.grad(mean_logits)(truth)
-    values['r1'] = jnp.square(slope).sum((1, 2, 3)).mean()
-    total += r1_gamma * values['r1']
-  return total, values
+  fake = jax.lax.stop_gradient(refined)
+  return losses.discriminator_terms(logit, inputs['truth'], fake, r1_gamma)

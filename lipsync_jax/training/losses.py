@@ -9,6 +9,7 @@ Source: Prajwal et al. 2020, equations 1-5; spec sections 3.4 and 4.2.
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -175,6 +176,36 @@ def discriminator_real_loss(logit: Float[Array, '*b']) -> Float[Array, '*b']:
 def discriminator_fake_loss(logit: Float[Array, '*b']) -> Float[Array, '*b']:
   """-log probability that a picture with this logit is generated."""
   return jax.nn.softplus(logit)
+
+
+def discriminator_terms(
+  logit: Callable[[Array], Array], real: Array, fake: Array, r1_gamma: float
+) -> tuple[Float[Array, ''], dict[str, Float[Array, '']]]:
+  """The total loss of a discriminator, and its terms by name.
+
+  Adds the R1 penalty: `r1_gamma` times the squared gradient norm of the logit
+  at real pictures (Mescheder, Geiger, Nowozin 2018), of its mean where a
+  picture has several.
+
+  Args:
+    logit: pictures to one logit each, [b], or to one of each patch, [b, …].
+    real, fake: pictures, [b h w c].
+    r1_gamma: weight of the penalty.
+  """
+  values = {
+    'real': discriminator_real_loss(logit(real)).mean(),
+    'fake': discriminator_fake_loss(logit(fake)).mean(),
+  }
+  total = values['real'] + values['fake']
+  if r1_gamma:
+
+    def sum_of_means(pictures):
+      return logit(pictures).reshape(len(pictures), -1).mean(-1).sum()
+
+    slope = jax.grad(sum_of_means)(real)
+    values['r1'] = jnp.square(slope).sum((1, 2, 3)).mean()
+    total += r1_gamma * values['r1']
+  return total, values
 
 
 # Equation 4. The original's logs call it "perceptual", although it is the

@@ -192,8 +192,7 @@ def discriminator_loss_and_grad(
 ):
   """The discriminator's gradients, and its losses by name.
 
-  Adds the R1 penalty: `r1_gamma` times the squared gradient norm of the logit
-  at real images (Mescheder, Geiger, Nowozin 2018).
+  See `losses.discriminator_terms`.
   """
   target = merge_time(target)
   generated = jax.lax.stop_gradient(merge_time(generated))
@@ -202,16 +201,7 @@ def discriminator_loss_and_grad(
     def logit(faces):
       return net.apply({'params': params}, faces, train=True)
 
-    values = {
-      'real': losses.discriminator_real_loss(logit(target)).mean(),
-      'fake': losses.discriminator_fake_loss(logit(generated)).mean(),
-    }
-    total = values['real'] + values['fake']
-    if r1_gamma:
-      slope = jax.grad(lambda faces: logit(faces).sum())(target)
-      values['r1'] = jnp.square(slope).sum((1, 2, 3)).mean()
-      total += r1_gamma * values['r1']
-    return total, values
+    return losses.discriminator_terms(logit, target, generated, r1_gamma)
 
   return jax.grad(loss, has_aux=True)(state.params['discriminator'])
 
